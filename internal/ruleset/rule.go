@@ -1,0 +1,107 @@
+package ruleset
+
+import "net/netip"
+
+// Rule is a list of statements, evaluated from first to last until one does
+// not match. Two rules are equal when their text is.
+type Rule []Statement
+
+// Statement is one of Match, MatchAddr, Lookup, VMap, DNAT, Masquerade,
+// Reject, Verdict and Opaque.
+type Statement interface {
+	// text is the statement in nft words.
+	text(Family) string
+}
+
+// Field is what a rule can read of a packet or of its connection.
+type Field uint8
+
+// The fields.
+const (
+	Saddr     Field = iota + 1 // ip saddr
+	Daddr                      // ip daddr
+	L4proto                    // meta l4proto
+	Dport                      // th dport
+	OrigDaddr                  // ct original ip daddr: the destination before DNAT
+	OrigDport                  // ct original proto-dst
+	Random                     // numgen random mod Mod
+	CtStatus                   // ct status, a bit mask
+	FibDaddr                   // fib daddr type
+)
+
+// Operand is a field with its parameter.
+type Operand struct {
+	Field
+	Mod uint32 // of Random: the number is below it
+}
+
+// Values that Match compares with, as in linux/netfilter/nf_conntrack_common.h
+// and linux/rtnetlink.h.
+const (
+	StatusDNAT = 1 << 5 // IPS_DST_NAT
+	FibLocal   = 2      // RTN_LOCAL
+)
+
+// Match compares L4proto or FibDaddr with a value, or tests a bit of CtStatus.
+type Match struct {
+	Field Field
+	Value uint32
+}
+
+// MatchAddr compares Saddr or Daddr with a prefix.
+type MatchAddr struct {
+	Field  Field
+	Not    bool
+	Prefix netip.Prefix
+}
+
+// Lookup matches when the key is in a set.
+type Lookup struct {
+	Key []Operand
+	Set string
+}
+
+// VMap continues with the verdict that a map has for the key, if it has one.
+type VMap struct {
+	Key []Operand
+	Map string
+}
+
+// DNAT rewrites the destination to the address and port that a map has for
+// the key; without an element the rule does not match.
+type DNAT struct {
+	Key []Operand
+	Map string
+}
+
+// Masquerade rewrites the source to the outgoing interface's address.
+type Masquerade struct{}
+
+// Reject answers with a TCP reset, or with ICMP port-unreachable, and drops.
+type Reject struct {
+	Reset bool
+}
+
+// VerdictKind is what becomes of a packet.
+type VerdictKind uint8
+
+// The verdicts.
+const (
+	Accept VerdictKind = iota + 1
+	Drop
+	Return
+	Jump
+	Goto
+)
+
+// Verdict is a verdict; Jump and Goto name a chain.
+type Verdict struct {
+	Kind  VerdictKind
+	Chain string
+}
+
+// Opaque is a statement that this package can not express. It equals no rule
+// that is compiled from services.
+type Opaque struct {
+	What string
+}

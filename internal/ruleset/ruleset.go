@@ -1,0 +1,130 @@
+// Package ruleset is the intermediate form between services and the kernel:
+// tables, chains, rules, sets, maps and their elements as plain values, in
+// nft's own words. It renders canonical nft text, computes the difference
+// between two rulesets and applies it. It does no I/O.
+package ruleset
+
+// Family is a netfilter protocol family, numbered as NFPROTO_* in
+// linux/netfilter.h.
+type Family uint8
+
+// The families that have tables of ours.
+const (
+	IPv4 Family = 2
+	IPv6 Family = 10
+)
+
+// Families lists every family in the order in which tables are kept.
+var Families = [...]Family{IPv4, IPv6}
+
+// String is nft's name of the family.
+func (f Family) String() string {
+	if f == IPv6 {
+		return "ip6"
+	}
+	return "ip"
+}
+
+// AddrLen is the size of an address in bytes.
+func (f Family) AddrLen() int {
+	if f == IPv6 {
+		return 16
+	}
+	return 4
+}
+
+// Ruleset is what the tables of one name hold, at most one table per family.
+type Ruleset struct {
+	Tables []*Table // in the order of Families
+}
+
+// Table is one table of a family.
+type Table struct {
+	Family  Family
+	Name    string
+	Comment string // shown by nft (Linux 5.10 and later); marks the table as ours
+	Sets    []*Set
+	Chains  []*Chain
+	Opaque  []string // objects that have no form here; equal to nothing
+}
+
+// Set is a set or a map.
+type Set struct {
+	Name     string
+	Key      []Type
+	Data     []Type // of a map of values
+	Verdict  bool   // a verdict map; Data is empty
+	Interval bool   // elements are ranges of keys
+	Counter  bool   // every element counts its lookups
+	Size     uint32 // most elements it can hold; 0 is unlimited
+	Opaque   string // what this package can not express; equal to nothing
+	Elements []Element
+}
+
+// Element is a member of a set or map.
+type Element struct {
+	Key     Tuple
+	End     Tuple   // last key of an interval, inclusive; empty elsewhere
+	Data    Tuple   // of a map of values
+	Verdict Verdict // of a verdict map
+	Comment string
+	Opaque  bool   // it holds what this package can not express; equal to nothing
+	Packets uint64 // the counter's state, which is no part of equality
+	Bytes   uint64
+}
+
+// Chain is a base chain (with a Hook) or a regular one.
+type Chain struct {
+	Name   string
+	Hook   *Hook
+	Opaque string // what this package can not express; equal to nothing
+	Rules  []Rule
+}
+
+// Hook is where a base chain of type nat with policy accept is attached.
+type Hook struct {
+	Num      HookNum
+	Priority int32
+}
+
+// HookNum is a netfilter hook, numbered as NF_INET_* in linux/netfilter.h.
+type HookNum uint32
+
+// The hooks.
+const (
+	Prerouting  HookNum = 0
+	Input       HookNum = 1
+	Forward     HookNum = 2
+	Output      HookNum = 3
+	Postrouting HookNum = 4
+)
+
+// Table returns the table of the family, or nil.
+func (r *Ruleset) Table(f Family) *Table {
+	for _, t := range r.Tables {
+		if t.Family == f {
+			return t
+		}
+	}
+	return nil
+}
+
+// Set returns the set of that name, or nil.
+func (t *Table) Set(name string) *Set {
+	for _, s := range t.Sets {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// Chain returns the chain of that name, or nil.
+func (t *Table) Chain(name string) *Chain {
+	for _, c := range t.Chains {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
+}

@@ -1,0 +1,28 @@
+package nftdp
+
+import "net/netip"
+
+// DefaultTable is the name of the tables when Config.Table is empty.
+const DefaultTable = "nftdp"
+
+// Config says how services are programmed on this node. The zero value is
+// ready to use.
+type Config struct {
+	// Table is the name of the two tables (family ip and ip6) that hold
+	// everything; empty is DefaultTable. A letter, then letters, digits and
+	// any of "/_.-", at most 128 bytes. Dataplanes with different tables in
+	// one namespace do not see each other's services.
+	Table string `json:"table,omitempty"`
+	// NodeAddrs limits node-wide frontends to the node's addresses inside
+	// these prefixes. Nil means every local address except loopback
+	// (127.0.0.0/8 and ::1). If it has prefixes of one family only,
+	// node-wide frontends take nothing in the other.
+	NodeAddrs []netip.Prefix `json:"nodeAddrs,omitempty"`
+	// Internal lists the prefixes of clients whose replies come back
+	// through this node by themselves: the pods of this node, or all pods
+	// where the network routes symmetrically. Connections from elsewhere,
+	// and from the node itself, are masqueraded: the backend sees an address
+	// of this node. Nil masquerades every connection. A backend that
+	// reaches itself through its own service is masqueraded always.
+	Internal []netip.Prefix `json:"internal,omitempty"`
+}

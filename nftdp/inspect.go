@@ -1,0 +1,39 @@
+package nftdp
+
+import "net/netip"
+
+// Counter counts new connections: the kernel consults the maps only for the
+// first packet of each, so Packets is the number of connections begun (or
+// attempted, where they were rejected or dropped) and Bytes the size of their
+// first packets. It keeps its value over Apply, Update and restarts as long as
+// its frontend, or its backend behind that frontend, exists.
+type Counter struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// ServiceStatus is a service as the kernel holds it.
+type ServiceStatus struct {
+	Name      string           `json:"name"`
+	Protocol  Protocol         `json:"protocol"`
+	Frontends []FrontendStatus `json:"frontends"`
+}
+
+// FrontendStatus is a frontend of one family as the kernel holds it.
+type FrontendStatus struct {
+	// Addr is 0.0.0.0 or :: for a node-wide frontend; one that is node-wide
+	// for both families is two of these.
+	Addr netip.Addr `json:"addr"`
+	Port uint16     `json:"port"`
+	// NoBackend is set while there is no usable backend: new connections
+	// are rejected or dropped.
+	NoBackend *Action         `json:"noBackend,omitempty"`
+	Counter   Counter         `json:"counter"`
+	Backends  []BackendStatus `json:"backends,omitempty"`
+}
+
+// BackendStatus is a usable backend of one frontend.
+type BackendStatus struct {
+	Addr    netip.AddrPort `json:"addr"`
+	Counter Counter        `json:"counter"`
+}
