@@ -6,12 +6,15 @@ import "net/netip"
 const DefaultTable = "nftdp"
 
 // Config says how services are programmed on this node. The zero value is
-// ready to use.
+// ready to use. Its prefixes may have host bits, which are ignored, and repeat
+// each other; IPv4-mapped IPv6 prefixes are refused.
 type Config struct {
 	// Table is the name of the two tables (family ip and ip6) that hold
 	// everything; empty is DefaultTable. A letter, then letters, digits and
-	// any of "/_.-", at most 128 bytes. Dataplanes with different tables in
-	// one namespace do not see each other's services.
+	// any of "/_.-", at most 128 bytes, and no word of nft's own language
+	// ("ip", "table", "counter"), since nft could not load its own listing
+	// then. Dataplanes with different tables in one namespace do not see
+	// each other's services.
 	Table string `json:"table,omitempty"`
 	// NodeAddrs limits node-wide frontends to the node's addresses inside
 	// these prefixes. Nil means every local address except loopback

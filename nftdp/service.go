@@ -9,8 +9,8 @@ type Service struct {
 	// Name identifies the service, by convention "namespace/name:port". It
 	// is unique among all services, stays the same over the service's life
 	// and is seen in listings, errors and statistics. 1 to MaxNameLen bytes
-	// of UTF-8: printable characters and spaces, but no double quote, since
-	// nft can not carry one in a comment.
+	// of UTF-8: printable characters and spaces (also at the ends), but no
+	// double quote, since nft can not carry one in a comment.
 	Name string `json:"name"`
 	// Protocol of all frontends and backends; zero is TCP.
 	Protocol Protocol `json:"protocol,omitzero"`
@@ -49,8 +49,9 @@ type Frontend struct {
 type Backend struct {
 	// Addr is where connections go, as the node reaches it. A port of 0, an
 	// unspecified, multicast, broadcast, loopback or scoped address is
-	// refused; an IPv4-mapped IPv6 address means the IPv4 address. Some
-	// frontend of the service must be of the same family.
+	// refused; an IPv4-mapped IPv6 address means the IPv4 address. If the
+	// service has frontends, one must be of the same family, and no two
+	// backends have the same address and port.
 	Addr netip.AddrPort `json:"addr"`
 	// State says whether new connections may go there; zero is Active.
 	State State `json:"state,omitzero"`
@@ -77,7 +78,7 @@ const (
 )
 
 // Action is what becomes of a connection that no backend can take. In JSON it
-// is "reject" or "drop".
+// is "reject" or "drop" in upper or lower case.
 type Action uint8
 
 // The actions.
@@ -90,8 +91,8 @@ const (
 	Drop
 )
 
-// State is a backend's readiness. In JSON it is "active", "draining" or
-// "down".
+// State is a backend's readiness. In JSON it is "active", "draining" or "down"
+// in upper or lower case.
 type State uint8
 
 // The states. Established connections go on in every state: the kernel

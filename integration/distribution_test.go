@@ -1,0 +1,117 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"testing"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// sample is the number of connections of one distribution. It is divisible by
+// both numbers of backends.
+const sample = 840
+
+// falseAlarm is the probability with which one distribution fails by chance.
+// There are eight, so the whole test does so in less than one run of a
+// million.
+const falseAlarm = 1e-7
+
+// TestDistribution counts where a fixed number of connections land and
+// compares with equal shares by Pearson's chi-square test. For n backends the
+// statistic has n-1 degrees of freedom, so that at falseAlarm the bounds are
+// 32.2 for 3 backends and 43.3 for 7. A backend left out has a statistic of at
+// least 140, and so has one chosen twice as often as the others of at least
+// 78 on average.
+//
+// The counters in the kernel must agree with what the servers said exactly.
+func TestDistribution(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{3, 7} {
+		t.Run(fmt.Sprintf("%d-backends", n), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, nftdp.Config{}, n)
+			w.apply(t, nftdp.Service{
+				Name:      "web",
+				Frontends: append(nodeWide(30644), on(clusterIP, 80)...),
+				Backends:  backends(upTo(n)...),
+			})
+			for _, a := range nstest.Families() {
+				t.Run(a.Family+"/nodeport", func(t *testing.T) {
+					counts := count(t, sample, w.Client, "tcp", netip.AddrPortFrom(a.Node, 30644))
+					checkShares(t, counts, n)
+					w.checkCounters(t, a, netip.AddrPortFrom(a.Any().Addr(), 30644), counts)
+				})
+				t.Run(a.Family+"/clusterip", func(t *testing.T) {
+					dst := netip.AddrPortFrom(a.ClusterIP, 80)
+					counts := count(t, sample, w.Backends[0], "tcp", dst)
+					checkShares(t, counts, n)
+					w.checkCounters(t, a, dst, counts)
+				})
+			}
+		})
+	}
+}
+
+// checkShares fails if counts that differ from equal shares as much as these
+// have a probability below falseAlarm.
+func checkShares(t *testing.T, counts map[string]int, n int) {
+	t.Helper()
+	expected, chi2 := float64(sample)/float64(n), 0.0
+	for i := range n {
+		d := float64(counts[fmt.Sprintf("backend-%d", i+1)]) - expected
+		chi2 += d * d / expected
+	}
+	p := chiSquareTail(chi2, n-1)
+	t.Logf("%v: chi-square %.1f, p = %.3g", counts, chi2, p)
+	if p < falseAlarm {
+		t.Errorf("shares are not equal: %v", counts)
+	}
+}
+
+// chiSquareTail is the probability that a chi-square variable with an even
+// number of degrees of freedom exceeds x: that of fewer than df/2 events where
+// x/2 are expected (Abramowitz and Stegun, 26.4.21).
+func chiSquareTail(x float64, df int) float64 {
+	sum, term := 0.0, math.Exp(-x/2)
+	for i := range df / 2 {
+		sum += term
+		term *= x / 2 / float64(i+1)
+	}
+	return sum
+}
+
+// checkCounters compares the kernel's counters of a frontend and its backends
+// with what the servers said.
+func (w *world) checkCounters(t *testing.T, a nstest.Addrs, frontend netip.AddrPort, want map[string]int) {
+	t.Helper()
+	status := w.frontend(t, "web", frontend)
+	if status.Counter.Packets != sample {
+		t.Errorf("frontend %v counts %d connections, want %d", frontend, status.Counter.Packets, sample)
+	}
+	got := map[string]int{}
+	for _, b := range status.Backends {
+		for i, pod := range w.Backends {
+			if b.Addr == netip.AddrPortFrom(a.Backend(i), backendPort) {
+				got[pod.Name] = int(b.Counter.Packets)
+			}
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("backends of %v count %v, the servers %v", frontend, got, want)
+	}
+}
+
+// upTo is 0, 1 … n-1.
+func upTo(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}

@@ -1,0 +1,120 @@
+//go:build linux
+
+package integration
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// TestNodeAddrs: a node-wide frontend takes its port on the chosen addresses;
+// on the node's others it is refused as if nothing were there (cases 9, 10).
+func TestNodeAddrs(t *testing.T) {
+	t.Parallel()
+	var both []netip.Prefix
+	both = append(both, nodePrefixes()...)
+	for _, c := range []struct {
+		name     string
+		prefixes []netip.Prefix
+		taken    func(a nstest.Addrs, addr netip.Addr) bool
+	}{
+		{"nil", nil, func(nstest.Addrs, netip.Addr) bool { return true }},
+		{"both", both, func(a nstest.Addrs, addr netip.Addr) bool { return addr == a.Node }},
+		{"v4", both[:1], func(a nstest.Addrs, addr netip.Addr) bool { return addr == a.Node && addr.Is4() }},
+		{"v6", both[1:], func(a nstest.Addrs, addr netip.Addr) bool { return addr == a.Node && addr.Is6() }},
+		{"two", append(clientNets(), both...), func(a nstest.Addrs, addr netip.Addr) bool { return addr != a.PodGW }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, nftdp.Config{NodeAddrs: c.prefixes}, 1)
+			w.apply(t, nftdp.Service{Name: "web", Frontends: nodeWide(30644), Backends: backends(0)})
+			for _, a := range nstest.Families() {
+				for _, addr := range []netip.Addr{a.Node, a.Uplink, a.PodGW} {
+					for _, from := range []*nstest.Namespace{w.Client, w.Node} {
+						want := "refused"
+						if c.taken(a, addr) {
+							want = "backend-1"
+						}
+						got := attempt(from, "tcp", netip.AddrPortFrom(addr, 30644), askTimeout)
+						if got != want {
+							t.Errorf("%s to %v: %s, want %s", from.Name, addr, got, want)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestNodeAddrsChange: another configuration in the next process takes effect
+// at its first Apply.
+func TestNodeAddrsChange(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{}, 1)
+	web := nftdp.Service{Name: "web", Frontends: nodeWide(30644), Backends: backends(0)}
+	w.apply(t, web)
+	a := nstest.IPv4()
+	conns := connect(t, 3, w.Client, netip.AddrPortFrom(a.PodGW, 30644))
+
+	closeOrFail(t, w.dataplane)
+	w.open(t, nftdp.Config{NodeAddrs: nodePrefixes()})
+	if plan := w.apply(t, web); plan.Empty() {
+		t.Error("the plan for another configuration is empty")
+	}
+	wantRefused(t, w.Client, "tcp", netip.AddrPortFrom(a.PodGW, 30644))
+	askFor(t, "backend-1", w.Client, "tcp", netip.AddrPortFrom(a.Node, 30644))
+	wantAlive(t, conns)
+}
+
+// TestLoopbackIsNotTaken: a node-wide frontend leaves loopback addresses to
+// whoever listens there, or to nobody (case 12, Localhost off), while the
+// node's other addresses work for local processes (case 11).
+func TestLoopbackIsNotTaken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{}, 1)
+	serve(t, w.Node, 80, "tcp", "udp")
+	for _, p := range protocols() {
+		w.update(t, nftdp.Change{Set: []nftdp.Service{{
+			Name: p.name, Protocol: p.proto, Frontends: append(nodeWide(80), nodeWide(30644)...), Backends: backends(0),
+		}}})
+	}
+	for _, loopback := range []string{"127.0.0.1", "127.0.0.2", "::1"} {
+		for _, p := range []string{"tcp", "udp"} {
+			addr := netip.MustParseAddr(loopback)
+			askFor(t, "node", w.Node, p, netip.AddrPortFrom(addr, 80))
+			wantRefused(t, w.Node, p, netip.AddrPortFrom(addr, 30644))
+		}
+	}
+	for _, a := range nstest.Families() {
+		askFor(t, "backend-1", w.Node, "tcp", netip.AddrPortFrom(a.Node, 30644))
+	}
+}
+
+// TestListenerIsOverridden: where a process listens on the node's port 80 the
+// frontend wins, for clients outside and for local processes, and once it is
+// deleted the process gets its connections again (case 14).
+func TestListenerIsOverridden(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{}, 1)
+	serve(t, w.Node, 80, "tcp", "udp")
+	everyone := func(t *testing.T, want string) {
+		t.Helper()
+		for _, a := range nstest.Families() {
+			for _, p := range []string{"tcp", "udp"} {
+				for _, from := range []*nstest.Namespace{w.Client, w.Node, w.Backends[0]} {
+					askFor(t, want, from, p, netip.AddrPortFrom(a.Node, 80))
+				}
+			}
+		}
+	}
+	everyone(t, "node")
+	w.apply(t,
+		nftdp.Service{Name: "tcp", Frontends: nodeWide(80), Backends: backends(0)},
+		nftdp.Service{Name: "udp", Protocol: nftdp.UDP, Frontends: nodeWide(80), Backends: backends(0)})
+	everyone(t, "backend-1")
+	w.apply(t)
+	everyone(t, "node")
+}

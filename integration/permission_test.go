@@ -1,0 +1,102 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// unprivilegedEnv makes TestMain run runUnprivileged instead of the tests. Its
+// value says how the namespace is given: "none" or "handle".
+const unprivilegedEnv = "NFTDP_TEST_UNPRIVILEGED"
+
+// TestWithoutCapability: without CAP_NET_ADMIN the error says so and matches
+// fs.ErrPermission. A process that never had the capability finds it out, as a
+// thread that gave it up would share memory and sockets with those that have it.
+func TestWithoutCapability(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"none", "handle"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			ns, err := nstest.New("node")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { closeOrFail(t, ns) })
+			out, err := runWithout(unix.CAP_NET_ADMIN, ns, how)
+			if err != nil {
+				t.Errorf("%v:\n%s", err, out)
+			}
+			t.Logf("%s", out)
+			if got := tableNames(t, ns); len(got) != 0 {
+				t.Errorf("tables are %v, want none", got)
+			}
+		})
+	}
+}
+
+// runWithout runs this program in a namespace without a capability. Its parent
+// is a thread of ours that takes it out of its bounding set, and is never used
+// for anything else.
+func runWithout(capability uintptr, ns *nstest.Namespace, how string) (out []byte, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if err = netns.Set(ns.Handle()); err != nil {
+			return
+		}
+		if err = unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err != nil {
+			return
+		}
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), unprivilegedEnv+"="+how)
+		out, err = cmd.CombinedOutput()
+	}()
+	<-done
+	return out, err
+}
+
+// runUnprivileged is what the child does. It gives the exit code.
+func runUnprivileged() int {
+	err := openUnprivileged(os.Getenv(unprivilegedEnv))
+	fmt.Println(err)
+	if errors.Is(err, fs.ErrPermission) && errors.Is(err, unix.EPERM) && strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+		return 0
+	}
+	fmt.Println("that is not fs.ErrPermission with a text that names CAP_NET_ADMIN")
+	return 1
+}
+
+func openUnprivileged(how string) error {
+	ns := netns.None()
+	if how == "handle" {
+		own, err := netns.Get()
+		if err != nil {
+			return err
+		}
+		ns = own
+	}
+	ctx := context.Background()
+	d, err := nftdp.Config{}.Open(ctx, ns)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	_, err = d.Apply(ctx, restartServices())
+	return err
+}

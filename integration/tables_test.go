@@ -1,0 +1,86 @@
+//go:build linux
+
+package integration
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// TestTwoTables: dataplanes with different tables work side by side in one
+// namespace. Neither sees nor changes what the other has, and when one is
+// removed the other's services and connections go on.
+func TestTwoTables(t *testing.T) {
+	t.Parallel()
+	red := newWorld(t, nftdp.Config{Table: "red"}, 2)
+	blue := &world{Topology: red.Topology}
+	blue.open(t, nftdp.Config{Table: "blue", Internal: podNets()})
+	red.apply(t, nftdp.Service{Name: "web", Frontends: nodeWide(80), Backends: backends(0)})
+	reds := red.dumpBoth(t, "red")
+	blue.apply(t, nftdp.Service{Name: "web", Frontends: append(nodeWide(81), on(clusterIP, 81)...), Backends: backends(1)})
+	if diff := cmp.Diff(reds, red.dumpBoth(t, "red")); diff != "" {
+		t.Errorf("table red after blue's apply (-before +after):\n%s", diff)
+	}
+	for _, w := range []*world{red, blue} {
+		if services := w.inspect(t); len(services) != 1 || services[0].Name != "web" {
+			t.Errorf("inspect: %+v, want one service", services)
+		}
+	}
+	a := nstest.IPv4()
+	conns := connect(t, 3, red.Client, netip.AddrPortFrom(a.Node, 81))
+	for _, a := range nstest.Families() {
+		askFor(t, "backend-1", red.Client, "tcp", netip.AddrPortFrom(a.Node, 80))
+		askFor(t, "backend-2", red.Client, "tcp", netip.AddrPortFrom(a.Node, 81))
+		// Masquerading follows the table that translated the connection.
+		answer := askFor(t, "backend-2", red.Backends[0], "tcp", netip.AddrPortFrom(a.ClusterIP, 81))
+		checkSource(t, a, answer.Client.Addr(), a.Backend(0), true)
+	}
+
+	if err := red.dataplane.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := tableNames(t, red.Node), []string{"ip blue", "ip6 blue"}; !slices.Equal(got, want) {
+		t.Errorf("tables after red's Remove: %v, want %v", got, want)
+	}
+	wantRefused(t, red.Client, "tcp", netip.AddrPortFrom(a.Node, 80))
+	askFor(t, "backend-2", red.Client, "tcp", netip.AddrPortFrom(a.Node, 81))
+	wantAlive(t, conns)
+}
+
+// TestRemove: nothing is left, a second Remove finds nothing to do, and the
+// same Dataplane can begin anew.
+func TestRemove(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{}, 1)
+	web := nftdp.Service{Name: "web", Frontends: nodeWide(80), Backends: backends(0)}
+	dst := netip.AddrPortFrom(nstest.IPv4().Node, 80)
+	w.apply(t, web)
+	askFor(t, "backend-1", w.Client, "tcp", dst)
+	for range 2 {
+		if err := w.dataplane.Remove(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := tableNames(t, w.Node); len(got) != 0 {
+			t.Errorf("tables after Remove: %v, want none", got)
+		}
+		wantRefused(t, w.Client, "tcp", dst)
+	}
+	if plan := w.apply(t, web); plan.Empty() {
+		t.Error("the plan after Remove is empty")
+	}
+	askFor(t, "backend-1", w.Client, "tcp", dst)
+}
+
+// dumpBoth gives all bytes of the tables of one name.
+func (w *world) dumpBoth(t *testing.T, name string) []string {
+	t.Helper()
+	return append(dumpTable(t, w.Node, nftables.TableFamilyIPv4, name),
+		dumpTable(t, w.Node, nftables.TableFamilyIPv6, name)...)
+}

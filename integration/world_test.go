@@ -1,0 +1,260 @@
+//go:build linux
+
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// backendPort is where the backends listen, with every protocol and family.
+const backendPort = 8080
+
+// askTimeout is for exchanges that succeed. They take less than a millisecond;
+// the rest is for a machine under load.
+const askTimeout = 5 * time.Second
+
+// silence is how long a client waits that is to get no answer.
+const silence = 300 * time.Millisecond
+
+// world is a topology whose backends serve, with a dataplane on its node.
+type world struct {
+	*nstest.Topology
+	dataplane *nftdp.Dataplane
+}
+
+func newWorld(t *testing.T, config nftdp.Config, backends int) *world {
+	t.Helper()
+	top, err := nstest.NewTopology(backends)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeOrFail(t, top) })
+	for _, pod := range top.Backends {
+		serve(t, pod, backendPort, "tcp", "udp", "sctp")
+	}
+	w := &world{Topology: top}
+	w.open(t, config)
+	return w
+}
+
+// open opens the dataplane; the test's end closes it.
+func (w *world) open(t *testing.T, config nftdp.Config) {
+	t.Helper()
+	w.dataplane = openDataplane(t, w.Node, config)
+}
+
+func openDataplane(t *testing.T, node *nstest.Namespace, config nftdp.Config) *nftdp.Dataplane {
+	t.Helper()
+	d, err := config.Open(t.Context(), node.Handle())
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil && !errors.Is(err, nftdp.ErrClosed) {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return d
+}
+
+// serve starts a server that has the name of its namespace.
+func serve(t *testing.T, ns *nstest.Namespace, port uint16, protocols ...string) {
+	t.Helper()
+	server, err := nstest.Serve(ns, ns.Name, port, protocols...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeOrFail(t, server) })
+}
+
+func closeOrFail(t *testing.T, c interface{ Close() error }) {
+	t.Helper()
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// apply programs exactly these services.
+func (w *world) apply(t *testing.T, services ...nftdp.Service) *nftdp.Plan {
+	t.Helper()
+	plan, err := w.dataplane.Apply(t.Context(), services)
+	if err != nil {
+		t.Fatalf("apply: %v", err)
+	}
+	return plan
+}
+
+// update changes these services and leaves the others.
+func (w *world) update(t *testing.T, change nftdp.Change) *nftdp.Plan {
+	t.Helper()
+	plan, err := w.dataplane.Update(t.Context(), change)
+	if err != nil {
+		t.Fatalf("update: %v", err)
+	}
+	return plan
+}
+
+// frontend gives the kernel's view of a frontend.
+func (w *world) frontend(t *testing.T, service string, dst netip.AddrPort) nftdp.FrontendStatus {
+	t.Helper()
+	services, err := w.dataplane.Inspect(t.Context())
+	if err != nil {
+		t.Fatalf("inspect: %v", err)
+	}
+	for _, s := range services {
+		for _, f := range s.Frontends {
+			if s.Name == service && netip.AddrPortFrom(f.Addr, f.Port) == dst {
+				return f
+			}
+		}
+	}
+	t.Fatalf("service %s has no frontend %v in the kernel: %+v", service, dst, services)
+	return nftdp.FrontendStatus{}
+}
+
+// ask makes one connection that has to succeed.
+func ask(t *testing.T, from *nstest.Namespace, protocol string, dst netip.AddrPort) nstest.Answer {
+	t.Helper()
+	answer, err := nstest.Dial(from, protocol, netip.Addr{}, dst, askTimeout)
+	if err != nil {
+		t.Fatalf("%s from %s to %v: %v", protocol, from.Name, dst, err)
+	}
+	return answer
+}
+
+// askFor makes one connection that has to arrive at a certain server.
+func askFor(t *testing.T, server string, from *nstest.Namespace, protocol string, dst netip.AddrPort) nstest.Answer {
+	t.Helper()
+	answer := ask(t, from, protocol, dst)
+	if answer.Server != server {
+		t.Errorf("%s from %s to %v: %s answered, want %s", protocol, from.Name, dst, answer.Server, server)
+	}
+	return answer
+}
+
+// count makes n connections and counts them by the server that answered.
+func count(t *testing.T, n int, from *nstest.Namespace, protocol string, dst netip.AddrPort) map[string]int {
+	t.Helper()
+	counts := map[string]int{}
+	for range n {
+		counts[ask(t, from, protocol, dst).Server]++
+	}
+	return counts
+}
+
+// attempt makes one connection and says in a word what came of it: the
+// server's name, or "refused", "not permitted", "silence".
+func attempt(from *nstest.Namespace, protocol string, dst netip.AddrPort, timeout time.Duration) string {
+	answer, err := nstest.Dial(from, protocol, netip.Addr{}, dst, timeout)
+	switch {
+	case err == nil:
+		return answer.Server
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused"
+	case errors.Is(err, syscall.EPERM):
+		return "not permitted"
+	case nstest.IsTimeout(err):
+		return "silence"
+	}
+	return err.Error()
+}
+
+// wantRefused fails unless a connection is refused.
+func wantRefused(t *testing.T, from *nstest.Namespace, protocol string, dst netip.AddrPort) {
+	t.Helper()
+	if got := attempt(from, protocol, dst, askTimeout); got != "refused" {
+		t.Errorf("%s from %s to %v: %s, want refused", protocol, from.Name, dst, got)
+	}
+}
+
+// connect opens n TCP connections that stay open until the test ends.
+func connect(t *testing.T, n int, from *nstest.Namespace, dst netip.AddrPort) []*nstest.Conn {
+	t.Helper()
+	conns := make([]*nstest.Conn, n)
+	for i := range conns {
+		c, err := nstest.DialTCP(from, netip.Addr{}, dst, askTimeout)
+		if err != nil {
+			t.Fatalf("tcp from %s to %v: %v", from.Name, dst, err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		conns[i] = c
+	}
+	return conns
+}
+
+// wantAlive fails unless data goes both ways over all connections.
+func wantAlive(t *testing.T, conns []*nstest.Conn) {
+	t.Helper()
+	for i, c := range conns {
+		if err := c.Echo(fmt.Sprintf("still here, %d", i), askTimeout); err != nil {
+			t.Errorf("connection %d to %s broke: %v", i, c.Answer.Server, err)
+		}
+	}
+}
+
+// protocol is one of the library's protocols with its name here.
+type protocol struct {
+	name  string
+	proto nftdp.Protocol
+}
+
+func protocols() []protocol {
+	return []protocol{{"tcp", nftdp.TCP}, {"udp", nftdp.UDP}, {"sctp", nftdp.SCTP}}
+}
+
+// backends are the active backends of a service: some of the topology's, in
+// both families.
+func backends(indices ...int) []nftdp.Backend {
+	var all []nftdp.Backend
+	for _, i := range indices {
+		for _, a := range nstest.Families() {
+			all = append(all, nftdp.Backend{Addr: netip.AddrPortFrom(a.Backend(i), backendPort)})
+		}
+	}
+	return all
+}
+
+// nodeWide is a frontend on all node addresses.
+func nodeWide(port uint16) []nftdp.Frontend { return []nftdp.Frontend{{Port: port}} }
+
+// on are frontends, one for each family, on an address of the topology.
+func on(addr func(nstest.Addrs) netip.Addr, port uint16) []nftdp.Frontend {
+	var all []nftdp.Frontend
+	for _, a := range nstest.Families() {
+		all = append(all, nftdp.Frontend{Addr: addr(a), Port: port})
+	}
+	return all
+}
+
+// Addresses of the topology, for on.
+func clusterIP(a nstest.Addrs) netip.Addr { return a.ClusterIP }
+func external(a nstest.Addrs) netip.Addr  { return a.External }
+func nodeAddr(a nstest.Addrs) netip.Addr  { return a.Node }
+func uplink(a nstest.Addrs) netip.Addr    { return a.Uplink }
+func podGW(a nstest.Addrs) netip.Addr     { return a.PodGW }
+
+// podNets are the prefixes of the backends' addresses.
+func podNets() []netip.Prefix {
+	return []netip.Prefix{nstest.IPv4().PodNet, nstest.IPv6().PodNet}
+}
+
+// clientNets are the prefixes of the outside client's addresses.
+func clientNets() []netip.Prefix {
+	return []netip.Prefix{nstest.IPv4().ClientNet, nstest.IPv6().ClientNet}
+}
+
+// inFamilies runs a subtest for each family.
+func inFamilies(t *testing.T, test func(*testing.T, nstest.Addrs)) {
+	t.Helper()
+	for _, a := range nstest.Families() {
+		t.Run(a.Family, func(t *testing.T) { test(t, a) })
+	}
+}

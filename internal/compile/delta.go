@@ -1,0 +1,203 @@
+package compile
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// Delta is the effect of replacing some services of a State. Its cost follows
+// the services that it replaces, not the State.
+type Delta struct {
+	state  *State
+	set    []*Service
+	delete []string
+	shared shared // by how much the uses change
+	sets   [2][NumSets]setDelta
+}
+
+// setDelta is what becomes of one set's elements.
+type setDelta struct {
+	del, add []ruleset.Element
+}
+
+// Stage computes the effect of adding or replacing the services of set and of
+// deleting those named; a name is in one of the lists only. The State stays as
+// it is until Commit.
+func (s *State) Stage(set []*Service, remove []string) *Delta {
+	d := &Delta{state: s, shared: newShared()}
+	for _, name := range remove {
+		if old := s.services[name]; old != nil {
+			d.delete = append(d.delete, name)
+			old.emit((*removing)(d))
+		}
+	}
+	for _, svc := range set {
+		old := s.services[svc.Name]
+		if old != nil && old.Equal(svc) {
+			continue
+		}
+		d.set = append(d.set, svc)
+		if old != nil {
+			old.emit((*removing)(d))
+		}
+		svc.emit((*adding)(d))
+	}
+	d.stageHairpins()
+	for i := range d.sets {
+		for id := range d.sets[i] {
+			d.sets[i][id].cancel()
+		}
+	}
+	return d
+}
+
+type (
+	adding   Delta
+	removing Delta
+)
+
+func (d *adding) element(f int, id SetID, e *ruleset.Element) {
+	d.sets[f][id].add = append(d.sets[f][id].add, *e)
+}
+func (d *adding) class(f int, c class)          { d.shared.classes[f][c]++ }
+func (d *adding) hairpin(f int, a netip.Addr)   { d.shared.hairpins[f][a]++ }
+func (d *removing) class(f int, c class)        { d.shared.classes[f][c]-- }
+func (d *removing) hairpin(f int, a netip.Addr) { d.shared.hairpins[f][a]-- }
+func (d *removing) element(f int, id SetID, e *ruleset.Element) {
+	d.sets[f][id].del = append(d.sets[f][id].del, *e)
+}
+
+// stageHairpins finds the addresses that come into use or fall out of it.
+func (d *Delta) stageHairpins() {
+	for i, changed := range d.shared.hairpins {
+		to := &d.sets[i][Hairpin]
+		for _, a := range slices.SortedFunc(maps.Keys(changed), netip.Addr.Compare) {
+			before := d.state.shared.hairpins[i][a]
+			switch after := before + changed[a]; {
+			case before == 0 && after > 0:
+				to.add = append(to.add, hairpinElement(a))
+			case before > 0 && after == 0:
+				to.del = append(to.del, hairpinElement(a))
+			}
+		}
+	}
+}
+
+// cancel drops what is deleted and added alike.
+func (s *setDelta) cancel() {
+	if len(s.del) == 0 || len(s.add) == 0 {
+		return
+	}
+	old := make(map[ruleset.Tuple]*ruleset.Element, len(s.del))
+	for i := range s.del {
+		old[s.del[i].Key] = &s.del[i]
+	}
+	kept := map[ruleset.Tuple]bool{}
+	s.add = slices.DeleteFunc(s.add, func(e ruleset.Element) bool {
+		o := old[e.Key]
+		if o == nil || !o.Same(&e) {
+			return false
+		}
+		kept[e.Key] = true
+		return true
+	})
+	s.del = slices.DeleteFunc(s.del, func(e ruleset.Element) bool { return kept[e.Key] })
+}
+
+// Fits reports whether the kernel's sets have room for the change.
+func (d *Delta) Fits() bool {
+	for i := range d.sets {
+		for id := range d.sets[i] {
+			size := d.state.sizes[i][id]
+			if size > 0 && uint64(d.state.elements[i][id]+len(d.sets[i][id].add)) > uint64(size) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Changes lists what has to be done in the kernel: chains of pool sizes that
+// are met for the first time, elements, chains that nothing uses any more.
+func (d *Delta) Changes() []ruleset.Change {
+	decl := declarations()
+	var chains, del, add, gone []ruleset.Change
+	for i, f := range ruleset.Families {
+		at := ruleset.Change{Family: f, Table: d.state.cfg.Table}
+		chains = append(chains, d.newChains(i, at)...)
+		gone = append(gone, d.goneChains(i, at)...)
+		for id := range d.sets[i] {
+			set := &d.sets[i][id]
+			at.Set = &decl[id]
+			if len(set.del) > 0 {
+				at.Verb, at.Elements = ruleset.Delete, set.del
+				del = append(del, at)
+			}
+			if len(set.add) > 0 {
+				at.Verb, at.Elements = ruleset.Add, set.add
+				add = append(add, at)
+			}
+		}
+	}
+	return slices.Concat(chains, del, add, gone)
+}
+
+func (d *Delta) newChains(i int, at ruleset.Change) (out []ruleset.Change) {
+	for _, c := range sortedClasses(d.shared.classes[i]) {
+		if before := d.state.shared.classes[i][c]; before > 0 || before+d.shared.classes[i][c] == 0 {
+			continue
+		}
+		at.Verb, at.Chain = ruleset.Add, c.chain()
+		out = append(out, at)
+		for _, r := range at.Chain.Rules {
+			rule := at
+			rule.Rule = r
+			out = append(out, rule)
+		}
+	}
+	return out
+}
+
+func (d *Delta) goneChains(i int, at ruleset.Change) (out []ruleset.Change) {
+	for _, c := range sortedClasses(d.shared.classes[i]) {
+		before := d.state.shared.classes[i][c]
+		if before == 0 || before+d.shared.classes[i][c] > 0 {
+			continue
+		}
+		at.Chain = c.chain()
+		at.Verb = ruleset.Flush
+		out = append(out, at)
+		at.Verb = ruleset.Delete
+		out = append(out, at)
+	}
+	return out
+}
+
+// Commit makes the delta part of its State, which it was computed from.
+func (d *Delta) Commit() {
+	s := d.state
+	for _, name := range d.delete {
+		delete(s.services, name)
+	}
+	for _, svc := range d.set {
+		s.services[svc.Name] = svc
+	}
+	for i := range d.sets {
+		merge(s.shared.classes[i], d.shared.classes[i])
+		merge(s.shared.hairpins[i], d.shared.hairpins[i])
+		for id := range d.sets[i] {
+			s.elements[i][id] += len(d.sets[i][id].add) - len(d.sets[i][id].del)
+		}
+	}
+}
+
+func merge[K comparable](to, by map[K]int) {
+	for k, n := range by {
+		if to[k] += n; to[k] == 0 {
+			delete(to, k)
+		}
+	}
+}

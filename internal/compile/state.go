@@ -1,0 +1,149 @@
+package compile
+
+import (
+	"cmp"
+	"iter"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// State is a set of services with what they share, so that the effect of
+// changing a few of them can be told without looking at the others.
+type State struct {
+	cfg      Config
+	services map[string]*Service
+	shared   shared
+	elements [2][NumSets]int    // how many there are
+	sizes    [2][NumSets]uint32 // how many fit in the kernel's sets; 0 is unlimited
+}
+
+// shared counts the uses of what several services have in common.
+type shared struct {
+	classes  [2]map[class]int
+	hairpins [2]map[netip.Addr]int
+}
+
+func newShared() shared {
+	var s shared
+	for i := range s.classes {
+		s.classes[i] = map[class]int{}
+		s.hairpins[i] = map[netip.Addr]int{}
+	}
+	return s
+}
+
+// New makes the state with these services, whose names differ. They are not
+// changed afterwards.
+func New(cfg Config, services []*Service) *State {
+	s := &State{cfg: cfg, services: make(map[string]*Service, len(services)), shared: newShared()}
+	for _, svc := range services {
+		s.services[svc.Name] = svc
+		svc.emit((*counting)(s))
+	}
+	return s
+}
+
+// With is a state of its own: s, but with the services of set added or
+// replaced and those named removed.
+func (s *State) With(set []*Service, remove []string) *State {
+	services := maps.Clone(s.services)
+	for _, name := range remove {
+		delete(services, name)
+	}
+	for _, svc := range set {
+		services[svc.Name] = svc
+	}
+	return New(s.cfg, slices.Collect(maps.Values(services)))
+}
+
+// counting adds a service to the state's counts.
+type counting State
+
+func (s *counting) element(f int, id SetID, _ *ruleset.Element) { s.elements[f][id]++ }
+func (s *counting) class(f int, c class)                        { s.shared.classes[f][c]++ }
+func (s *counting) hairpin(f int, a netip.Addr) {
+	if s.shared.hairpins[f][a]++; s.shared.hairpins[f][a] == 1 {
+		s.elements[f][Hairpin]++
+	}
+}
+
+// Names iterates over the names of the services, in no order.
+func (s *State) Names() iter.Seq[string] { return maps.Keys(s.services) }
+
+// Service returns the service of that name, or nil.
+func (s *State) Service(name string) *Service { return s.services[name] }
+
+// Services returns all services, sorted by name.
+func (s *State) Services() []*Service {
+	return slices.SortedFunc(maps.Values(s.services), func(x, y *Service) int { return cmp.Compare(x.Name, y.Name) })
+}
+
+// Ruleset compiles all services. The same services give the same ruleset, in
+// whatever order they came.
+func (s *State) Ruleset() *ruleset.Ruleset {
+	out := &ruleset.Ruleset{}
+	for i, f := range ruleset.Families {
+		t := s.cfg.skeleton(f)
+		for id := range NumSets {
+			t.Sets[id].Elements = make([]ruleset.Element, 0, s.elements[i][id])
+			t.Sets[id].Size = ruleset.SizeFor(s.elements[i][id])
+		}
+		for _, c := range sortedClasses(s.shared.classes[i]) {
+			t.Chains = append(t.Chains, c.chain())
+		}
+		for _, a := range slices.SortedFunc(maps.Keys(s.shared.hairpins[i]), netip.Addr.Compare) {
+			t.Sets[Hairpin].Elements = append(t.Sets[Hairpin].Elements, hairpinElement(a))
+		}
+		out.Tables = append(out.Tables, t)
+	}
+	for _, svc := range s.Services() {
+		svc.emit((*filling)(out))
+	}
+	return out
+}
+
+// filling puts a service's elements into a ruleset.
+type filling ruleset.Ruleset
+
+func (r *filling) element(f int, id SetID, e *ruleset.Element) {
+	s := r.Tables[f].Sets[id]
+	s.Elements = append(s.Elements, *e)
+}
+func (*filling) class(int, class)        {}
+func (*filling) hairpin(int, netip.Addr) {}
+
+func hairpinElement(a netip.Addr) ruleset.Element {
+	return ruleset.Element{Key: ruleset.Tuple{}.Addr(a).Addr(a)}
+}
+
+func sortedClasses[V any](m map[class]V) []class {
+	return slices.SortedFunc(maps.Keys(m), func(x, y class) int {
+		return cmp.Or(cmp.Compare(x.name()[:1], y.name()[:1]), cmp.Compare(x.size, y.size))
+	})
+}
+
+// SetSizes notes how much the kernel's sets can hold once the changes are
+// applied to the current ruleset: those that are kept may be larger than a
+// fresh ruleset would declare.
+func (s *State) SetSizes(current *ruleset.Ruleset, changes []ruleset.Change) {
+	for i, f := range ruleset.Families {
+		for id, d := range declarations() {
+			s.sizes[i][id] = ruleset.SizeFor(s.elements[i][id])
+			if t := current.Table(f); t != nil && t.Set(d.Name) != nil {
+				s.sizes[i][id] = t.Set(d.Name).Size
+			}
+		}
+	}
+	for i := range changes {
+		c := &changes[i]
+		if c.Verb != ruleset.Add || c.Set == nil || len(c.Elements) > 0 {
+			continue
+		}
+		if id := SetNamed(c.Set.Name); id < NumSets {
+			s.sizes[slices.Index(ruleset.Families[:], c.Family)][id] = c.Set.Size
+		}
+	}
+}

@@ -1,0 +1,142 @@
+//go:build linux
+
+package kernel
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/nfnl"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// RefusedError is a change that the kernel refused, and with it the batch.
+type RefusedError struct {
+	Change  *ruleset.Change // nil: the batch as a whole
+	Element int             // of Change; -1: unknown, or not about an element
+	Errno   unix.Errno
+}
+
+// Error names the change and the errno.
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("refused %s: %v", e.Command(), e.Errno)
+}
+
+// Command is the refused change in nft words.
+func (e *RefusedError) Command() string {
+	switch {
+	case e.Change == nil:
+		return "batch"
+	case e.Element >= 0:
+		return e.Change.ElementString(e.Element)
+	case len(e.Change.Elements) > 1:
+		return fmt.Sprintf("%s %d elements of %s %s %s", e.Change.Verb, len(e.Change.Elements),
+			e.Change.Family, e.Change.Table, e.Change.Set.Name)
+	}
+	return e.Change.String()
+}
+
+// Unwrap gives the errno.
+func (e *RefusedError) Unwrap() error { return e.Errno }
+
+// TooBigError is a batch that the socket can not take. Nothing was sent.
+type TooBigError struct {
+	Size, Limit int
+}
+
+// Error names both sizes and the remedy.
+func (e *TooBigError) Error() string {
+	return fmt.Sprintf("batch of %d bytes, but the socket takes %d: raise net.core.wmem_max", e.Size, e.Limit)
+}
+
+// Unwrap gives what the kernel would have answered.
+func (e *TooBigError) Unwrap() error { return unix.EMSGSIZE }
+
+// Commit applies the changes as one batch if the rules of the namespace are
+// still of that generation, and returns the next one. ErrStale: they were not.
+// ErrUnknown: it may or may not have been applied. Once the batch is handed to
+// the kernel the context has no influence.
+func (c *Conn) Commit(ctx context.Context, generation uint32, changes []ruleset.Change) (uint32, error) {
+	if len(changes) == 0 {
+		return generation, nil
+	}
+	batch := nfnl.NewBatch(c.seq, generation)
+	for i := range changes {
+		if err := batch.Add(&changes[i]); err != nil {
+			return 0, err
+		}
+	}
+	b := batch.Finish()
+	c.seq = batch.NextSeq()
+	limit, err := c.MaxBatch(len(b))
+	if err != nil {
+		return 0, err
+	}
+	if len(b) > limit {
+		return 0, &TooBigError{Size: len(b), Limit: limit}
+	}
+	if err := c.send(ctx, b); err != nil {
+		return 0, err
+	}
+	if err := c.outcome(batch); err != nil {
+		return 0, err
+	}
+	// The generation only ever moves by commits, each by one, never to zero.
+	return max(generation+1, 1), nil
+}
+
+// outcome waits for the answer to a batch. Errors come in the order of the
+// messages, and the last message is answered in any case, unless the batch as
+// a whole was refused: then its begin is.
+func (c *Conn) outcome(batch *nfnl.Batch) error {
+	var refused error
+	err := c.receive(func(m message) (bool, error) {
+		if m.typ != unix.NLMSG_ERROR || m.seq-batch.FirstSeq() > batch.LastSeq()-batch.FirstSeq() {
+			return false, nil // left over from an earlier batch
+		}
+		errno, err := errnoOf(m)
+		if err != nil {
+			return true, err
+		}
+		if errno != 0 && refused == nil {
+			change, element := batch.Find(m.seq, badAttribute(m))
+			refused = &RefusedError{Change: change, Element: element, Errno: errno}
+		}
+		return m.seq == batch.LastSeq() || m.seq == batch.FirstSeq(), nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case errors.Is(refused, unix.ERESTART):
+		return ErrStale
+	}
+	return refused
+}
+
+// badAttribute reads NLMSGERR_ATTR_OFFS, where in the request the offending
+// attribute is; 0 is unknown.
+func badAttribute(m message) int {
+	const (
+		tlvsFlag = 0x200 // NLM_F_ACK_TLVS
+		offs     = 2     // NLMSGERR_ATTR_OFFS
+		fixed    = 4 + unix.NLMSG_HDRLEN
+	)
+	if m.flags&tlvsFlag == 0 || len(m.data) < fixed {
+		return 0
+	}
+	for b := m.data[fixed:]; len(b) >= 8; {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < 4 || size > len(b) {
+			return 0
+		}
+		if binary.NativeEndian.Uint16(b[2:]) == offs {
+			return int(binary.NativeEndian.Uint32(b[4:]))
+		}
+		b = b[min((size+3)&^3, len(b)):]
+	}
+	return 0
+}

@@ -1,0 +1,138 @@
+//go:build linux
+
+package nfnl
+
+import (
+	"bytes"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// load puts a field of the packet or of its connection into a register.
+func (r *ruleRun) load(f *fields, reg uint32, field ruleset.Operand, size int) error {
+	if f.err != nil {
+		return f.err
+	}
+	return r.regs.load(reg, &value{op: field, size: size})
+}
+
+func (r *ruleRun) payload(f *fields) error {
+	reg, base := f.u32(unix.NFTA_PAYLOAD_DREG), f.u32(unix.NFTA_PAYLOAD_BASE)
+	offset, size := f.u32(unix.NFTA_PAYLOAD_OFFSET), f.u32(unix.NFTA_PAYLOAD_LEN)
+	field := r.payloadField(base, offset)
+	whole := uint32(operandSize(field, r.family))
+	// nft loads the first bytes of an address to compare it with a prefix.
+	part := field != ruleset.Dport && size > 0 && size < whole
+	if field == 0 || size != whole && !part {
+		f.fail(unknown(fmt.Sprintf("%d bytes at %d of header %d", size, offset, base)))
+	}
+	return r.load(f, reg, ruleset.Operand{Field: field}, int(size))
+}
+
+// payloadField is zero for what has no form.
+func (r *ruleRun) payloadField(base, offset uint32) ruleset.Field {
+	// Where the source address lies in the header of the family, and behind
+	// it the destination.
+	saddr := uint32(12)
+	if r.family == ruleset.IPv6 {
+		saddr = 8
+	}
+	daddr := saddr + uint32(r.family.AddrLen())
+	switch {
+	case base == unix.NFT_PAYLOAD_NETWORK_HEADER && offset == saddr:
+		return ruleset.Saddr
+	case base == unix.NFT_PAYLOAD_NETWORK_HEADER && offset == daddr:
+		return ruleset.Daddr
+	case base == unix.NFT_PAYLOAD_TRANSPORT_HEADER && offset == 2:
+		return ruleset.Dport
+	}
+	return 0
+}
+
+func (r *ruleRun) meta(f *fields) error {
+	reg, key := f.u32(unix.NFTA_META_DREG), f.u32(unix.NFTA_META_KEY)
+	if key != unix.NFT_META_L4PROTO {
+		f.fail(unknown(fmt.Sprintf("key %d", key)))
+	}
+	return r.load(f, reg, ruleset.Operand{Field: ruleset.L4proto}, 1)
+}
+
+func (r *ruleRun) ct(f *fields) error {
+	reg, key := f.u32(unix.NFTA_CT_DREG), f.u32(unix.NFTA_CT_KEY)
+	var field ruleset.Field
+	switch {
+	case key == unix.NFT_CT_STATUS:
+		field = ruleset.CtStatus
+	case key == unix.NFT_CT_PROTO_DST:
+		field = ruleset.OrigDport
+	case key == unix.NFT_CT_DST_IP && r.family == ruleset.IPv4,
+		key == unix.NFT_CT_DST_IP6 && r.family == ruleset.IPv6:
+		field = ruleset.OrigDaddr
+	default:
+		f.fail(unknown(fmt.Sprintf("key %d", key)))
+	}
+	// The status belongs to both directions, and only tuples to one.
+	const original = 0 // IP_CT_DIR_ORIGINAL
+	if field == ruleset.CtStatus {
+		if f.has(unix.NFTA_CT_DIRECTION) {
+			f.fail(unknown("direction"))
+		}
+	} else if f.u8(unix.NFTA_CT_DIRECTION) != original {
+		f.fail(unknown("direction"))
+	}
+	return r.load(f, reg, ruleset.Operand{Field: field}, operandSize(field, r.family))
+}
+
+func (r *ruleRun) fib(f *fields) error {
+	reg := f.u32(unix.NFTA_FIB_DREG)
+	if f.u32(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE || f.u32(unix.NFTA_FIB_FLAGS) != unix.NFTA_FIB_F_DADDR {
+		f.fail(unknown("result or flags"))
+	}
+	return r.load(f, reg, ruleset.Operand{Field: ruleset.FibDaddr}, 4)
+}
+
+func (r *ruleRun) numgen(f *fields) error {
+	reg, mod := f.u32(unix.NFTA_NG_DREG), f.u32(unix.NFTA_NG_MODULUS)
+	if f.u32(unix.NFTA_NG_TYPE) != unix.NFT_NG_RANDOM || f.optU32(unix.NFTA_NG_OFFSET) != 0 {
+		f.fail(unknown("type or offset"))
+	}
+	return r.load(f, reg, ruleset.Operand{Field: ruleset.Random, Mod: mod}, 4)
+}
+
+// bitwise knows the form "value & mask", which the kernel keeps as
+// (value & mask) ^ 0.
+func (r *ruleRun) bitwise(f *fields) error {
+	sreg, dreg := f.u32(unix.NFTA_BITWISE_SREG), f.u32(unix.NFTA_BITWISE_DREG)
+	size := f.u32(unix.NFTA_BITWISE_LEN)
+	mask := f.data(unix.NFTA_BITWISE_MASK)
+	xor := f.data(unix.NFTA_BITWISE_XOR)
+	const maskXor = 0 // NFT_BITWISE_MASK_XOR
+	if f.optU32(nftaBitwiseOp) != maskXor || bytes.Count(xor, []byte{0}) != len(xor) {
+		f.fail(unknown("operation"))
+	}
+	if f.err != nil {
+		return f.err
+	}
+	v, err := r.regs.useReg(sreg)
+	if err != nil {
+		return err
+	}
+	if v.from != nil || v.mask != nil || v.size != int(size) || v.size != len(mask) {
+		return unknown("operand")
+	}
+	return r.regs.load(dreg, &value{op: v.op, size: v.size, mask: mask})
+}
+
+// data unwraps an attribute that holds NFTA_DATA_VALUE.
+func (f *fields) data(typ uint16) []byte {
+	val, ok, err := dataValue(f.val[typ])
+	if err != nil {
+		f.fail(err)
+	} else if !ok {
+		f.fail(unknown(fmt.Sprintf("value of attribute %d", typ)))
+	}
+	return val
+}

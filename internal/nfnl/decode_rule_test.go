@@ -1,0 +1,203 @@
+//go:build linux
+
+package nfnl
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// ruleCase is a rule in stock nft's words and what is decoded from it. A rule
+// without a form is expected to be opaque for the reason that opaque begins
+// with.
+type ruleCase struct {
+	nft    string
+	want   ruleset.Rule
+	opaque string
+}
+
+var (
+	accept = ruleset.Verdict{Kind: ruleset.Accept}
+	drop   = ruleset.Verdict{Kind: ruleset.Drop}
+)
+
+// ruleSets are the sets that the rules look up. Types as in ours.nft are
+// decoded there.
+const ruleSets = `
+	set s_addrs { type %[1]s; }
+	set s_seen { type %[1]s; flags dynamic; size 16; }
+	set s_endpoints { typeof %[2]s daddr . th dport; }
+	map m_endpoints { typeof %[2]s daddr . th dport : %[2]s daddr . th dport; }
+	map m_slots { typeof numgen random mod 65535 : %[2]s daddr . th dport; }
+	map m_addrs { type %[1]s : %[1]s; }
+	map m_verdicts { type inet_service : verdict; }
+	chain other { }
+`
+
+// bothFamilies are rules whose words differ in the family's name only. The
+// base chain's hook allows everything that is tried here.
+func bothFamilies(f ruleset.Family) []ruleCase {
+	isTCP := equals(ruleset.L4proto, tcp)
+	port := ops(ruleset.Dport)
+	endpoint := ops(ruleset.Daddr, ruleset.Dport)
+	original := ops(ruleset.OrigDaddr, ruleset.OrigDport)
+	slot := []ruleset.Operand{{Field: ruleset.Random, Mod: 7}}
+	return []ruleCase{
+		{nft: "accept", want: ruleset.Rule{accept}},
+		{nft: "drop", want: ruleset.Rule{drop}},
+		{nft: "return", want: ruleset.Rule{ruleset.Verdict{Kind: ruleset.Return}}},
+		{nft: "jump other", want: ruleset.Rule{ruleset.Verdict{Kind: ruleset.Jump, Chain: "other"}}},
+		{nft: "goto other", want: ruleset.Rule{goTo("other")}},
+		{nft: "continue", opaque: "immediate"},
+		{nft: `drop comment "x"`, want: ruleset.Rule{drop}},
+		{nft: "counter accept", opaque: "counter"},
+		{nft: "meta mark set 1", opaque: "immediate"},
+		{nft: "meta mark 1 accept", opaque: "meta: key 3"},
+		{nft: "meta l4proto tcp drop", want: ruleset.Rule{equals(ruleset.L4proto, tcp), drop}},
+		{nft: "meta l4proto 255 drop", want: ruleset.Rule{equals(ruleset.L4proto, 255), drop}},
+		{nft: "meta l4proto != tcp drop", opaque: "cmp: operation"},
+		{nft: "meta l4proto > 6 drop", opaque: "cmp: operation"},
+		{nft: "meta l4proto { tcp, udp } drop", opaque: "lookup: set __set"},
+		{nft: "meta l4proto sctp th dport 80 drop", opaque: "cmp: field"},
+		{nft: "meta l4proto sctp th sport 80 drop", opaque: "payload: 2 bytes at 0 of header 2"},
+		{nft: "fib daddr type local drop", want: ruleset.Rule{equals(ruleset.FibDaddr, ruleset.FibLocal), drop}},
+		{nft: "fib daddr type multicast drop", want: ruleset.Rule{equals(ruleset.FibDaddr, 5), drop}},
+		{nft: "fib daddr type != local drop", opaque: "cmp: operation"},
+		{nft: "fib saddr type local drop", opaque: "fib"},
+		{nft: "fib daddr . iif type local drop", opaque: "fib"},
+		{nft: "fib daddr oif 1 drop", opaque: "fib"},
+		{nft: "ct status dnat drop", want: ruleset.Rule{equals(ruleset.CtStatus, ruleset.StatusDNAT), drop}},
+		{nft: "ct status snat drop", want: ruleset.Rule{equals(ruleset.CtStatus, 1<<4), drop}},
+		{nft: "ct status & dnat == dnat drop", want: ruleset.Rule{equals(ruleset.CtStatus, ruleset.StatusDNAT), drop}},
+		{nft: "ct status dnat,snat drop", opaque: "cmp: operation"},
+		{nft: "ct status & dnat == 0 drop", opaque: "cmp: operation"},
+		{nft: "ct status == dnat drop", opaque: "cmp: operation"},
+		{nft: "ct state new drop", opaque: "ct: key 0"},
+		{nft: "meta l4proto tcp ct original proto-src 1 drop", opaque: "ct: key 11"},
+		{nft: "meta l4proto tcp ct reply proto-dst . ct original proto-dst vmap { 1 . 1 : drop }", opaque: "ct: direction"},
+		{nft: "meta l4proto tcp ct original FAM daddr . ct original proto-dst @s_endpoints drop",
+			want: ruleset.Rule{isTCP, ruleset.Lookup{Key: original, Set: "s_endpoints"}, drop}},
+		{nft: "meta l4proto tcp ct reply FAM daddr . ct original proto-dst @s_endpoints drop", opaque: "ct: direction"},
+		{nft: "FAM daddr . th dport @s_endpoints masquerade",
+			want: ruleset.Rule{ruleset.Lookup{Key: endpoint, Set: "s_endpoints"}, ruleset.Masquerade{}}},
+		{nft: "FAM daddr . th dport != @s_endpoints masquerade", opaque: "lookup: flags"},
+		{nft: "FAM saddr @s_addrs drop", want: ruleset.Rule{ruleset.Lookup{Key: ops(ruleset.Saddr), Set: "s_addrs"}, drop}},
+		{nft: "ct original FAM daddr @s_addrs drop", want: ruleset.Rule{ruleset.Lookup{Key: ops(ruleset.OrigDaddr), Set: "s_addrs"}, drop}},
+		{nft: "th dport vmap @m_verdicts", want: ruleset.Rule{ruleset.VMap{Key: port, Map: "m_verdicts"}}},
+		{nft: "th sport vmap @m_verdicts", opaque: "payload: 2 bytes at 0 of header 2"},
+		{nft: "update @s_seen { FAM saddr }", opaque: "dynset"},
+		{nft: "meta l4proto tcp dnat FAM to FAM daddr . th dport map @m_endpoints", want: ruleset.Rule{isTCP, ruleset.DNAT{Key: endpoint, Map: "m_endpoints"}}},
+		{nft: "meta l4proto tcp dnat FAM to numgen random mod 7 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{Key: slot, Map: "m_slots"}}},
+		{nft: "meta l4proto tcp dnat FAM to numgen inc mod 7 map @m_slots", opaque: "numgen"},
+		{nft: "meta l4proto tcp dnat FAM to numgen random mod 7 offset 1 map @m_slots", opaque: "numgen"},
+		{nft: "meta l4proto tcp dnat FAM to FAM daddr . th dport map @m_endpoints random", opaque: "nat: flags"},
+		{nft: "meta l4proto tcp snat FAM to FAM daddr . th dport map @m_endpoints", opaque: "nat: type"},
+		{nft: "dnat to FAM daddr map @m_addrs", opaque: "nat: no attribute 5"},
+		{nft: "meta l4proto tcp redirect to :80", opaque: "immediate"},
+		{nft: "masquerade", want: ruleset.Rule{ruleset.Masquerade{}}},
+		{nft: "masquerade random", opaque: "masq: flags"},
+		{nft: "meta l4proto tcp masquerade to :1-9", opaque: "immediate"},
+		{nft: "reject", want: ruleset.Rule{ruleset.Reject{}}},
+		{nft: "meta l4proto tcp reject with tcp reset", want: ruleset.Rule{equals(ruleset.L4proto, tcp), ruleset.Reject{Reset: true}}},
+		{nft: "reject with FICMP no-route", opaque: "reject: type 0 code 0"},
+	}
+}
+
+// addrCases are comparisons of addresses. nft loads less of an address than
+// there is for prefixes that end with a byte.
+func addrCases(f ruleset.Family) []ruleCase {
+	saddr := func(p string) ruleset.MatchAddr {
+		return ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: netip.MustParsePrefix(p)}
+	}
+	notDaddr := func(p string) ruleset.MatchAddr {
+		return ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: netip.MustParsePrefix(p)}
+	}
+	if f == ruleset.IPv6 {
+		return []ruleCase{
+			{nft: "ip6 saddr fd00::1 drop", want: ruleset.Rule{saddr("fd00::1/128"), drop}},
+			{nft: "ip6 saddr fd00::/8 drop", want: ruleset.Rule{saddr("fd00::/8"), drop}},
+			{nft: "ip6 saddr fe80::/10 drop", want: ruleset.Rule{saddr("fe80::/10"), drop}},
+			{nft: "ip6 saddr fd00:0:0:1::/64 drop", want: ruleset.Rule{saddr("fd00:0:0:1::/64"), drop}},
+			{nft: "ip6 saddr ::/1 drop", want: ruleset.Rule{saddr("::/1"), drop}},
+			{nft: "ip6 saddr fd00::2/127 drop", want: ruleset.Rule{saddr("fd00::2/127"), drop}},
+			{nft: "ip6 daddr != ::1 drop", want: ruleset.Rule{notDaddr("::1/128"), drop}},
+			{nft: "ip6 daddr fd00::1-fd00::9 drop", opaque: "cmp: operation"},
+			{nft: "ip6 nexthdr tcp drop", opaque: "payload: 1 bytes at 6 of header 1"},
+		}
+	}
+	return []ruleCase{
+		{nft: "ip saddr 10.1.2.3 drop", want: ruleset.Rule{saddr("10.1.2.3/32"), drop}},
+		{nft: "ip saddr 10.0.0.0/8 drop", want: ruleset.Rule{saddr("10.0.0.0/8"), drop}},
+		{nft: "ip saddr 172.16.0.0/12 drop", want: ruleset.Rule{saddr("172.16.0.0/12"), drop}},
+		{nft: "ip saddr 10.1.2.0/23 drop", want: ruleset.Rule{saddr("10.1.2.0/23"), drop}},
+		{nft: "ip saddr 10.1.2.0/24 drop", want: ruleset.Rule{saddr("10.1.2.0/24"), drop}},
+		{nft: "ip saddr 10.1.2.2/31 drop", want: ruleset.Rule{saddr("10.1.2.2/31"), drop}},
+		{nft: "ip saddr 128.0.0.0/1 drop", want: ruleset.Rule{saddr("128.0.0.0/1"), drop}},
+		{nft: "ip daddr != 127.0.0.0/8 drop", want: ruleset.Rule{notDaddr("127.0.0.0/8"), drop}},
+		{nft: "ip daddr != 100.64.0.0/10 drop", want: ruleset.Rule{notDaddr("100.64.0.0/10"), drop}},
+		{nft: "ip saddr & 255.0.255.0 == 10.0.1.0 drop", opaque: "cmp: mask"},
+		{nft: "ip saddr & 255.0.0.0 == 10.1.0.0 drop", opaque: "cmp: bits behind"},
+		{nft: "ip saddr | 0.0.0.1 == 10.0.0.1 drop", opaque: "bitwise: operation"},
+		{nft: "ip saddr > 10.0.0.1 drop", opaque: "cmp: operation"},
+		{nft: "ip saddr 10.0.0.1-10.0.0.9 drop", opaque: "cmp: operation"},
+		{nft: "ip saddr { 10.0.0.1, 10.0.0.2 } drop", opaque: "lookup: set __set"},
+		{nft: "ct original ip daddr 10.0.0.1 drop", opaque: "cmp: field"},
+		{nft: "ip protocol tcp drop", opaque: "payload: 1 bytes at 9 of header 1"},
+	}
+}
+
+func TestDecodeRules(t *testing.T) {
+	for _, f := range ruleset.Families {
+		t.Run(f.String(), func(t *testing.T) {
+			cases := append(bothFamilies(f), addrCases(f)...)
+			eachDump(t, "rules-"+f.String(), ruleScript(f, cases), func(t *testing.T, d dump) {
+				got := d.tables(t)[0]
+				for i, c := range cases {
+					t.Run(c.nft, func(t *testing.T) { c.check(t, got.Chain(fmt.Sprintf("c_%d", i))) })
+				}
+			})
+		})
+	}
+}
+
+func (c ruleCase) check(t *testing.T, got *ruleset.Chain) {
+	t.Helper()
+	if len(got.Rules) != 1 {
+		t.Fatalf("%d rules; the dump needs -update", len(got.Rules))
+	}
+	rule := got.Rules[0]
+	if c.opaque == "" {
+		if diff := cmp.Diff(c.want, rule, byValue); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+		return
+	}
+	if o, ok := rule[0].(ruleset.Opaque); len(rule) != 1 || !ok || !strings.HasPrefix(o.What, c.opaque) {
+		t.Errorf("got %+v, want opaque %q", rule, c.opaque)
+	}
+}
+
+// ruleScript puts each rule into a chain of its own, with a hook that allows
+// it, since the kernel refuses some elsewhere.
+func ruleScript(f ruleset.Family, cases []ruleCase) string {
+	typ, icmp := "ipv4_addr", "icmp type net-unreachable"
+	if f == ruleset.IPv6 {
+		typ, icmp = "ipv6_addr", "icmpv6 type no-route"
+	}
+	icmp = strings.Replace(icmp, " type", "", 1)
+	var b strings.Builder
+	fmt.Fprintf(&b, "table %s rules {\n", f)
+	fmt.Fprintf(&b, ruleSets, typ, f)
+	for i, c := range cases {
+		text := strings.NewReplacer("FICMP no-route", icmp, "FAM", f.String()).Replace(c.nft)
+		fmt.Fprintf(&b, "\tchain c_%d { %s; }\n", i, text)
+	}
+	b.WriteString("}\n")
+	return b.String()
+}

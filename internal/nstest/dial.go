@@ -1,0 +1,179 @@
+//go:build linux
+
+package nstest
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Dial makes one connection from a namespace to a Server and gives its answer:
+// a TCP connection with a line echoed, a UDP datagram with its reply, or an
+// SCTP INIT with its INIT ACK. The source address is chosen by the kernel if src is unset. The
+// timeout is for the whole exchange. Errors unwrap to the errno; IsTimeout
+// tells that nothing came back.
+func Dial(ns *Namespace, protocol string, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
+	switch protocol {
+	case "tcp":
+		return askTCP(ns, src, dst, timeout)
+	case "udp":
+		return askUDP(ns, src, dst, timeout)
+	case "sctp":
+		return askSCTP(ns, src, dst, timeout)
+	}
+	return Answer{}, fmt.Errorf("unknown protocol %q", protocol)
+}
+
+// IsTimeout reports whether an error of this package means silence: the time
+// was over, and neither an answer nor a refusal had come.
+func IsTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// Conn is an established TCP connection to a Server.
+type Conn struct {
+	Answer Answer
+	conn   net.Conn
+	lines  *bufio.Reader
+}
+
+// DialTCP connects and reads the server's answer. The timeout is for both.
+func DialTCP(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (*Conn, error) {
+	conn, err := Open(ns, "tcp", src, dst, timeout)
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{conn: conn, lines: bufio.NewReader(conn)}
+	if c.Answer, err = c.readAnswer(); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("connection to %v: %w", dst, err)
+	}
+	return c, nil
+}
+
+// Echo sends a line over the connection and waits for it to come back.
+func (c *Conn) Echo(line string, timeout time.Duration) error {
+	if err := c.conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(c.conn, "%s\n", line); err != nil {
+		return err
+	}
+	got, err := c.lines.ReadString('\n')
+	if err != nil {
+		return err
+	}
+	if got != line+"\n" {
+		return fmt.Errorf("echo of %q is %q", line, got)
+	}
+	return nil
+}
+
+// Close ends the connection.
+func (c *Conn) Close() error { return c.conn.Close() }
+
+func (c *Conn) readAnswer() (Answer, error) {
+	line, err := c.lines.ReadString('\n')
+	if err != nil {
+		return Answer{}, err
+	}
+	return parseAnswer(line[:len(line)-1])
+}
+
+func askTCP(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
+	c, err := DialTCP(ns, src, dst, timeout)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer c.Close()
+	return c.Answer, c.Echo(payload(), timeout)
+}
+
+// payload is something to send that nobody has sent before.
+func payload() string { return fmt.Sprintf("payload-%d", rand.Uint64()) }
+
+func askUDP(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
+	c, err := Open(ns, "udp", src, dst, timeout)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer c.Close()
+	sent := payload()
+	if _, err := c.Write([]byte(sent)); err != nil {
+		return Answer{}, err
+	}
+	b := make([]byte, 2048)
+	n, err := c.Read(b)
+	if err != nil {
+		return Answer{}, err
+	}
+	words, ok := bytes.CutSuffix(b[:n], []byte(" "+sent))
+	if !ok {
+		return Answer{}, fmt.Errorf("answer %q to %q", b[:n], sent)
+	}
+	return parseAnswer(string(words))
+}
+
+func askSCTP(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
+	c, err := Open(ns, fmt.Sprintf("ip:%d", protoSCTP), src, dst, timeout)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer c.Close()
+	// Raw sockets have no ports of their own: a random one keeps clients
+	// apart.
+	out := sctpPacket{srcPort: uint16(1024 + rand.N(64000)), dstPort: dst.Port(), chunk: chunkInit}
+	if _, err := c.Write(out.marshal()); err != nil {
+		return Answer{}, err
+	}
+	b := make([]byte, 2048)
+	for {
+		// ReadFrom, unlike Read, takes the IPv4 header away.
+		n, _, err := c.(net.PacketConn).ReadFrom(b)
+		if err != nil {
+			return Answer{}, err
+		}
+		in, err := parseSCTP(b[:n])
+		if err == nil && in.chunk == chunkInitAck && in.tag == initTag &&
+			in.srcPort == dst.Port() && in.dstPort == out.srcPort {
+			return parseAnswer(in.cookie)
+		}
+	}
+}
+
+// Open connects a socket in a namespace, for one of the networks of net.Dial,
+// and sets its deadline.
+func Open(ns *Namespace, network string, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (net.Conn, error) {
+	dialer, target := dialerFor(network, src, dst)
+	dialer.Deadline = time.Now().Add(timeout)
+	var c net.Conn
+	err := ns.Do(func() (err error) { c, err = dialer.Dial(network, target); return err })
+	if err != nil {
+		return nil, err
+	}
+	return c, c.SetDeadline(dialer.Deadline)
+}
+
+func dialerFor(network string, src netip.Addr, dst netip.AddrPort) (*net.Dialer, string) {
+	d, target := &net.Dialer{}, dst.String()
+	local := net.IP(src.AsSlice())
+	switch network {
+	case "tcp":
+		d.LocalAddr = &net.TCPAddr{IP: local}
+	case "udp":
+		d.LocalAddr = &net.UDPAddr{IP: local}
+	default:
+		d.LocalAddr, target = &net.IPAddr{IP: local}, dst.Addr().String()
+	}
+	if !src.IsValid() {
+		d.LocalAddr = nil
+	}
+	return d, target
+}

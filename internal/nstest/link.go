@@ -1,0 +1,125 @@
+//go:build linux
+
+package nstest
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// linkTimeout bounds the wait for a link: it is ready within milliseconds, and
+// a machine under load gets a hundred times that.
+const linkTimeout = 10 * time.Second
+
+// Connect makes a veth pair: aName in namespace a, bName in namespace b, both
+// set up. Wait with WaitUp before sending.
+func Connect(a *Namespace, aName string, b *Namespace, bName string) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = aName
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: bName, PeerNamespace: netlink.NsFd(int(b.handle))}
+	if err := a.links.LinkAdd(veth); err != nil {
+		return fmt.Errorf("veth %s/%s to %s/%s: %w", a.Name, aName, b.Name, bName, err)
+	}
+	return errors.Join(a.setUp(aName), b.setUp(bName))
+}
+
+func (n *Namespace) setUp(link string) error {
+	return n.withLink(link, n.links.LinkSetUp)
+}
+
+func (n *Namespace) withLink(name string, fn func(netlink.Link) error) error {
+	link, err := n.links.LinkByName(name)
+	if err == nil {
+		err = fn(link)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: link %s: %w", n.Name, name, err)
+	}
+	return nil
+}
+
+// AddAddr gives a link an address, without duplicate address detection.
+func (n *Namespace) AddAddr(link string, addr netip.Prefix) error {
+	a := &netlink.Addr{IPNet: ipNet(addr)}
+	if addr.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return n.withLink(link, func(l netlink.Link) error { return n.links.AddrAdd(l, a) })
+}
+
+// AddRoute routes a prefix through a link: directly if via is unset, else by
+// the gateway via, which needs no route of its own. Source is the address that
+// local processes use; it may be unset.
+func (n *Namespace) AddRoute(link string, dst netip.Prefix, via, source netip.Addr) error {
+	return n.withLink(link, func(l netlink.Link) error {
+		route := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(dst), Src: source.AsSlice()}
+		if via.IsValid() {
+			route.Gw, route.Flags = via.AsSlice(), int(netlink.FLAG_ONLINK)
+		} else {
+			route.Scope = netlink.SCOPE_LINK
+		}
+		return n.links.RouteAdd(route)
+	})
+}
+
+// SetMTU sets the size of the largest packet that goes through a link.
+func (n *Namespace) SetMTU(link string, mtu int) error {
+	return n.withLink(link, func(l netlink.Link) error { return n.links.LinkSetMTU(l, mtu) })
+}
+
+// WaitUp waits until all links of the namespace are up and all its addresses
+// usable: what is sent before is lost, and comes a second late if TCP has to
+// repeat it.
+func (n *Namespace) WaitUp() error {
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.Now().Add(linkTimeout); ; <-poll.C {
+		reason, err := n.notReady()
+		if err != nil {
+			return fmt.Errorf("%s: wait for links: %w", n.Name, err)
+		}
+		if reason == "" {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s: %s after %v", n.Name, reason, linkTimeout)
+		}
+	}
+}
+
+// notReady says what is still to come, if anything.
+func (n *Namespace) notReady() (string, error) {
+	links, err := n.links.LinkList()
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		return "links are changing", nil
+	} else if err != nil {
+		return "", err
+	}
+	for _, l := range links {
+		if a := l.Attrs(); l.Type() == "veth" && a.OperState != netlink.OperUp {
+			return fmt.Sprintf("link %s is %s", a.Name, a.OperState), nil
+		}
+	}
+	addrs, err := n.links.AddrList(nil, netlink.FAMILY_V6)
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		return "addresses are changing", nil
+	} else if err != nil {
+		return "", err
+	}
+	for _, a := range addrs {
+		if a.Flags&unix.IFA_F_TENTATIVE != 0 {
+			return fmt.Sprintf("address %s is tentative", a.IP), nil
+		}
+	}
+	return "", nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}

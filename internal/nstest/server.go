@@ -1,0 +1,188 @@
+//go:build linux
+
+package nstest
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+)
+
+// Server answers on one port of a namespace, in both families. To every TCP
+// connection it says its name and the source address that it sees, and then
+// sends back what it gets. It answers UDP datagrams and SCTP INITs with the
+// same words, UDP with the datagram's payload after them.
+type Server struct {
+	name    string
+	port    uint16
+	closers []io.Closer
+	done    sync.WaitGroup
+	mu      sync.Mutex
+	conns   map[net.Conn]struct{} // nil once closed
+}
+
+// Serve starts a server for the given protocols: "tcp", "udp", "sctp".
+func Serve(ns *Namespace, name string, port uint16, protocols ...string) (*Server, error) {
+	s := &Server{name: name, port: port, conns: map[net.Conn]struct{}{}}
+	for _, family := range []string{"4", "6"} {
+		for _, protocol := range protocols {
+			if err := s.serve(ns, protocol, family); err != nil {
+				return nil, errors.Join(fmt.Errorf("serve %s%s in %s: %w", protocol, family, ns.Name, err), s.Close())
+			}
+		}
+	}
+	return s, nil
+}
+
+// Close ends the server and its connections.
+func (s *Server) Close() error {
+	var errs []error
+	for _, c := range s.closers {
+		errs = append(errs, c.Close())
+	}
+	s.mu.Lock()
+	conns := s.conns
+	s.conns = nil
+	s.mu.Unlock()
+	for c := range conns {
+		_ = c.Close() // The client may have ended it meanwhile.
+	}
+	s.done.Wait()
+	return errors.Join(errs...)
+}
+
+func (s *Server) serve(ns *Namespace, protocol, family string) error {
+	return ns.Do(func() error {
+		var lc net.ListenConfig
+		lc.SetMultipathTCP(false)
+		ctx, wildcard := context.Background(), anyAddr(family)
+		switch protocol {
+		case "tcp":
+			l, err := lc.Listen(ctx, "tcp"+family, netip.AddrPortFrom(wildcard, s.port).String())
+			return s.start(l, err, func() { s.acceptTCP(l) })
+		case "udp":
+			c, err := lc.ListenPacket(ctx, "udp"+family, netip.AddrPortFrom(wildcard, s.port).String())
+			return s.start(c, err, func() { s.answerUDP(c) })
+		case "sctp":
+			c, err := lc.ListenPacket(ctx, fmt.Sprintf("ip%s:%d", family, protoSCTP), wildcard.String())
+			return s.start(c, err, func() { s.answerSCTP(c) })
+		}
+		return fmt.Errorf("unknown protocol %q", protocol)
+	})
+}
+
+// start runs a server's loop until the socket is closed. The goroutine is
+// outside of the namespace, but the socket is inside.
+func (s *Server) start(c io.Closer, err error, loop func()) error {
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, c)
+	s.done.Go(loop)
+	return nil
+}
+
+func (s *Server) acceptTCP(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		} else if err != nil {
+			continue // The client was gone before it was accepted.
+		}
+		if !s.keep(c) {
+			return
+		}
+		s.done.Go(func() { s.echoTCP(c) })
+	}
+}
+
+// keep remembers a connection, so that Close can end it.
+func (s *Server) keep(c net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns == nil {
+		_ = c.Close()
+		return false
+	}
+	s.conns[c] = struct{}{}
+	return true
+}
+
+// echoTCP ends when either side closes; what fails then is of no interest.
+func (s *Server) echoTCP(c net.Conn) {
+	defer func() {
+		_ = c.Close()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.conns, c)
+	}()
+	if _, err := fmt.Fprintf(c, "%s\n", s.answer(c.RemoteAddr())); err != nil {
+		return
+	}
+	lines := bufio.NewScanner(c)
+	for lines.Scan() {
+		if _, err := fmt.Fprintf(c, "%s\n", lines.Bytes()); err != nil {
+			return
+		}
+	}
+}
+
+func (s *Server) answerUDP(c net.PacketConn) {
+	b := make([]byte, 1<<16)
+	for {
+		n, from, err := c.ReadFrom(b)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		} else if err != nil {
+			continue // An ICMP error for an earlier answer.
+		}
+		_, _ = c.WriteTo(fmt.Appendf(nil, "%s %s", s.answer(from), b[:n]), from)
+	}
+}
+
+func (s *Server) answerSCTP(c net.PacketConn) {
+	b := make([]byte, 2048)
+	for {
+		n, from, err := c.ReadFrom(b)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		} else if err != nil {
+			continue // An ICMP error for an earlier answer.
+		}
+		// The socket gets everything of the protocol, also answers that are
+		// for a client in this namespace.
+		in, err := parseSCTP(b[:n])
+		if err != nil || in.chunk != chunkInit || in.dstPort != s.port {
+			continue
+		}
+		client := netip.AddrPortFrom(ipOf(from), in.srcPort)
+		out := sctpPacket{
+			srcPort: s.port, dstPort: in.srcPort, tag: initTag,
+			chunk: chunkInitAck, cookie: Answer{Server: s.name, Client: client}.String(),
+		}
+		_, _ = c.WriteTo(out.marshal(), from)
+	}
+}
+
+func (s *Server) answer(from net.Addr) Answer {
+	a, _ := netip.ParseAddrPort(from.String())
+	return Answer{Server: s.name, Client: unmap(a)}
+}
+
+func ipOf(a net.Addr) netip.Addr {
+	addr, _ := netip.ParseAddr(a.String())
+	return addr.Unmap().WithZone("")
+}
+
+func anyAddr(family string) netip.Addr {
+	if family == "4" {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}

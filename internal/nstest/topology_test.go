@@ -1,0 +1,203 @@
+//go:build linux
+
+package nstest_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+const timeout = 5 * time.Second
+
+// Without any NAT the client reaches every backend through the node, and every
+// backend sees the client's own address.
+func TestTopologyRoutes(t *testing.T) {
+	top := newTopology(t, 2)
+	for i, pod := range top.Backends {
+		serve(t, pod, "tcp", "udp", "sctp")
+		for _, addrs := range nstest.Families() {
+			for _, protocol := range []string{"tcp", "udp", "sctp"} {
+				dst := netip.AddrPortFrom(addrs.Backend(i), 8080)
+				t.Run(fmt.Sprintf("%s/%v", protocol, dst), func(t *testing.T) {
+					start := time.Now()
+					got, err := nstest.Dial(top.Client, protocol, netip.Addr{}, dst, timeout)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got.Server != pod.Name || got.Client.Addr() != addrs.Client {
+						t.Errorf("got %v, want %s %v", got, pod.Name, addrs.Client)
+					}
+					t.Logf("%v after %v", got, time.Since(start))
+				})
+			}
+		}
+	}
+}
+
+// A connection can be made from a chosen source address.
+func TestDialFromSource(t *testing.T) {
+	top := newTopology(t, 1)
+	serve(t, top.Backends[0], "tcp", "udp", "sctp")
+	for _, addrs := range nstest.Families() {
+		for _, protocol := range []string{"tcp", "udp", "sctp"} {
+			dst := netip.AddrPortFrom(addrs.Backend(0), 8080)
+			got, err := nstest.Dial(top.Node, protocol, addrs.Node, dst, timeout)
+			if err != nil || got.Client.Addr() != addrs.Node {
+				t.Errorf("%s from %v: %v, %v", protocol, addrs.Node, got, err)
+			}
+		}
+	}
+}
+
+// Where nobody listens the kernel of the backend refuses; where nobody is,
+// nothing comes back.
+func TestDialErrors(t *testing.T) {
+	top := newTopology(t, 1)
+	for _, addrs := range nstest.Families() {
+		for _, protocol := range []string{"tcp", "udp"} {
+			_, err := nstest.Dial(top.Client, protocol, netip.Addr{}, netip.AddrPortFrom(addrs.Backend(0), 8080), timeout)
+			if !errors.Is(err, syscall.ECONNREFUSED) || nstest.IsTimeout(err) {
+				t.Errorf("%s to a closed port: %v, want %v", protocol, err, syscall.ECONNREFUSED)
+			}
+		}
+		for _, protocol := range []string{"tcp", "udp", "sctp"} {
+			_, err := nstest.Dial(top.Backends[0], protocol, netip.Addr{}, netip.AddrPortFrom(addrs.External, 80), 100*time.Millisecond)
+			if !nstest.IsTimeout(err) {
+				t.Errorf("%s to nobody: %v, want a timeout", protocol, err)
+			}
+		}
+	}
+}
+
+func TestConnEchoes(t *testing.T) {
+	top := newTopology(t, 1)
+	server := serve(t, top.Backends[0], "tcp")
+	dst := netip.AddrPortFrom(nstest.IPv4().Backend(0), 8080)
+	c, err := nstest.DialTCP(top.Client, netip.Addr{}, dst, timeout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for i := range 3 {
+		if err := c.Echo(fmt.Sprintf("line %d", i), timeout); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Echo("after the end", timeout); err == nil {
+		t.Error("the connection survived its server")
+	}
+}
+
+// What listens is seen, in its namespace only.
+func TestListening(t *testing.T) {
+	top := newTopology(t, 1)
+	serve(t, top.Backends[0], "tcp", "udp")
+	want := []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:8080"), netip.MustParseAddrPort("[::]:8080")}
+	for _, protocol := range []string{"tcp", "udp"} {
+		got, err := top.Backends[0].Listening(protocol)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s in the backend: %v, %v, want %v", protocol, got, err, want)
+		}
+		got, err = top.Node.Listening(protocol)
+		if err != nil || len(got) != 0 {
+			t.Errorf("%s in the node: %v, %v, want none", protocol, got, err)
+		}
+	}
+}
+
+// Do runs inside, whatever the function does, and its caller stays outside.
+func TestDo(t *testing.T) {
+	ns, err := nstest.New("do")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	outside, want := currentNamespace(t), ns.Handle().UniqueId()
+	failure := errors.New("failure")
+	err = ns.Do(func() error {
+		if got := currentNamespace(t); got != want {
+			t.Errorf("inside of Do: %s, want %s", got, want)
+		}
+		return failure
+	})
+	if !errors.Is(err, failure) {
+		t.Errorf("Do gives %v, want %v", err, failure)
+	}
+	if got := currentNamespace(t); got != outside {
+		t.Errorf("after Do: %s, want %s", got, outside)
+	}
+}
+
+// A network namespace is gone once its handle is closed: nothing on the host
+// points to it.
+func TestCloseLeavesNothing(t *testing.T) {
+	before := openFiles(t)
+	top, err := nstest.NewTopology(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := top.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := openFiles(t); after != before {
+		t.Errorf("%d open files before, %d after", before, after)
+	}
+}
+
+func newTopology(t *testing.T, backends int) *nstest.Topology {
+	t.Helper()
+	top, err := nstest.NewTopology(backends)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := top.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return top
+}
+
+func serve(t *testing.T, pod *nstest.Namespace, protocols ...string) *nstest.Server {
+	t.Helper()
+	server, err := nstest.Serve(pod, pod.Name, 8080, protocols...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() }) // Closed twice by some tests.
+	return server
+}
+
+func currentNamespace(t *testing.T) string {
+	t.Helper()
+	ns, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	return ns.UniqueId()
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}

@@ -1,0 +1,171 @@
+package ruleset
+
+import (
+	"slices"
+	"strings"
+)
+
+// Verb is what a change does.
+type Verb uint8
+
+// The verbs.
+const (
+	Add Verb = iota + 1
+	Delete
+	Flush // delete all rules of a chain
+)
+
+// String is the verb in nft.
+func (v Verb) String() string { return [...]string{"?", "add", "delete", "flush"}[v] }
+
+// Change is one nft command, on a table, or on the object of it that is set:
+// elements of a set, a set, a rule of a chain, a chain.
+type Change struct {
+	Verb     Verb
+	Family   Family
+	Table    string
+	Comment  string // of a table that is added
+	Set      *Set
+	Elements []Element // of Set; nil: the set itself
+	Chain    *Chain
+	Rule     Rule // appended to Chain; nil: the chain itself
+}
+
+// Len is the number of objects that the change is about.
+func (c *Change) Len() int {
+	return max(1, len(c.Elements))
+}
+
+// String is the change as nft commands, one element per command.
+func (c *Change) String() string {
+	if len(c.Elements) == 0 {
+		return c.line(nil)
+	}
+	var b strings.Builder
+	for i := range c.Elements {
+		b.WriteString(c.ElementString(i))
+		b.WriteByte('\n')
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// ElementString is the command for one element alone.
+func (c *Change) ElementString(i int) string { return c.line(&c.Elements[i]) }
+
+func (c *Change) line(e *Element) string {
+	words := []string{c.Verb.String()}
+	where := c.Family.String() + " " + c.Table
+	switch {
+	case e != nil:
+		words = append(words, "element", where, c.Set.Name, "{ "+c.elementText(e)+" }")
+	case c.Set != nil:
+		words = append(words, c.Set.kind(), where, c.Set.Name)
+		if c.Verb == Add {
+			words = append(words, "{ "+strings.Join(c.Set.declaration(c.Family), "; ")+"; }")
+		}
+	case c.Rule != nil:
+		words = append(words, "rule", where, c.Chain.Name, c.Rule.Text(c.Family))
+	case c.Chain != nil:
+		words = append(words, "chain", where, c.Chain.Name)
+		if c.Verb == Add && c.Chain.Hook != nil {
+			words = append(words, "{ "+c.Chain.Hook.String()+" }")
+		}
+	default:
+		words = append(words, "table", where)
+		if c.Comment != "" {
+			words = append(words, `{ comment "`+c.Comment+`"; }`)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// elementText is the element as the command needs it: its key alone to delete.
+func (c *Change) elementText(e *Element) string {
+	if c.Verb == Delete {
+		return string((&Element{Key: e.Key, End: e.End}).append(nil, c.Family, &Set{Key: c.Set.Key}))
+	}
+	return string(e.append(nil, c.Family, c.Set))
+}
+
+// Apply gives what a becomes by the changes. It leaves a as it is.
+func Apply(a *Ruleset, changes []Change) *Ruleset {
+	out := a.clone()
+	for i := range changes {
+		out.apply(&changes[i])
+	}
+	return out
+}
+
+func (r *Ruleset) clone() *Ruleset {
+	out := &Ruleset{}
+	for _, t := range r.Tables {
+		n := *t
+		n.Sets, n.Chains = nil, nil
+		for _, s := range t.Sets {
+			n.Sets = append(n.Sets, s.clone(s.Elements))
+		}
+		for _, c := range t.Chains {
+			n.Chains = append(n.Chains, c.clone(c.Rules))
+		}
+		out.Tables = append(out.Tables, &n)
+	}
+	return out
+}
+
+func (s *Set) clone(elements []Element) *Set {
+	n := *s
+	n.Elements = slices.Clone(elements)
+	return &n
+}
+
+func (c *Chain) clone(rules []Rule) *Chain {
+	n := *c
+	n.Rules = slices.Clone(rules)
+	return &n
+}
+
+func (r *Ruleset) apply(c *Change) {
+	if c.Set == nil && c.Chain == nil {
+		r.applyTable(c)
+		return
+	}
+	t := r.Table(c.Family)
+	switch {
+	case c.Elements != nil:
+		t.Set(c.Set.Name).apply(c)
+	case c.Set != nil && c.Verb == Add:
+		t.Sets = append(t.Sets, c.Set.clone(nil))
+	case c.Set != nil:
+		t.Sets = slices.DeleteFunc(t.Sets, func(s *Set) bool { return s.Name == c.Set.Name })
+	case c.Rule != nil:
+		chain := t.Chain(c.Chain.Name)
+		chain.Rules = append(chain.Rules, c.Rule)
+	case c.Verb == Flush:
+		t.Chain(c.Chain.Name).Rules = nil
+	case c.Verb == Add:
+		t.Chains = append(t.Chains, c.Chain.clone(nil))
+	default:
+		t.Chains = slices.DeleteFunc(t.Chains, func(x *Chain) bool { return x.Name == c.Chain.Name })
+	}
+}
+
+func (r *Ruleset) applyTable(c *Change) {
+	if c.Verb == Delete {
+		r.Tables = slices.DeleteFunc(r.Tables, func(t *Table) bool { return t.Family == c.Family })
+		return
+	}
+	r.Tables = append(r.Tables, &Table{Family: c.Family, Name: c.Table, Comment: c.Comment})
+	slices.SortFunc(r.Tables, func(x, y *Table) int { return int(x.Family) - int(y.Family) })
+}
+
+func (s *Set) apply(c *Change) {
+	if c.Verb == Add {
+		s.Elements = append(s.Elements, c.Elements...)
+		return
+	}
+	gone := make(map[Tuple]bool, len(c.Elements))
+	for i := range c.Elements {
+		gone[c.Elements[i].Key] = true
+	}
+	s.Elements = slices.DeleteFunc(s.Elements, func(e Element) bool { return gone[e.Key] })
+}

@@ -1,0 +1,311 @@
+package ruleset
+
+import (
+	"maps"
+	"slices"
+)
+
+// Diff gives the changes that turn a into b, in an order in which the kernel
+// takes them in one batch, both families together. Counters are no part of the
+// comparison, but an element that has to be replaced carries its count on.
+//
+// What differs in its declaration can not be altered in place. A set that is
+// too small for b is made anew; any other mismatch replaces the whole table,
+// which live connections survive within one batch.
+func Diff(a, b *Ruleset) []Change {
+	var changes []Change
+	for _, f := range Families {
+		changes = append(changes, diffTable(a.Table(f), b.Table(f))...)
+	}
+	return changes
+}
+
+func diffTable(a, b *Table) []Change {
+	switch {
+	case a == nil && b == nil:
+		return nil
+	case b == nil:
+		return []Change{{Verb: Delete, Family: a.Family, Table: a.Name}}
+	case a == nil:
+		return tableDiff{Table: b, old: &Table{}}.changes(addTable(b))
+	case !sameDeclarations(a, b):
+		return tableDiff{Table: b, old: &Table{}, counts: a}.changes(
+			Change{Verb: Delete, Family: a.Family, Table: a.Name}, addTable(b))
+	}
+	return tableDiff{Table: b, old: a, counts: a}.changes()
+}
+
+func addTable(t *Table) Change {
+	return Change{Verb: Add, Family: t.Family, Table: t.Name, Comment: t.Comment}
+}
+
+// sameDeclarations reports whether a can become b without replacing the table:
+// whatever both have is declared alike.
+func sameDeclarations(a, b *Table) bool {
+	if a.Name != b.Name || a.Comment != b.Comment || len(a.Opaque) > 0 {
+		return false
+	}
+	for _, s := range a.Sets {
+		if n := b.Set(s.Name); n != nil && !s.sameDeclaration(n) {
+			return false
+		}
+	}
+	for _, c := range a.Chains {
+		if n := b.Chain(c.Name); n != nil && !c.sameDeclaration(n) {
+			return false
+		}
+	}
+	return true
+}
+
+// sameDeclaration compares all but the size, which is a limit and no meaning.
+func (s *Set) sameDeclaration(o *Set) bool {
+	return s.Opaque == "" && o.Opaque == "" &&
+		slices.Equal(s.Key, o.Key) && slices.Equal(s.Data, o.Data) &&
+		s.Verdict == o.Verdict && s.Interval == o.Interval && s.Counter == o.Counter
+}
+
+func (c *Chain) sameDeclaration(o *Chain) bool {
+	if c.Opaque != "" || o.Opaque != "" || (c.Hook == nil) != (o.Hook == nil) {
+		return false
+	}
+	return c.Hook == nil || *c.Hook == *o.Hook
+}
+
+// tableDiff turns old into Table.
+type tableDiff struct {
+	*Table
+	old    *Table
+	counts *Table // where counters are carried from; may be nil
+}
+
+// changes are appended to first. The order is what the kernel asks for: rules
+// let go of sets before these are deleted, chains exist before elements and
+// rules lead to them, and nothing leads to a chain that is deleted.
+func (d tableDiff) changes(first ...Change) []Change {
+	elements, remade := d.elements()
+	rules := d.rules(remade)
+	extra := d.extraChains()
+
+	out := first
+	for _, c := range d.Chains {
+		if old := d.old.Chain(c.Name); rules[c.Name] && old != nil && len(old.Rules) > 0 {
+			out = append(out, d.change(Flush, nil, c))
+		}
+	}
+	for _, c := range extra {
+		out = append(out, d.change(Flush, nil, c))
+	}
+	for _, s := range d.old.Sets {
+		if d.Set(s.Name) == nil || remade[s.Name] {
+			out = append(out, d.change(Delete, s, nil))
+		}
+	}
+	for _, s := range d.Sets {
+		if d.old.Set(s.Name) == nil || remade[s.Name] {
+			out = append(out, d.change(Add, s, nil))
+		}
+	}
+	for _, c := range d.Chains {
+		if d.old.Chain(c.Name) == nil {
+			out = append(out, d.change(Add, nil, c))
+		}
+	}
+	for _, c := range d.Chains {
+		if !rules[c.Name] {
+			continue
+		}
+		for _, r := range c.Rules {
+			ch := d.change(Add, nil, c)
+			ch.Rule = r
+			out = append(out, ch)
+		}
+	}
+	out = append(out, elements...)
+	for _, c := range extra {
+		out = append(out, d.change(Delete, nil, c))
+	}
+	return out
+}
+
+func (d tableDiff) change(v Verb, s *Set, c *Chain) Change {
+	return Change{Verb: v, Family: d.Family, Table: d.Name, Set: s, Chain: c}
+}
+
+// rules names the chains whose rules have to be written: those that differ and
+// those that hold on to a set that is made anew.
+func (d tableDiff) rules(remade map[string]bool) map[string]bool {
+	out := map[string]bool{}
+	for _, c := range d.Chains {
+		old := d.old.Chain(c.Name)
+		if old == nil || !sameRules(old.Rules, c.Rules, d.Family) || uses(c, remade) {
+			out[c.Name] = true
+		}
+	}
+	return out
+}
+
+func sameRules(a, b []Rule, f Family) bool {
+	return slices.EqualFunc(a, b, func(x, y Rule) bool { return x.Text(f) == y.Text(f) })
+}
+
+func uses(c *Chain, sets map[string]bool) bool {
+	return slices.ContainsFunc(c.Rules, func(r Rule) bool {
+		return slices.ContainsFunc(r, func(s Statement) bool {
+			switch s := s.(type) {
+			case Lookup:
+				return sets[s.Set]
+			case VMap:
+				return sets[s.Map]
+			case DNAT:
+				return sets[s.Map]
+			}
+			return false
+		})
+	})
+}
+
+func (d tableDiff) extraChains() []*Chain {
+	var out []*Chain
+	for _, c := range d.old.Chains {
+		if d.Chain(c.Name) == nil {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// elements gives the changes of elements, deletions first, and names the sets
+// that have to be made anew since they are too small.
+func (d tableDiff) elements() (changes []Change, remade map[string]bool) {
+	remade = map[string]bool{}
+	var adds []Change
+	for _, s := range d.Sets {
+		old := d.old.Set(s.Name)
+		if old == nil {
+			old = &Set{}
+		}
+		del, add := diffElements(old, s)
+		if !old.fits(len(add)) && d.old.Set(s.Name) != nil {
+			remade[s.Name] = true
+			del, add = nil, slices.Clone(s.Elements)
+		}
+		if d.counts != nil && s.Counter {
+			if from := d.counts.Set(s.Name); from != nil {
+				CarryCounters(s, countersOf(from, del, remade[s.Name] || from != old), add)
+			}
+		}
+		if len(del) > 0 {
+			changes = append(changes, Change{Verb: Delete, Family: d.Family, Table: d.Name, Set: s, Elements: del})
+		}
+		if len(add) > 0 {
+			adds = append(adds, Change{Verb: Add, Family: d.Family, Table: d.Name, Set: s, Elements: add})
+		}
+	}
+	return append(changes, adds...), remade
+}
+
+// countersOf chooses whose counts are carried on: those of all elements if the
+// set vanishes, else those of the deleted ones.
+func countersOf(from *Set, deleted []Element, all bool) []Element {
+	if all {
+		return from.Elements
+	}
+	return deleted
+}
+
+// fits reports whether n more elements can be added. The kernel counts the
+// deleted ones of a batch until it is committed.
+func (s *Set) fits(n int) bool {
+	return s.Size == 0 || uint64(len(s.Elements))+uint64(n) <= uint64(s.Size)
+}
+
+// SizeFor is the size that is declared for n elements: as much again, so that
+// all of them can be replaced in one batch.
+func SizeFor(n int) uint32 {
+	size := uint32(1024)
+	for uint64(size) < 2*uint64(n) {
+		size *= 2
+	}
+	return size
+}
+
+// diffElements gives what has to be deleted from a and added to it to get b.
+// An element that differs in anything but its key is in both lists, since the
+// kernel does not replace elements.
+func diffElements(a, b *Set) (del, add []Element) {
+	if len(a.Elements) == 0 {
+		return nil, slices.Clone(b.Elements)
+	}
+	old := make(map[Tuple]int, len(a.Elements))
+	for i := range a.Elements {
+		old[a.Elements[i].Key] = i
+	}
+	for i := range b.Elements {
+		e := &b.Elements[i]
+		j, ok := old[e.Key]
+		if ok && a.Elements[j].Same(e) {
+			delete(old, e.Key)
+			continue
+		}
+		add = append(add, *e)
+	}
+	for _, i := range slices.Sorted(maps.Values(old)) {
+		del = append(del, a.Elements[i])
+	}
+	return del, add
+}
+
+// Same reports whether both elements mean the same; counters do not matter.
+func (e *Element) Same(o *Element) bool {
+	return !e.Opaque && !o.Opaque && e.Key == o.Key && e.End == o.End && e.Data == o.Data &&
+		e.Verdict == o.Verdict && e.Comment == o.Comment
+}
+
+// CarryCounters adds the counts of elements that vanish to those which take
+// their place: the one with the same key, or, in a map that is keyed by slots,
+// one that has the same data behind the same frontend, since slots shift.
+func CarryCounters(s *Set, from, to []Element) {
+	type count struct{ packets, bytes uint64 }
+	counts := map[[2]Tuple]count{}
+	for i := range from {
+		if e := &from[i]; e.Packets > 0 || e.Bytes > 0 {
+			c := counts[s.identity(e)]
+			counts[s.identity(e)] = count{c.packets + e.Packets, c.bytes + e.Bytes}
+		}
+	}
+	if len(counts) == 0 {
+		return
+	}
+	for i := range to {
+		id := s.identity(&to[i])
+		c := counts[id]
+		to[i].Packets += c.packets
+		to[i].Bytes += c.bytes
+		delete(counts, id)
+	}
+}
+
+// Heirs gives those of the deleted elements whose counts CarryCounters would
+// carry on to the added ones.
+func (s *Set) Heirs(deleted, added []Element) []Element {
+	ids := make(map[[2]Tuple]bool, len(added))
+	for i := range added {
+		ids[s.identity(&added[i])] = true
+	}
+	var out []Element
+	for i := range deleted {
+		if ids[s.identity(&deleted[i])] {
+			out = append(out, deleted[i])
+		}
+	}
+	return out
+}
+
+// identity is what an element's counter belongs to.
+func (s *Set) identity(e *Element) [2]Tuple {
+	if n := len(s.Key); n > 0 && s.Key[n-1] == Slot && e.Key.Len() > 4 {
+		return [2]Tuple{e.Key.Prefix(e.Key.Len() - 4), e.Data}
+	}
+	return [2]Tuple{e.Key}
+}

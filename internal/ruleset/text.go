@@ -1,0 +1,356 @@
+package ruleset
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// String is the ruleset as nft text, canonical: sets, chains and elements are
+// sorted, one element per line. `nft -f` loads it. Counters that stand at zero
+// are left out, since nft starts them there.
+func (r *Ruleset) String() string {
+	var b strings.Builder
+	for i, t := range r.Tables {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		t.write(&b)
+	}
+	return b.String()
+}
+
+func (t *Table) write(b *strings.Builder) {
+	fmt.Fprintf(b, "table %s %s {\n", t.Family, t.Name)
+	if t.Comment != "" {
+		fmt.Fprintf(b, "\tcomment \"%s\"\n", t.Comment)
+	}
+	for _, o := range t.Opaque {
+		fmt.Fprintf(b, "\t# not understood: %q\n", o)
+	}
+	for _, s := range slices.SortedFunc(slices.Values(t.Sets), func(x, y *Set) int { return cmp.Compare(x.Name, y.Name) }) {
+		b.WriteByte('\n')
+		s.write(b, t.Family)
+	}
+	for _, c := range slices.SortedFunc(slices.Values(t.Chains), compareChains) {
+		b.WriteByte('\n')
+		c.write(b, t.Family)
+	}
+	b.WriteString("}\n")
+}
+
+// compareChains sorts regular chains before base chains, then by name, so that
+// the text reads from the small parts to the hooks that use them.
+func compareChains(x, y *Chain) int {
+	if (x.Hook == nil) != (y.Hook == nil) {
+		if x.Hook == nil {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(len(x.Name), len(y.Name)), cmp.Compare(x.Name, y.Name))
+}
+
+func (s *Set) kind() string {
+	if s.Verdict || len(s.Data) > 0 {
+		return "map"
+	}
+	return "set"
+}
+
+func (s *Set) write(b *strings.Builder, f Family) {
+	fmt.Fprintf(b, "\t%s %s {\n", s.kind(), s.Name)
+	for _, line := range s.declaration(f) {
+		fmt.Fprintf(b, "\t\t%s\n", line)
+	}
+	if len(s.Elements) > 0 {
+		b.WriteString("\t\telements = {\n")
+		var line []byte
+		for _, e := range s.sorted() {
+			line = append(line[:0], "\t\t\t"...)
+			line = e.append(line, f, s)
+			line = append(line, ",\n"...)
+			b.Write(line)
+		}
+		b.WriteString("\t\t}\n")
+	}
+	b.WriteString("\t}\n")
+}
+
+// declaration is what stands between the braces besides the elements.
+func (s *Set) declaration(f Family) []string {
+	word, typed := "type", func(t Type) string { return t.name(f) }
+	if slices.Contains(s.Key, Slot) { // a bare integer has no width, so nft takes it by typeof only
+		word, typed = "typeof", func(t Type) string { return t.sample(f) }
+	}
+	decl := word + " " + join(s.Key, typed)
+	switch {
+	case s.Verdict:
+		decl += " : verdict"
+	case len(s.Data) > 0:
+		decl += " : " + join(s.Data, typed)
+	}
+	lines := []string{decl}
+	if s.Size > 0 {
+		lines = append(lines, "size "+strconv.FormatUint(uint64(s.Size), 10))
+	}
+	if s.Interval {
+		lines = append(lines, "flags interval")
+	}
+	if s.Counter {
+		lines = append(lines, "counter")
+	}
+	if s.Opaque != "" {
+		lines = append(lines, fmt.Sprintf("# not understood: %q", s.Opaque))
+	}
+	return lines
+}
+
+func join[T any](list []T, text func(T) string) string {
+	words := make([]string, len(list))
+	for i, x := range list {
+		words[i] = text(x)
+	}
+	return strings.Join(words, " . ")
+}
+
+// name is the type's name in nft.
+func (t Type) name(f Family) string {
+	switch t {
+	case Addr:
+		if f == IPv6 {
+			return "ipv6_addr"
+		}
+		return "ipv4_addr"
+	case Proto:
+		return "inet_proto"
+	case Port:
+		return "inet_service"
+	case Slot:
+		return "integer"
+	}
+	return fmt.Sprintf("type-%d", uint8(t))
+}
+
+// sample is an expression of that type, for declarations by typeof.
+func (t Type) sample(f Family) string {
+	switch t {
+	case Addr:
+		return Operand{Field: Daddr}.text(f)
+	case Proto:
+		return Operand{Field: L4proto}.text(f)
+	case Port:
+		return Operand{Field: Dport}.text(f)
+	case Slot:
+		return Operand{Field: Random, Mod: SlotMod}.text(f)
+	}
+	return t.name(f)
+}
+
+func (s *Set) sorted() []*Element {
+	list := make([]*Element, len(s.Elements))
+	for i := range s.Elements {
+		list[i] = &s.Elements[i]
+	}
+	slices.SortFunc(list, func(x, y *Element) int { return x.Key.Compare(&y.Key) })
+	return list
+}
+
+// append appends the element as nft writes it inside the braces.
+func (e *Element) append(b []byte, f Family, s *Set) []byte {
+	b = e.Key.append(b, f, s.Key)
+	if !e.End.IsZero() && e.End != e.Key {
+		b = append(b, '-')
+		b = e.End.append(b, f, s.Key)
+	}
+	if e.Packets > 0 || e.Bytes > 0 {
+		b = fmt.Appendf(b, " counter packets %d bytes %d", e.Packets, e.Bytes)
+	}
+	if e.Comment != "" {
+		b = append(b, ` comment "`...)
+		b = append(b, e.Comment...)
+		b = append(b, '"')
+	}
+	if e.Opaque {
+		b = append(b, " /* not understood */"...)
+	}
+	switch {
+	case s.Verdict:
+		b = append(b, " : "...)
+		b = append(b, e.Verdict.text(f)...)
+	case len(s.Data) > 0:
+		b = append(b, " : "...)
+		b = e.Data.append(b, f, s.Data)
+	}
+	return b
+}
+
+// append appends the tuple's fields; a tuple that is too short for its types
+// is cut off.
+func (t *Tuple) append(b []byte, f Family, types []Type) []byte {
+	at := 0
+	for i, typ := range types {
+		if at+typ.Len(f) > t.Len() {
+			return append(b, "..."...)
+		}
+		if i > 0 {
+			b = append(b, " . "...)
+		}
+		switch typ {
+		case Addr:
+			b = t.AddrAt(at, f).AppendTo(b)
+		case Proto:
+			b = append(b, protoName(uint32(t.ProtoAt(at)))...)
+		case Port:
+			b = strconv.AppendUint(b, uint64(t.PortAt(at)), 10)
+		case Slot:
+			b = strconv.AppendUint(b, uint64(t.SlotAt(at)), 10)
+		}
+		at += typ.Len(f)
+	}
+	return b
+}
+
+func protoName(p uint32) string {
+	switch p {
+	case 6:
+		return "tcp"
+	case 17:
+		return "udp"
+	case 132:
+		return "sctp"
+	}
+	return strconv.FormatUint(uint64(p), 10)
+}
+
+func (c *Chain) write(b *strings.Builder, f Family) {
+	fmt.Fprintf(b, "\tchain %s {\n", c.Name)
+	if c.Hook != nil {
+		fmt.Fprintf(b, "\t\t%s\n", c.Hook)
+	}
+	if c.Opaque != "" {
+		fmt.Fprintf(b, "\t\t# not understood: %q\n", c.Opaque)
+	}
+	for _, r := range c.Rules {
+		fmt.Fprintf(b, "\t\t%s\n", r.Text(f))
+	}
+	b.WriteString("\t}\n")
+}
+
+// String is the hook's declaration in a chain.
+func (h *Hook) String() string {
+	return fmt.Sprintf("type nat hook %s priority %d; policy accept;", h.Num, h.Priority)
+}
+
+// String is nft's name of the hook.
+func (n HookNum) String() string {
+	names := [...]string{"prerouting", "input", "forward", "output", "postrouting"}
+	if int(n) < len(names) {
+		return names[n]
+	}
+	return fmt.Sprintf("hook-%d", uint32(n))
+}
+
+// Text is the rule in nft words, on one line.
+func (r Rule) Text(f Family) string {
+	words := make([]string, len(r))
+	for i, s := range r {
+		words[i] = s.text(f)
+	}
+	return strings.Join(words, " ")
+}
+
+func (o Operand) text(f Family) string {
+	switch o.Field {
+	case Saddr:
+		return f.String() + " saddr"
+	case Daddr:
+		return f.String() + " daddr"
+	case L4proto:
+		return "meta l4proto"
+	case Dport:
+		return "th dport"
+	case OrigDaddr:
+		return "ct original " + f.String() + " daddr"
+	case OrigDport:
+		return "ct original proto-dst"
+	case Random:
+		return "numgen random mod " + strconv.FormatUint(uint64(o.Mod), 10)
+	case CtStatus:
+		return "ct status"
+	case FibDaddr:
+		return "fib daddr type"
+	}
+	return fmt.Sprintf("field-%d", uint8(o.Field))
+}
+
+func key(ops []Operand, f Family) string {
+	return join(ops, func(o Operand) string { return o.text(f) })
+}
+
+func (m Match) text(f Family) string {
+	value := strconv.FormatUint(uint64(m.Value), 10)
+	switch {
+	case m.Field == L4proto:
+		value = protoName(m.Value)
+	case m.Field == FibDaddr && m.Value == FibLocal:
+		value = "local"
+	case m.Field == CtStatus && m.Value == StatusDNAT:
+		value = "dnat"
+	}
+	return Operand{Field: m.Field}.text(f) + " " + value
+}
+
+func (m MatchAddr) text(f Family) string {
+	op := " "
+	if m.Not {
+		op = " != "
+	}
+	return Operand{Field: m.Field}.text(f) + op + prefixText(m.Prefix)
+}
+
+// prefixText leaves out the length of a whole address, as nft does.
+func prefixText(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+func (l Lookup) text(f Family) string { return key(l.Key, f) + " @" + l.Set }
+
+func (v VMap) text(f Family) string { return key(v.Key, f) + " vmap @" + v.Map }
+
+func (d DNAT) text(f Family) string {
+	return "dnat " + f.String() + " to " + key(d.Key, f) + " map @" + d.Map
+}
+
+func (Masquerade) text(Family) string { return "masquerade" }
+
+func (r Reject) text(Family) string {
+	if r.Reset {
+		return "reject with tcp reset"
+	}
+	return "reject"
+}
+
+func (v Verdict) text(Family) string {
+	switch v.Kind {
+	case Accept:
+		return "accept"
+	case Drop:
+		return "drop"
+	case Return:
+		return "return"
+	case Jump:
+		return "jump " + v.Chain
+	case Goto:
+		return "goto " + v.Chain
+	}
+	return fmt.Sprintf("verdict-%d", uint8(v.Kind))
+}
+
+func (o Opaque) text(Family) string { return fmt.Sprintf("# not understood: %q", o.What) }

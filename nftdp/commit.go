@@ -1,0 +1,337 @@
+//go:build linux
+
+package nftdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// edit is what a caller wants to change.
+type edit struct {
+	whole  bool // set is all there shall be
+	set    []Service
+	remove []string
+}
+
+// staged is an edit, computed against what the kernel holds.
+type staged struct {
+	changes    []ruleset.Change
+	generation uint32
+	taken      claims // by all services that there will be
+	adopt      func() // makes it the Dataplane's state once it is committed
+}
+
+// attempts bounds how often a transaction is begun anew because others changed
+// the rules while it was computed.
+const attempts = 16
+
+// retry repeats f until the rules stay the same while it works.
+func (d *Dataplane) retry(ctx context.Context, f func() error) error {
+	for range attempts {
+		err := f()
+		if !errors.Is(err, kernel.ErrStale) && !errors.Is(err, kernel.ErrUnknown) {
+			return err
+		}
+		// The next attempt reads what there is: it may be what we sent.
+		d.synced = false
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return fmt.Errorf("%w: %d attempts: try again when there are fewer changes to the namespace's rules", ErrConflict, attempts)
+}
+
+// stage computes a plan without committing it.
+func (d *Dataplane) stage(ctx context.Context, e *edit) (plan *Plan, err error) {
+	err = d.retry(ctx, func() error {
+		st, undo, err := d.prepare(ctx, e)
+		if err != nil {
+			return err
+		}
+		undo()
+		plan = &Plan{st.changes}
+		return nil
+	})
+	return plan, err
+}
+
+// commit computes a plan and commits it.
+func (d *Dataplane) commit(ctx context.Context, e *edit) (plan *Plan, err error) {
+	var done []ruleset.Change // by attempts whose outcome got lost
+	err = d.retry(ctx, func() error {
+		st, undo, err := d.prepare(ctx, e)
+		if err != nil {
+			return err
+		}
+		generation, err := d.send(ctx, st)
+		if err != nil {
+			err = refused(err, st.taken)
+			undo()
+			return err
+		}
+		st.adopt()
+		d.synced, d.generation = true, generation
+		plan = &Plan{append(done, st.changes...)}
+		return nil
+	})
+	return plan, err
+}
+
+// send commits what is staged, in parts if it does not fit otherwise.
+func (d *Dataplane) send(ctx context.Context, st *staged) (uint32, error) {
+	generation, err := d.conn.Commit(ctx, st.generation, st.changes)
+	var big *kernel.TooBigError
+	if errors.As(err, &big) {
+		d.synced = false // until all parts are there
+		return d.sendParts(ctx, st, big)
+	}
+	return generation, err
+}
+
+// prepare validates an edit and stages it: against the state that we know the
+// kernel to be in, or else against what we read. The claims of the edit are
+// taken until undo is called.
+func (d *Dataplane) prepare(ctx context.Context, e *edit) (*staged, func(), error) {
+	if err := d.currentGeneration(ctx); err != nil {
+		return nil, nil, err
+	}
+	if d.synced {
+		return d.stageKnown(ctx, e)
+	}
+	return d.stageRead(ctx, e)
+}
+
+// currentGeneration notices when others have changed rules since our last
+// look.
+func (d *Dataplane) currentGeneration(ctx context.Context) error {
+	if !d.synced {
+		return nil
+	}
+	generation, err := d.conn.Generation(ctx)
+	d.synced = err == nil && generation == d.generation
+	return err
+}
+
+// stageKnown needs nothing of the kernel but the counters of what it replaces.
+func (d *Dataplane) stageKnown(ctx context.Context, e *edit) (*staged, func(), error) {
+	taken, undo, err := d.claim(e)
+	if err != nil {
+		return nil, nil, err
+	}
+	delta := d.state.Stage(lowerAll(e.set), e.gone(d.state))
+	if !delta.Fits() {
+		undo()
+		return d.stageRead(ctx, e)
+	}
+	st := &staged{changes: delta.Changes(), generation: d.generation, taken: taken}
+	if err := d.carryCounters(ctx, st.changes); err != nil {
+		undo()
+		return nil, nil, err
+	}
+	st.adopt = func() { delta.Commit(); d.taken = taken }
+	return st, undo, nil
+}
+
+// stageRead reads what the kernel holds and compares it with all that it is to
+// hold. An Update of a Dataplane that has not applied anything takes over what
+// is there.
+func (d *Dataplane) stageRead(ctx context.Context, e *edit) (*staged, func(), error) {
+	current, generation, err := d.read(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if d.state == nil {
+		d.takeOver(current)
+	}
+	taken, undo, err := d.claim(e)
+	if err != nil {
+		return nil, nil, err
+	}
+	next := d.state.With(lowerAll(e.set), e.gone(d.state))
+	st := &staged{changes: ruleset.Diff(current, next.Ruleset()), generation: generation, taken: taken}
+	next.SetSizes(current, st.changes)
+	st.adopt = func() { d.state, d.taken = next, taken }
+	return st, undo, nil
+}
+
+// takeOver makes the services that the kernel holds the state to start from.
+func (d *Dataplane) takeOver(current *ruleset.Ruleset) {
+	held := compile.Holds(current)
+	services := make([]*compile.Service, len(held))
+	d.taken = claims{}
+	for i := range held {
+		services[i] = held[i].Service()
+		d.taken.add(i, lift(services[i]))
+	}
+	d.state = compile.New(d.cfg, services)
+}
+
+// read reads our tables, which have to be ours.
+func (d *Dataplane) read(ctx context.Context) (*ruleset.Ruleset, uint32, error) {
+	r, generation, err := d.conn.Read(ctx, d.cfg.Table)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, t := range r.Tables {
+		if err := checkOwned(t); err != nil {
+			return nil, 0, err
+		}
+	}
+	return r, generation, nil
+}
+
+// claim validates the edit and takes its frontends in the index. With undo the
+// index is again what it was.
+func (d *Dataplane) claim(e *edit) (taken claims, undo func(), err error) {
+	if e.whole {
+		taken = make(claims, len(e.set))
+		return taken, func() {}, joinProblems(taken.admit(e.set))
+	}
+	former, err := d.former(e)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, s := range former {
+		d.taken.remove(s)
+	}
+	restore := func() {
+		for i, s := range former {
+			d.taken.add(i, s)
+		}
+	}
+	if problems := d.taken.admit(e.set); len(problems) > 0 {
+		restore()
+		return nil, nil, joinProblems(problems)
+	}
+	return d.taken, func() {
+		for i := range e.set {
+			d.taken.remove(&e.set[i])
+		}
+		restore()
+	}, nil
+}
+
+// former lists the services that an Update replaces or deletes.
+func (d *Dataplane) former(e *edit) ([]*Service, error) {
+	var out []*Service
+	var problems []*FieldError
+	take := func(name string) {
+		if s := d.state.Service(name); s != nil {
+			out = append(out, lift(s))
+		}
+	}
+	set := make(map[string]bool, len(e.set))
+	for i := range e.set {
+		if name := e.set[i].Name; !set[name] { // admit reports duplicates
+			set[name] = true
+			take(name)
+		}
+	}
+	deleted := make(map[string]bool, len(e.remove))
+	for _, name := range e.remove {
+		switch {
+		case set[name]:
+			problems = append(problems, &FieldError{Service: name, Field: "name", Reason: "is to be set and to be deleted: choose one"})
+		case !deleted[name]:
+			deleted[name] = true
+			take(name)
+		}
+	}
+	return out, joinProblems(problems)
+}
+
+// gone names the services of the state that the edit deletes.
+func (e *edit) gone(state *compile.State) []string {
+	if !e.whole {
+		return slices.Compact(slices.Sorted(slices.Values(e.remove)))
+	}
+	wanted := make(map[string]bool, len(e.set))
+	for i := range e.set {
+		wanted[e.set[i].Name] = true
+	}
+	var out []string
+	for name := range state.Names() {
+		if !wanted[name] {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// carryCounters gives elements that take the place of others their counts.
+func (d *Dataplane) carryCounters(ctx context.Context, changes []ruleset.Change) error {
+	type set struct {
+		family ruleset.Family
+		name   string
+	}
+	gone := map[set]*ruleset.Change{}
+	for i := range changes {
+		c := &changes[i]
+		if len(c.Elements) == 0 || !c.Set.Counter {
+			continue
+		}
+		at := set{c.Family, c.Set.Name}
+		if c.Verb == ruleset.Delete {
+			gone[at] = c
+			continue
+		}
+		old := gone[at]
+		if old == nil {
+			continue
+		}
+		from := c.Set.Heirs(old.Elements, c.Elements)
+		if err := d.conn.ReadCounters(ctx, old, from); err != nil {
+			return err
+		}
+		ruleset.CarryCounters(c.Set, from, c.Elements)
+	}
+	return nil
+}
+
+// refused makes the public error of what the kernel refused.
+func refused(err error, taken claims) error {
+	var r *kernel.RefusedError
+	if !errors.As(err, &r) {
+		return err
+	}
+	out := &ApplyError{Service: owner(r, taken), Change: r.Command(), Err: r.Errno}
+	if c := r.Change; c != nil && c.Chain != nil && c.Verb == ruleset.Add &&
+		(errors.Is(r.Errno, unix.ENOENT) || errors.Is(r.Errno, unix.EOPNOTSUPP)) {
+		// Tables, chains and sets that a rule needs are in the batch: what is
+		// missing is the expression or the type of the chain.
+		out.Err = fmt.Errorf("%w: %w", ErrNotSupported, r.Errno)
+	}
+	return out
+}
+
+// owner is the service that a refused element belongs to.
+func owner(r *kernel.RefusedError, taken claims) string {
+	if r.Change == nil || r.Element < 0 {
+		return ""
+	}
+	e := &r.Change.Elements[r.Element]
+	if e.Comment != "" {
+		return e.Comment
+	}
+	c, ok := claimOf(r.Change, e)
+	if !ok {
+		return ""
+	}
+	return taken[c]
+}
+
+// claimOf is the frontend that an element of the change is part of.
+func claimOf(c *ruleset.Change, e *ruleset.Element) (claim, bool) {
+	addr, proto, port, ok := compile.FrontendOf(compile.SetNamed(c.Set.Name), c.Family, e.Key)
+	return claim{addr: addr, port: port, proto: protocolOf(proto)}, ok
+}

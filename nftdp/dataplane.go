@@ -1,0 +1,210 @@
+//go:build linux
+
+package nftdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// Dataplane programs services into one network namespace. It starts nothing in
+// the background. All methods may be called concurrently; they take turns.
+type Dataplane struct {
+	cfg  compile.Config
+	conn *kernel.Conn
+	turn chan struct{} // held by the method that works
+
+	// state is what the kernel is to hold, nil before that is known. While
+	// synced is set, the kernel held just that at the generation.
+	state      *compile.State
+	taken      claims // by the services of state
+	synced     bool
+	generation uint32
+}
+
+// Change is a change of a few services.
+type Change struct {
+	Set    []Service // added, or in place of those with the same names
+	Delete []string  // names; unknown ones are ignored, names in Set refused
+}
+
+// Open opens the namespace for programming. netns.None() is the namespace of
+// the calling thread. The handle may be closed afterwards. The tables are not
+// touched yet; those that a former process left are adopted by the first Plan,
+// Apply or Update: what is right in them stays, with counters and connections.
+//
+// It fails with an error that matches fs.ErrPermission without CAP_NET_ADMIN
+// in the user namespace that owns the network namespace, with ErrNotSupported
+// on a kernel without nf_tables, with ErrNotOwned if a table of that name is
+// not ours, and with *FieldError for a wrong configuration.
+func (c Config) Open(ctx context.Context, ns netns.NsHandle) (*Dataplane, error) {
+	if err := joinProblems(c.problems()); err != nil {
+		return nil, err
+	}
+	conn, err := kernel.Dial(int(ns))
+	if err != nil {
+		return nil, explain(err)
+	}
+	d := &Dataplane{cfg: c.lower(), conn: conn, turn: make(chan struct{}, 1)}
+	if err := d.probe(ctx); err != nil {
+		return nil, errors.Join(explain(err), conn.Close())
+	}
+	return d, nil
+}
+
+// probe finds out whether the kernel listens to us and the tables are ours.
+func (d *Dataplane) probe(ctx context.Context) error {
+	if _, err := d.conn.Generation(ctx); err != nil {
+		return err
+	}
+	for _, f := range ruleset.Families {
+		t, err := d.conn.ReadTable(ctx, d.cfg.Table, f)
+		if err != nil {
+			return err
+		}
+		if t != nil {
+			if err := checkOwned(t); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func checkOwned(t *ruleset.Table) error {
+	switch {
+	case !compile.Owned(t):
+		return fmt.Errorf("table %s %s: %w: choose another Config.Table, or delete it", t.Family, t.Name, ErrNotOwned)
+	case t.Comment != compile.Schema:
+		return fmt.Errorf("table %s %s: %w: it has %q, this version writes %q: use the version that made it, or delete it",
+			t.Family, t.Name, ErrNotOwned, t.Comment, compile.Schema)
+	}
+	return nil
+}
+
+// explain adds to an error of the kernel what to do about it.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: CAP_NET_ADMIN is needed in the user namespace that owns the network namespace", err)
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("nf_tables (CONFIG_NF_TABLES): %w: %w", ErrNotSupported, err)
+	}
+	return err
+}
+
+// lock waits for the method that is at work.
+func (d *Dataplane) lock(ctx context.Context) error {
+	select {
+	case d.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if d.conn == nil {
+		d.unlock()
+		return ErrClosed
+	}
+	return nil
+}
+
+func (d *Dataplane) unlock() { <-d.turn }
+
+// Plan computes what Apply would change now, and changes nothing.
+func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error) {
+	return d.run(ctx, &edit{whole: true, set: services}, (*Dataplane).stage)
+}
+
+// Apply makes the kernel hold exactly these services, in one transaction over
+// both families, and returns what it changed: nothing if they are there
+// already. What is the same in both states is not touched, so established
+// connections, counters and balancing go on. Should the transaction not fit
+// into the socket's buffer (see Limits in the package documentation), it is
+// split, each service in one piece.
+//
+// Wrong services give the errors of Validate, and nothing is changed. A change
+// that the kernel refuses gives *ApplyError; ErrConflict says that others kept
+// changing the rules of the namespace meanwhile. In both cases the kernel
+// holds what it held before, or, if split, some services anew.
+func (d *Dataplane) Apply(ctx context.Context, services []Service) (*Plan, error) {
+	return d.run(ctx, &edit{whole: true, set: services}, (*Dataplane).commit)
+}
+
+// Update changes a few services and leaves all others as they are. What it
+// costs follows the size of the change, not the number of services, except
+// where others have changed rules in the namespace, or a map is full: then
+// everything is read once. Errors are those of Apply.
+func (d *Dataplane) Update(ctx context.Context, c Change) (*Plan, error) {
+	return d.run(ctx, &edit{set: c.Set, remove: c.Delete}, (*Dataplane).commit)
+}
+
+func (d *Dataplane) run(ctx context.Context, e *edit, do func(*Dataplane, context.Context, *edit) (*Plan, error)) (*Plan, error) {
+	if err := d.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer d.unlock()
+	return do(d, ctx, e)
+}
+
+// Inspect reads from the kernel which services it holds, with counters. They
+// are sorted by name.
+func (d *Dataplane) Inspect(ctx context.Context) ([]ServiceStatus, error) {
+	r, err := d.Ruleset(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.status(), nil
+}
+
+// Ruleset reads our tables from the kernel, with counters. Without tables it
+// is empty.
+func (d *Dataplane) Ruleset(ctx context.Context) (*Ruleset, error) {
+	if err := d.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer d.unlock()
+	r, _, err := d.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Ruleset{r}, nil
+}
+
+// Remove deletes both tables, and with them every service. Established
+// connections to services break, as the kernel stops translating them. The
+// Dataplane can be used again afterwards.
+func (d *Dataplane) Remove(ctx context.Context) error {
+	if err := d.lock(ctx); err != nil {
+		return err
+	}
+	defer d.unlock()
+	return d.retry(ctx, func() error {
+		r, generation, err := d.read(ctx)
+		if err != nil {
+			return err
+		}
+		d.state, d.synced = nil, false
+		_, err = d.conn.Commit(ctx, generation, ruleset.Diff(r, &ruleset.Ruleset{}))
+		return refused(err, nil)
+	})
+}
+
+// Close ends the use of the namespace. Everything stays programmed.
+func (d *Dataplane) Close() error {
+	d.turn <- struct{}{}
+	defer d.unlock()
+	if d.conn == nil {
+		return nil
+	}
+	err := d.conn.Close()
+	d.conn, d.state, d.taken = nil, nil, nil
+	return err
+}

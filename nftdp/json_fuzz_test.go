@@ -1,0 +1,55 @@
+package nftdp_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// FuzzServicesJSON decodes what a user may have written in a file. Whatever it
+// is, validation ends with an answer, and what is valid encodes to a text that
+// decodes to an equal and still valid value.
+func FuzzServicesJSON(f *testing.F) {
+	for _, seed := range []string{
+		`{}`,
+		`{"services":[{"name":"a"}]}`,
+		`{"config":{"table":"edge","nodeAddrs":["10.0.0.1/8"],"internal":["fd00::/64"]},"services":[` +
+			`{"name":"default/web:http","protocol":"TCP","frontends":[{"addr":"10.96.0.10","port":80},` +
+			`{"addr":"","port":30644,"noBackend":"drop"}],"backends":[{"addr":"10.8.0.1:8080"},` +
+			`{"addr":"[fd00::1]:8080","state":"draining"}]},` +
+			`{"name":"dns","protocol":"udp","frontends":[{"addr":"::","port":53},{"addr":"0.0.0.0","port":53}]}]}`,
+		`{"services":[{"name":"a","backends":[{"addr":"[::ffff:10.0.0.1]:80"},{"addr":"10.0.0.1:80"}]},{"name":"a"}]}`,
+		`{"services":[{"name":"\ud800 \u0000","frontends":[{"addr":"fe80::1%eth0","port":1},{"addr":"224.0.0.1"}]}]}`,
+		`{"config":{"table":"ip","nodeAddrs":["::ffff:1.2.3.4/96",""]},"services":[{"backends":[{"addr":""}]}]}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	type file struct {
+		Config   nftdp.Config    `json:"config"`
+		Services []nftdp.Service `json:"services"`
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var in file
+		if json.Unmarshal(text, &in) != nil || in.Config.Validate(in.Services) != nil {
+			return
+		}
+		again, err := json.Marshal(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out file
+		if err := json.Unmarshal(again, &out); err != nil {
+			t.Fatalf("%v in %s", err, again)
+		}
+		if diff := cmp.Diff(in, out, sameAddrs(), cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("decoded again (-want +got):\n%s", diff)
+		}
+		if err := out.Config.Validate(out.Services); err != nil {
+			t.Errorf("no longer valid: %v", err)
+		}
+	})
+}

@@ -1,0 +1,209 @@
+//go:build linux
+
+package nftdp
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/nfnl"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// sendParts commits what is too big for one batch as several. The fixed parts
+// come first, then the services, each whole, and at last what no service uses
+// any more. Stopped on the way, it leaves every service as it was or as it
+// shall be, and the next Apply goes on from there.
+func (d *Dataplane) sendParts(ctx context.Context, st *staged, big *kernel.TooBigError) (uint32, error) {
+	batches, err := split(st.changes, st.taken, big)
+	if err != nil {
+		return 0, err
+	}
+	generation := st.generation
+	for _, b := range batches {
+		if generation, err = d.conn.Commit(ctx, generation, b); err != nil {
+			return 0, err
+		}
+	}
+	return generation, nil
+}
+
+// part is changes that have to be in one batch.
+type part struct {
+	changes []ruleset.Change
+}
+
+// split distributes changes over batches that the socket takes.
+func split(changes []ruleset.Change, taken claims, big *kernel.TooBigError) ([][]ruleset.Change, error) {
+	// Half the limit leaves room for what the batches add around their parts.
+	chunk := big.Limit / 2
+	var first, last part
+	var loose []part
+	groups := newGroups(changes, taken)
+	gone := deletedChains(changes)
+	for i := range changes {
+		c := &changes[i]
+		switch {
+		case c.Chain != nil && gone[chainID{c.Family, c.Chain.Name}]:
+			last.changes = append(last.changes, *c)
+		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) < compile.Hairpin:
+			groups.add(c)
+		case len(c.Elements) > 0 && c.Verb == ruleset.Add:
+			loose = append(loose, chunks(c, chunk)...)
+		case len(c.Elements) > 0:
+			last.changes = append(last.changes, *c)
+		case c.Verb == ruleset.Delete: // a table or a set, whose services would be gone until the last batch
+			return nil, big
+		default:
+			first.changes = append(first.changes, *c)
+		}
+	}
+	parts := slices.Concat([]part{first}, loose, groups.parts())
+	for i := range last.changes {
+		parts = append(parts, chunks(&last.changes[i], chunk)...)
+	}
+	return pack(parts, big)
+}
+
+type chainID struct {
+	family ruleset.Family
+	name   string
+}
+
+// deletedChains are in use until the last service has let go of them.
+func deletedChains(changes []ruleset.Change) map[chainID]bool {
+	out := map[chainID]bool{}
+	for i := range changes {
+		if c := &changes[i]; c.Chain != nil && c.Verb == ruleset.Delete {
+			out[chainID{c.Family, c.Chain.Name}] = true
+		}
+	}
+	return out
+}
+
+// chunks cuts the elements of a change, which do not depend on each other.
+func chunks(c *ruleset.Change, limit int) []part {
+	const most = 128 // bytes of an element without owner
+	if len(c.Elements) == 0 {
+		return []part{{changes: []ruleset.Change{*c}}}
+	}
+	var out []part
+	for elements := range slices.Chunk(c.Elements, max(1, limit/most)) {
+		piece := *c
+		piece.Elements = elements
+		out = append(out, part{changes: []ruleset.Change{piece}})
+	}
+	return out
+}
+
+// pack joins parts to batches, each as full as it can be.
+func pack(parts []part, big *kernel.TooBigError) ([][]ruleset.Change, error) {
+	var out [][]ruleset.Change
+	room := 0
+	for _, p := range parts {
+		if len(p.changes) == 0 {
+			continue
+		}
+		size, err := encodedSize(p.changes)
+		switch {
+		case err != nil:
+			return nil, err
+		case size > big.Limit:
+			return nil, fmt.Errorf("one service by itself: %w", &kernel.TooBigError{Size: size, Limit: big.Limit})
+		case size > room:
+			out = append(out, nil)
+			room = big.Limit
+		}
+		room -= size
+		out[len(out)-1] = append(out[len(out)-1], p.changes...)
+	}
+	return out, nil
+}
+
+func encodedSize(changes []ruleset.Change) (int, error) {
+	b := nfnl.NewBatch(0, 0)
+	for i := range changes {
+		if err := b.Add(&changes[i]); err != nil {
+			return 0, err
+		}
+	}
+	return len(b.Finish()), nil
+}
+
+// groups sorts elements by service.
+type groups struct {
+	owner  map[claim]string // by the elements of the frontends maps
+	taken  claims
+	merged map[string]string // services that have to go together
+	order  []string
+	byName map[string][]ruleset.Change
+}
+
+// newGroups learns from the frontends whose elements are whose. Where one
+// service hands a frontend to another one, both belong together.
+func newGroups(changes []ruleset.Change, taken claims) *groups {
+	g := &groups{owner: map[claim]string{}, taken: taken, merged: map[string]string{}, byName: map[string][]ruleset.Change{}}
+	for i := range changes {
+		c := &changes[i]
+		for j := range c.Elements {
+			e := &c.Elements[j]
+			cl, ok := claimOf(c, e)
+			if !ok || !c.Set.Verdict {
+				continue
+			}
+			if other, ok := g.owner[cl]; ok && g.find(other) != g.find(e.Comment) {
+				g.merged[g.find(other)] = g.find(e.Comment)
+			}
+			g.owner[cl] = e.Comment
+		}
+	}
+	return g
+}
+
+func (g *groups) find(name string) string {
+	for {
+		next, ok := g.merged[name]
+		if !ok {
+			return name
+		}
+		name = next
+	}
+}
+
+// add sorts the elements of a change.
+func (g *groups) add(c *ruleset.Change) {
+	for i := range c.Elements {
+		cl, _ := claimOf(c, &c.Elements[i])
+		name, ok := g.owner[cl]
+		if !ok {
+			name = g.taken[cl]
+		}
+		name = g.find(name)
+		if _, ok := g.byName[name]; !ok {
+			g.order = append(g.order, name)
+		}
+		g.byName[name] = appendElement(g.byName[name], c, &c.Elements[i])
+	}
+}
+
+// appendElement adds an element to the last change if it is of the same kind.
+func appendElement(to []ruleset.Change, c *ruleset.Change, e *ruleset.Element) []ruleset.Change {
+	if n := len(to); n > 0 && to[n-1].Set == c.Set && to[n-1].Verb == c.Verb && to[n-1].Family == c.Family {
+		to[n-1].Elements = append(to[n-1].Elements, *e)
+		return to
+	}
+	next := *c
+	next.Elements = []ruleset.Element{*e}
+	return append(to, next)
+}
+
+func (g *groups) parts() []part {
+	out := make([]part, 0, len(g.order))
+	for _, name := range g.order {
+		out = append(out, part{changes: g.byName[name]})
+	}
+	return out
+}

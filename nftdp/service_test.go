@@ -1,0 +1,189 @@
+package nftdp_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// sameAddrs lets cmp look at addresses, which have unexported fields.
+func sameAddrs() cmp.Option {
+	return cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
+}
+
+func fullService() nftdp.Service {
+	return nftdp.Service{
+		Name:     `default/web:http é {};\`,
+		Protocol: nftdp.SCTP,
+		Frontends: []nftdp.Frontend{
+			{Addr: netip.MustParseAddr("10.96.0.10"), Port: 80, NoBackend: nftdp.Drop},
+		},
+		Backends: []nftdp.Backend{
+			{Addr: netip.MustParseAddrPort("[fd00::1]:8080"), State: nftdp.Down},
+		},
+	}
+}
+
+func TestServiceJSON(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		service nftdp.Service
+		want    string
+	}{
+		{
+			"every field", fullService(),
+			`{"name":"default/web:http é {};\\","protocol":"sctp",` +
+				`"frontends":[{"addr":"10.96.0.10","port":80,"noBackend":"drop"}],` +
+				`"backends":[{"addr":"[fd00::1]:8080","state":"down"}]}`,
+		},
+		{"zero", nftdp.Service{}, `{"name":""}`},
+		{
+			"zero values inside",
+			nftdp.Service{Name: "a", Frontends: make([]nftdp.Frontend, 1), Backends: make([]nftdp.Backend, 1)},
+			`{"name":"a","frontends":[{"port":0}],"backends":[{"addr":""}]}`,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) { roundTrip(t, c.service, c.want) })
+	}
+}
+
+func TestConfigJSON(t *testing.T) {
+	roundTrip(t, nftdp.Config{}, `{}`)
+	roundTrip(t, fullConfig(), `{"table":"edge","nodeAddrs":["192.168.0.0/24","fd00::/64"],"internal":["10.0.0.0/8"]}`)
+}
+
+func fullConfig() nftdp.Config {
+	return nftdp.Config{
+		Table:     "edge",
+		NodeAddrs: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24"), netip.MustParsePrefix("fd00::/64")},
+		Internal:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+	}
+}
+
+// roundTrip checks a value's JSON and that it decodes to an equal value.
+func roundTrip[T any](t *testing.T, value T, want string) {
+	t.Helper()
+	text, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, string(text)); diff != "" {
+		t.Errorf("JSON (-want +got):\n%s", diff)
+	}
+	var got T
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(value, got, sameAddrs()); diff != "" {
+		t.Errorf("decoded again (-want +got):\n%s", diff)
+	}
+}
+
+// TestRoundTripHasEveryField fails when a field is added to the model and the
+// values that the tests encode leave it at zero.
+func TestRoundTripHasEveryField(t *testing.T) {
+	s := fullService()
+	for _, v := range []any{s, s.Frontends[0], s.Backends[0], fullConfig()} {
+		for field, value := range reflect.ValueOf(v).Fields() {
+			if value.IsZero() {
+				t.Errorf("%T.%s is zero", v, field.Name)
+			}
+		}
+	}
+}
+
+// TestUnsetAddrInJSON shows the two ways to write a node-wide frontend.
+func TestUnsetAddrInJSON(t *testing.T) {
+	for _, text := range []string{`{"port":80}`, `{"addr":"","port":80}`} {
+		var got nftdp.Frontend
+		if err := json.Unmarshal([]byte(text), &got); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(nftdp.Frontend{Port: 80}, got, sameAddrs()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", text, diff)
+		}
+	}
+}
+
+// word is what Protocol, Action and State have in common.
+type word interface {
+	comparable
+	fmt.Stringer
+	MarshalText() ([]byte, error)
+}
+
+func TestWords(t *testing.T) {
+	testWords(t, nftdp.Protocol(9), "unknown protocol %s: want tcp, udp or sctp",
+		map[string]nftdp.Protocol{"tcp": nftdp.TCP, "udp": nftdp.UDP, "sctp": nftdp.SCTP})
+	testWords(t, nftdp.Action(9), "unknown action %s: want reject or drop",
+		map[string]nftdp.Action{"reject": nftdp.Reject, "drop": nftdp.Drop})
+	testWords(t, nftdp.State(9), "unknown state %s: want active, draining or down",
+		map[string]nftdp.State{"active": nftdp.Active, "draining": nftdp.Draining, "down": nftdp.Down})
+}
+
+// testWords checks every word of a type, and that refusal names them: with %s
+// in place of what was refused.
+func testWords[T word](t *testing.T, unknown T, refusal string, words map[string]T) {
+	t.Helper()
+	for text, value := range words {
+		if got := value.String(); got != text {
+			t.Errorf("String of %q is %q", text, got)
+		}
+		roundTrip(t, value, `"`+text+`"`)
+		decodes(t, text, value)
+		decodes(t, strings.ToUpper(text), value)
+	}
+	kind := strings.Fields(refusal)[1]
+	if got, want := unknown.String(), kind+"(9)"; got != want {
+		t.Errorf("String is %q, want %q", got, want)
+	}
+	if _, err := unknown.MarshalText(); fmt.Sprint(err) != fmt.Sprintf(refusal, "9") {
+		t.Errorf("marshal: %v", err)
+	}
+	// The last one has a long s, which Unicode takes for an s in other case.
+	for _, text := range []string{"", "0", " tcp", "drop ", "ſctp"} {
+		value := unknown
+		err := json.Unmarshal([]byte(`"`+text+`"`), &value)
+		if want := fmt.Sprintf(refusal, `"`+text+`"`); fmt.Sprint(err) != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+		if value != unknown {
+			t.Errorf("a refused %q became %v", text, value)
+		}
+	}
+}
+
+func decodes[T word](t *testing.T, text string, want T) {
+	t.Helper()
+	var got T
+	if err := json.Unmarshal([]byte(`"`+text+`"`), &got); err != nil || got != want {
+		t.Errorf("%q became %v, %v", text, got, err)
+	}
+}
+
+func ExampleConfig_Validate() {
+	services := []nftdp.Service{
+		{
+			Name:      "default/web:http",
+			Frontends: []nftdp.Frontend{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 80}, {Port: 30644}},
+			Backends:  []nftdp.Backend{{Addr: netip.MustParseAddrPort("127.0.0.1:8080")}},
+		},
+		{
+			Name:      "default/shop:http",
+			Frontends: []nftdp.Frontend{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 80}, {}},
+		},
+	}
+	fmt.Println(nftdp.Config{}.Validate(services))
+	// Output:
+	// service "default/web:http": backends[0].addr: 127.0.0.1 is a loopback address: give the unicast address at which the node reaches the backend
+	// service "default/shop:http": frontends[1].port: is 0: give a port from 1 to 65535
+	// service "default/shop:http": frontends[0]: tcp 10.96.0.10:80 is already a frontend of service "default/web:http"
+}

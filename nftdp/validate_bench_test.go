@@ -1,0 +1,88 @@
+package nftdp
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+)
+
+// TestValidServicesAllocateNothing guards the path that every service takes.
+func TestValidServicesAllocateNothing(t *testing.T) {
+	s := manyServices(1)[0]
+	for i := range 22 {
+		s.Backends = append(s.Backends, back(fmt.Sprintf("10.200.0.%d:80", i)))
+	}
+	taken := make(claims, 8)
+	allocs := testing.AllocsPerRun(100, func() {
+		if s.problems(0) != nil || taken.add(0, &s) != nil {
+			t.Fatal("the service is not valid")
+		}
+		taken.remove(&s)
+	})
+	if allocs != 0 {
+		t.Errorf("%v allocations, want none", allocs)
+	}
+}
+
+// manyServices makes n valid services of two frontends and ten backends.
+func manyServices(n int) []Service {
+	services := make([]Service, n)
+	for i := range services {
+		hi, lo := byte(i>>8), byte(i)
+		s := Service{
+			Name: fmt.Sprintf("default/service-%d:http", i),
+			Frontends: []Frontend{
+				{Addr: netip.AddrFrom4([4]byte{172, 30, hi, lo}), Port: 80},
+				{Port: uint16(i + 1)},
+			},
+		}
+		for j := range 10 {
+			addr := netip.AddrFrom4([4]byte{10, byte(j), hi, lo})
+			s.Backends = append(s.Backends, Backend{Addr: netip.AddrPortFrom(addr, 8080)})
+		}
+		services[i] = s
+	}
+	return services
+}
+
+func BenchmarkServiceProblems(b *testing.B) {
+	for _, n := range []int{10, 32, 33, 65535} {
+		s := manyServices(1)[0]
+		s.Backends = manyBackends(n, Active)
+		b.Run(fmt.Sprintf("backends=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if found := s.problems(0); found != nil {
+					b.Fatal(found[0])
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkClaims(b *testing.B) {
+	s := manyServices(1)[0]
+	taken := make(claims)
+	b.ReportAllocs()
+	for b.Loop() {
+		if found := taken.add(0, &s); found != nil {
+			b.Fatal(found[0])
+		}
+		taken.remove(&s)
+	}
+}
+
+func BenchmarkValidate(b *testing.B) {
+	for _, n := range []int{100, 1000, 10_000, 50_000} {
+		services := manyServices(n)
+		b.Run(fmt.Sprintf("services=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := (Config{}).Validate(services); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/service")
+		})
+	}
+}

@@ -1,0 +1,428 @@
+package nftdp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// front is a frontend such as "10.96.0.10:80", or node-wide such as ":80".
+func front(text string) Frontend {
+	if port, ok := strings.CutPrefix(text, ":"); ok {
+		return Frontend{Port: netip.MustParseAddrPort("0.0.0.0:" + port).Port()}
+	}
+	a := netip.MustParseAddrPort(text)
+	return Frontend{Addr: a.Addr(), Port: a.Port()}
+}
+
+func fronts(texts ...string) []Frontend {
+	var all []Frontend
+	for _, text := range texts {
+		all = append(all, front(text))
+	}
+	return all
+}
+
+func back(text string) Backend { return Backend{Addr: netip.MustParseAddrPort(text)} }
+
+func backs(texts ...string) []Backend {
+	var all []Backend
+	for _, text := range texts {
+		all = append(all, back(text))
+	}
+	return all
+}
+
+// manyBackends are n IPv4 backends of a state.
+func manyBackends(n int, state State) []Backend {
+	all := make([]Backend, n)
+	for i := range all {
+		addr := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		all[i] = Backend{Addr: netip.AddrPortFrom(addr, 80), State: state}
+	}
+	return all
+}
+
+func prefixes(texts ...string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range texts {
+		all = append(all, netip.MustParsePrefix(text))
+	}
+	return all
+}
+
+// fieldErrors takes apart what Validate returned.
+func fieldErrors(t *testing.T, err error) []FieldError {
+	t.Helper()
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		t.Fatalf("%T is not a joined error", err)
+	}
+	var all []FieldError
+	for _, one := range joined.Unwrap() {
+		var field *FieldError
+		if !errors.As(one, &field) {
+			t.Fatalf("%T is not a *FieldError: %v", one, one)
+		}
+		all = append(all, *field)
+	}
+	return all
+}
+
+type problemCase struct {
+	name     string
+	config   Config
+	services []Service
+	want     []FieldError
+}
+
+func problemCases() []problemCase {
+	return slices.Concat(
+		[]problemCase{everythingWrong()},
+		configCases(), nameCases(), frontendCases(), backendCases(), familyCases(), poolCases(), claimCases(),
+	)
+}
+
+// everythingWrong has at least one problem of every field.
+func everythingWrong() problemCase {
+	return problemCase{
+		name: "everything at once, in the order of the input",
+		config: Config{
+			Table:     "2nd",
+			NodeAddrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), {}},
+			Internal:  prefixes("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+		},
+		services: []Service{
+			{Name: "b", Frontends: fronts(":80", "10.96.0.10:80")},
+			{
+				Protocol: 9,
+				Frontends: []Frontend{
+					{Addr: netip.MustParseAddr("224.0.0.1"), NoBackend: 2},
+					front("10.96.0.10:80"),
+				},
+				Backends: []Backend{back("[::1]:80"), back("[fd00::1]:80"), {State: 7}},
+			},
+			{Name: "a\n", Frontends: fronts("10.96.0.11:80", ":80", "10.96.0.10:80")},
+			{Name: "b"},
+		},
+		want: []FieldError{
+			{"", "table", `"2nd" has '2' at byte 0: a letter is needed first, then letters, digits and any of "/_.-"`},
+			{"", "nodeAddrs[1]", `is missing: give an address and a length, as in "10.0.0.0/8"`},
+			{"", "internal[0]", "::ffff:10.0.0.0/104 is an IPv4-mapped prefix: write 10.0.0.0/8"},
+			{"services[1]", "name", "is empty: give every service a name of its own"},
+			{"services[1]", "protocol", "protocol(9) is unknown: use tcp, udp or sctp"},
+			{
+				"services[1]", "frontends[0].addr", "224.0.0.1 is a multicast address: " +
+					"give a unicast address that clients can reach, or none for all node addresses",
+			},
+			{"services[1]", "frontends[0].port", "is 0: give a port from 1 to 65535"},
+			{"services[1]", "frontends[0].noBackend", "action(2) is unknown: use reject or drop"},
+			{
+				"services[1]", "backends[0].addr", "::1 is a loopback address: " +
+					"give the unicast address at which the node reaches the backend",
+			},
+			{
+				"services[1]", "backends[1].addr", "[fd00::1]:80 is IPv6, but no frontend of the service is: " +
+					"add one, or remove the backend",
+			},
+			{"services[1]", "backends[2].addr", `is missing: give an address and a port, as in "10.0.0.1:8080"`},
+			{"services[1]", "backends[2].state", "state(7) is unknown: use active, draining or down"},
+			{
+				"a\n", "name", `has '\n' at byte 1: ` +
+					"only printable characters and spaces are possible, and no double quote",
+			},
+			{"a\n", "frontends[1]", `tcp node-wide port 80 is already a frontend of service "b"`},
+			{"a\n", "frontends[2]", `tcp 10.96.0.10:80 is already a frontend of service "b"`},
+			{"b", "name", "services[3] has the name of services[0]: choose another"},
+		},
+	}
+}
+
+func configCases() []problemCase {
+	const characters = `: a letter is needed first, then letters, digits and any of "/_.-"`
+	cases := []problemCase{
+		{name: "zero config"},
+		{
+			name: "config with all fields, host bits and repetitions",
+			config: Config{
+				Table:     "Lb/edge_1.a-b",
+				NodeAddrs: prefixes("192.168.0.7/24", "192.168.0.0/24", "::/0"),
+				Internal:  prefixes("10.0.0.0/8", "10.0.0.0/8", "fd00::1/64"),
+			},
+		},
+		{
+			name: "mapped prefixes",
+			config: Config{
+				NodeAddrs: prefixes("::ffff:0:0/96", "::ffff:1.2.3.4/64", "::/0"),
+				Internal:  prefixes("::ffff:1.2.3.4/128"),
+			},
+			want: []FieldError{
+				{"", "nodeAddrs[0]", "::ffff:0.0.0.0/96 is an IPv4-mapped prefix: write 0.0.0.0/0"},
+				{"", "nodeAddrs[1]", "::ffff:1.2.3.4/64 is an IPv4-mapped prefix: write it as an IPv4 prefix"},
+				{"", "internal[0]", "::ffff:1.2.3.4/128 is an IPv4-mapped prefix: write 1.2.3.4/32"},
+			},
+		},
+	}
+	tables := map[string]string{
+		"last":                   "",
+		"ips":                    "",
+		"IP":                     "",
+		strings.Repeat("x", 128): "",
+		strings.Repeat("x", 129): "has 129 bytes: at most 128 are possible",
+		"a b":                    `"a b" has ' ' at byte 1` + characters,
+		"_a":                     `"_a" has '_' at byte 0` + characters,
+		"é":                      `"é" has 'é' at byte 0` + characters,
+		"a\xff":                  `"a\xff" has '�' at byte 1` + characters,
+	}
+	for _, word := range []string{"accept", "ip", "ip6", "inet", "table", "set", "map", "gc-interval", "xt", "chains", "tunnels"} {
+		tables[word] = fmt.Sprintf("%q is a word of nft's language, so nft could not load its own listing: choose another name", word)
+	}
+	for table, reason := range tables {
+		c := problemCase{name: fmt.Sprintf("table %q", table), config: Config{Table: table}}
+		if reason != "" {
+			c.want = []FieldError{{"", "table", reason}}
+		}
+		cases = append(cases, c)
+	}
+	return cases
+}
+
+func nameCases() []problemCase {
+	const possible = ": only printable characters and spaces are possible, and no double quote"
+	cases := []problemCase{{
+		name:     "a long and wrong name is two problems",
+		services: []Service{{Name: strings.Repeat("x", 128) + "\t"}},
+		want: []FieldError{
+			{strings.Repeat("x", 128) + "\t", "name", "has 129 bytes: at most 128 fit into a comment"},
+			{strings.Repeat("x", 128) + "\t", "name", `has '\t' at byte 128` + possible},
+		},
+	}}
+	for name, reason := range map[string]string{
+		"default/web:http":                      "",
+		" a  b ":                                "",
+		` !#$%&'()*+,-./:;<=>?@[\]^_{|}~` + "`": "",
+		"日本語 é ß 😀":                             "",
+		"a\uFFFDb":                              "",
+		strings.Repeat("é", 64):                 "",
+		strings.Repeat("x", 129):                "has 129 bytes: at most 128 fit into a comment",
+		`a"b"`:                                  `has '"' at byte 1` + possible,
+		"é\x00":                                 `has '\x00' at byte 2` + possible,
+		"a\u200b":                               `has '\u200b' at byte 1` + possible,
+		"a\u202eb":                              `has '\u202e' at byte 1` + possible,
+		"a\u00a0b":                              `has '\u00a0' at byte 1` + possible,
+		"a\xffb\n":                              `has "\xff" at byte 1: it must be UTF-8`,
+		"a\xef":                                 `has "\xef" at byte 1: it must be UTF-8`,
+	} {
+		c := problemCase{name: fmt.Sprintf("name %q", name), services: []Service{{Name: name}}}
+		if reason != "" {
+			c.want = []FieldError{{name, "name", reason}}
+		}
+		cases = append(cases, c)
+	}
+	return cases
+}
+
+func frontendCases() []problemCase {
+	cases := []problemCase{}
+	const advice = ": give a unicast address that clients can reach, or none for all node addresses"
+	for text, reason := range map[string]string{
+		"10.96.0.10":       "",
+		"::ffff:10.96.0.1": "",
+		"fe80::1":          "",
+		"0.0.0.0":          "",
+		"::":               "",
+		"::ffff:0.0.0.0":   "",
+		"fe80::1%eth0":     "fe80::1%eth0 has a zone, which a rule can not carry" + advice,
+		"::1%lo":           "::1%lo has a zone, which a rule can not carry" + advice,
+		"127.8.0.1":        "127.8.0.1 is a loopback address" + advice,
+		"::1":              "::1 is a loopback address" + advice,
+		"::ffff:127.0.0.1": "::ffff:127.0.0.1 is a loopback address" + advice,
+		"224.0.0.251":      "224.0.0.251 is a multicast address" + advice,
+		"ff02::1":          "ff02::1 is a multicast address" + advice,
+		"::ffff:224.0.0.1": "::ffff:224.0.0.1 is a multicast address" + advice,
+		"255.255.255.255":  "255.255.255.255 is the broadcast address" + advice,
+	} {
+		cases = append(cases, problemCase{
+			name:     "frontend " + text,
+			services: []Service{{Name: "a", Frontends: []Frontend{{Addr: netip.MustParseAddr(text), Port: 80}}}},
+			want:     oneProblem("frontends[0].addr", reason),
+		})
+	}
+	return cases
+}
+
+func oneProblem(field, reason string) []FieldError {
+	if reason == "" {
+		return nil
+	}
+	return []FieldError{{"a", field, reason}}
+}
+
+func backendCases() []problemCase {
+	const advice = ": give the unicast address at which the node reaches the backend"
+	mappedZone := netip.MustParseAddr("::ffff:10.0.0.1").WithZone("eth0")
+	var cases []problemCase
+	for addr, reason := range map[netip.AddrPort]string{
+		netip.MustParseAddrPort("10.0.0.1:65535"):       "",
+		netip.MustParseAddrPort("[fd00::1]:1"):          "",
+		netip.MustParseAddrPort("[::ffff:10.0.0.1]:80"): "",
+		{}:                                             `is missing: give an address and a port, as in "10.0.0.1:8080"`,
+		netip.AddrPortFrom(netip.Addr{}, 1):            `is missing: give an address and a port, as in "10.0.0.1:8080"`,
+		netip.MustParseAddrPort("10.0.0.1:0"):          "10.0.0.1:0 has port 0: give a port from 1 to 65535",
+		netip.MustParseAddrPort("[fd00::1]:0"):         "[fd00::1]:0 has port 0: give a port from 1 to 65535",
+		netip.MustParseAddrPort("0.0.0.0:80"):          "0.0.0.0 is the unspecified address" + advice,
+		netip.MustParseAddrPort("[::]:80"):             ":: is the unspecified address" + advice,
+		netip.MustParseAddrPort("[::ffff:0.0.0.0]:80"): "::ffff:0.0.0.0 is the unspecified address" + advice,
+		netip.MustParseAddrPort("239.0.0.1:80"):        "239.0.0.1 is a multicast address" + advice,
+		netip.MustParseAddrPort("[ff0e::1]:80"):        "ff0e::1 is a multicast address" + advice,
+		netip.MustParseAddrPort("255.255.255.255:80"):  "255.255.255.255 is the broadcast address" + advice,
+		netip.MustParseAddrPort("127.0.0.1:80"):        "127.0.0.1 is a loopback address" + advice,
+		netip.MustParseAddrPort("[::1]:80"):            "::1 is a loopback address" + advice,
+		netip.MustParseAddrPort("[fe80::1%eth0]:80"):   "fe80::1%eth0 has a zone, which a rule can not carry" + advice,
+		netip.AddrPortFrom(mappedZone, 80):             mappedZone.String() + " has a zone, which a rule can not carry" + advice,
+	} {
+		cases = append(cases, problemCase{
+			name:     "backend " + addr.String(),
+			services: []Service{{Name: "a", Frontends: fronts(":80"), Backends: []Backend{{Addr: addr}}}},
+			want:     oneProblem("backends[0].addr", reason),
+		})
+	}
+	return cases
+}
+
+func familyCases() []problemCase {
+	both := backs("10.0.0.1:80", "[fd00::1]:80", "[::ffff:10.0.0.2]:80")
+	const advice = ", but no frontend of the service is: add one, or remove the backend"
+	v4 := []FieldError{
+		{"a", "backends[0].addr", "10.0.0.1:80 is IPv4" + advice},
+		{"a", "backends[2].addr", "[::ffff:10.0.0.2]:80 is IPv4" + advice},
+	}
+	v6 := []FieldError{{"a", "backends[1].addr", "[fd00::1]:80 is IPv6" + advice}}
+	var cases []problemCase
+	for _, c := range []struct {
+		fronts []string
+		want   []FieldError
+	}{
+		{nil, nil},
+		{[]string{":80"}, nil},
+		{[]string{"10.96.0.1:80", "[fd00:9::1]:80"}, nil},
+		{[]string{"0.0.0.0:80", "[::]:80"}, nil},
+		{[]string{"10.96.0.1:80"}, v6},
+		{[]string{"[::ffff:10.96.0.1]:80"}, v6},
+		{[]string{"0.0.0.0:80"}, v6},
+		{[]string{"[fd00:9::1]:80"}, v4},
+		{[]string{"[::]:80"}, v4},
+	} {
+		cases = append(cases, problemCase{
+			name:     fmt.Sprintf("families of %q", c.fronts),
+			services: []Service{{Name: "a", Frontends: fronts(c.fronts...), Backends: both}},
+			want:     c.want,
+		})
+	}
+	return append(cases, problemCase{
+		name: "an IPv4 frontend without an IPv4 backend is as without any",
+		services: []Service{{
+			Name: "a", Frontends: fronts("10.96.0.1:80", "[fd00:9::1]:80"), Backends: backs("[fd00::1]:80"),
+		}},
+	})
+}
+
+func poolCases() []problemCase {
+	mapped := backs("10.0.0.1:80", "10.0.0.1:81", "[::ffff:10.0.0.1]:80", "[fd00::1]:80", "10.0.0.1:80")
+	mapped[4].State = Down
+	duplicates := func(n int) []FieldError {
+		return []FieldError{
+			{"a", fmt.Sprintf("backends[%d].addr", n+2), fmt.Sprintf("[::ffff:10.0.0.1]:80 is backends[%d] already: remove one", n)},
+			{"a", fmt.Sprintf("backends[%d].addr", n+4), fmt.Sprintf("10.0.0.1:80 is backends[%d] already: remove one", n)},
+		}
+	}
+	others := backs()
+	for i := range 100 {
+		others = append(others, back(fmt.Sprintf("10.1.0.%d:80", i)))
+	}
+	full := slices.Concat(manyBackends(MaxBackends, Active), backs("[fd00::1]:80"))
+	drained := append(slices.Clone(full), Backend{Addr: netip.MustParseAddrPort("11.0.0.1:80"), State: Draining})
+	over := append(slices.Clone(full), back("[::ffff:11.0.0.1]:80"), back("11.0.0.2:80"))
+	return []problemCase{
+		{name: "duplicates of few", services: []Service{{Name: "a", Backends: mapped}}, want: duplicates(0)},
+		{
+			name:     "duplicates of many",
+			services: []Service{{Name: "a", Backends: slices.Concat(others, mapped)}},
+			want:     duplicates(100),
+		},
+		{
+			name:     "missing addresses are no duplicates",
+			services: []Service{{Name: "a", Backends: make([]Backend, 2)}},
+			want: []FieldError{
+				{"a", "backends[0].addr", `is missing: give an address and a port, as in "10.0.0.1:8080"`},
+				{"a", "backends[1].addr", `is missing: give an address and a port, as in "10.0.0.1:8080"`},
+			},
+		},
+		{name: "a full pool", services: []Service{{Name: "a", Backends: full}}},
+		{name: "a full pool and one draining", services: []Service{{Name: "a", Backends: drained}}},
+		{
+			name:     "too many for a pool",
+			services: []Service{{Name: "a", Backends: over}},
+			want:     []FieldError{{"a", "backends", "has 65537 active IPv4 backends: at most 65535 are possible"}},
+		},
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for _, c := range problemCases() {
+		t.Run(c.name, func(t *testing.T) {
+			got := fieldErrors(t, c.config.Validate(c.services))
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("problems (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestEveryFieldIsValidated fails when a field is added to the model and no
+// case above says what a wrong value of it is.
+func TestEveryFieldIsValidated(t *testing.T) {
+	index := regexp.MustCompile(`\[\d+\]`)
+	seen := make(map[string]bool)
+	for _, c := range problemCases() {
+		for _, p := range c.want {
+			field := index.ReplaceAllString(p.Field, "")
+			if p.Service == "" {
+				field = "config." + field
+			}
+			seen[field] = true
+		}
+	}
+	for prefix, typ := range map[string]reflect.Type{
+		"config.":    reflect.TypeFor[Config](),
+		"":           reflect.TypeFor[Service](),
+		"frontends.": reflect.TypeFor[Frontend](),
+		"backends.":  reflect.TypeFor[Backend](),
+	} {
+		for field := range typ.Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if !seen[prefix+name] {
+				t.Errorf("%v.%s: no case of TestValidate has a problem of %q", typ, field.Name, prefix+name)
+			}
+		}
+	}
+}
+
+func TestFieldErrorText(t *testing.T) {
+	err := Config{Table: "a b"}.Validate([]Service{{}})
+	want := `config: table: "a b" has ' ' at byte 1: a letter is needed first, then letters, digits and any of "/_.-"
+service "services[0]": name: is empty: give every service a name of its own`
+	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
+		t.Errorf("text (-want +got):\n%s", diff)
+	}
+}
