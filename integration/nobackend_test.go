@@ -5,6 +5,7 @@ package integration
 import (
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,59 +27,60 @@ func TestReject(t *testing.T) {
 	w := newWorld(t, nftdp.Config{}, 1)
 	serve(t, w.Node, 30644, "tcp", "udp", "sctp")
 	w.apply(t, withoutBackends(nftdp.Reject)...)
-	w.eachVictim(t, func(t *testing.T, p, service string, v victim, dst, frontend netip.AddrPort) {
-		before := w.frontend(t, service, frontend)
-		if before.NoBackend == nil || *before.NoBackend != nftdp.Reject {
-			t.Errorf("%v has NoBackend %v in the kernel, want %v", frontend, before.NoBackend, nftdp.Reject)
-		}
-		want := "refused"
-		if p != "tcp" && v.name == "local" {
-			want = "not permitted"
-		}
-		start := time.Now()
-		got := attempt(v.ns, p, dst, askTimeout)
-		latency := time.Since(start)
-		t.Logf("%s after %v", got, latency)
-		if got != want || latency > immediate {
-			t.Errorf("%s after %v, want %s at once", got, latency, want)
-		}
-		after := w.frontend(t, service, frontend)
-		if n := after.Counter.Packets - before.Counter.Packets; n != 1 {
-			t.Errorf("the frontend counted %d attempts, want 1", n)
-		}
-	})
+	for _, v := range w.victims() {
+		t.Run(v.name, func(t *testing.T) {
+			before := w.wantNoBackend(t, v, nftdp.Reject)
+			start := time.Now()
+			got := attempt(v.from, v.protocol, v.dst, askTimeout)
+			latency := time.Since(start)
+			t.Logf("%s after %v", got, latency)
+			if want := v.outcome("refused"); got != want || latency > immediate {
+				t.Errorf("%s after %v, want %s at once", got, latency, want)
+			}
+			after := w.wantNoBackend(t, v, nftdp.Reject)
+			if n := after.Packets - before.Packets; n != 1 {
+				t.Errorf("the frontend counted %d attempts, want 1", n)
+			}
+		})
+	}
 }
 
 // TestDrop: the same with Drop is silence (case 23, with NoBackend). That the
-// client sees its own timeout is half of the proof; the other half is that its
-// network stack received nothing.
+// clients run into their own timeouts is half of the proof; the other half is
+// that their network stacks received nothing. All wait at the same time.
 func TestDrop(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	serve(t, w.Node, 30644, "tcp", "udp", "sctp")
 	w.apply(t, withoutBackends(nftdp.Drop)...)
-	w.eachVictim(t, func(t *testing.T, p, service string, v victim, dst, frontend netip.AddrPort) {
-		want := "silence"
-		if p != "tcp" && v.name == "local" {
-			// The kernel tells a sender whose own datagram it drops.
-			want = "not permitted"
+	places := []*nstest.Namespace{w.Client, w.Backends[0], w.Node}
+	received := map[*nstest.Namespace]int{}
+	for _, ns := range places {
+		received[ns] = receivedSegments(t, ns)
+	}
+	victims := w.victims()
+	outcomes := make([]string, len(victims))
+	var waiting sync.WaitGroup
+	for i, v := range victims {
+		waiting.Go(func() { outcomes[i] = attempt(v.from, v.protocol, v.dst, silence) })
+	}
+	waiting.Wait()
+	for _, ns := range places {
+		if n := receivedSegments(t, ns) - received[ns]; n != 0 {
+			t.Errorf("%s received %d packets, want none", ns.Name, n)
 		}
-		before := w.frontend(t, service, frontend)
-		if before.NoBackend == nil || *before.NoBackend != nftdp.Drop {
-			t.Errorf("%v has NoBackend %v in the kernel, want %v", frontend, before.NoBackend, nftdp.Drop)
-		}
-		received := receivedSegments(t, v.ns)
-		if got := attempt(v.ns, p, dst, silence); got != want {
-			t.Errorf("%s, want %s", got, want)
-		}
-		if n := receivedSegments(t, v.ns) - received; n != 0 {
-			t.Errorf("%s received %d packets, want none", v.ns.Name, n)
-		}
-		after := w.frontend(t, service, frontend)
-		if n := after.Counter.Packets - before.Counter.Packets; n != 1 {
-			t.Errorf("the frontend counted %d attempts, want 1", n)
-		}
-	})
+	}
+	for i, v := range victims {
+		t.Run(v.name, func(t *testing.T) {
+			if want := v.outcome("silence"); outcomes[i] != want {
+				t.Errorf("%s, want %s", outcomes[i], want)
+			}
+			// Each of three clients tried; TCP may have tried again.
+			if n := w.wantNoBackend(t, v, nftdp.Drop).Packets; n < 3 {
+				t.Errorf("the frontend counted %d attempts, want 3", n)
+			}
+		})
+	}
 }
 
 // TestFamilyWithoutBackends: a service with frontends of both families and
@@ -141,33 +143,53 @@ func withoutBackends(action nftdp.Action) []nftdp.Service {
 	return all
 }
 
-// victim is a client whose connections are not taken.
+// victim is a connection that is not taken.
 type victim struct {
-	name string
-	ns   *nstest.Namespace
+	name          string
+	local         bool // a process on the node makes it
+	from          *nstest.Namespace
+	protocol      string // and the service's name
+	dst, frontend netip.AddrPort
 }
 
-// eachVictim runs a subtest for every protocol, family, frontend of
-// withoutBackends and client: one outside, one whose packets are forwarded to
-// an address that is not the node's, and a local process.
-func (w *world) eachVictim(t *testing.T, test func(
-	t *testing.T, protocol, service string, v victim, dst, frontend netip.AddrPort,
-),
-) {
-	t.Helper()
-	victims := []victim{{"outside", w.Client}, {"forwarded", w.Backends[0]}, {"local", w.Node}}
+// outcome is what comes of the connection, other than for what the kernel
+// tells the local sender of a datagram that it rejects or drops.
+func (v victim) outcome(others string) string {
+	if v.local && v.protocol != "tcp" {
+		return "not permitted"
+	}
+	return others
+}
+
+// victims are connections to every frontend of withoutBackends by a client
+// outside, one whose packets are forwarded, and a local process.
+func (w *world) victims() []victim {
+	var all []victim
 	for _, p := range protocols() {
 		for _, a := range nstest.Families() {
-			for _, v := range victims {
-				t.Run(fmt.Sprintf("%s/%s/nodeport/%s", p.name, a.Family, v.name), func(t *testing.T) {
-					frontend := netip.AddrPortFrom(a.Any().Addr(), 30644)
-					test(t, p.name, p.name, v, netip.AddrPortFrom(a.Node, 30644), frontend)
-				})
-				t.Run(fmt.Sprintf("%s/%s/clusterip/%s", p.name, a.Family, v.name), func(t *testing.T) {
-					dst := netip.AddrPortFrom(a.ClusterIP, 80)
-					test(t, p.name, p.name, v, dst, dst)
-				})
+			for _, from := range []*nstest.Namespace{w.Client, w.Backends[0], w.Node} {
+				v := victim{from: from, local: from == w.Node, protocol: p.name}
+				v.name = fmt.Sprintf("%s/%s/nodeport/%s", p.name, a.Family, from.Name)
+				v.dst = netip.AddrPortFrom(a.Node, 30644)
+				v.frontend = netip.AddrPortFrom(a.Any().Addr(), 30644)
+				all = append(all, v)
+				v.name = fmt.Sprintf("%s/%s/clusterip/%s", p.name, a.Family, from.Name)
+				v.dst = netip.AddrPortFrom(a.ClusterIP, 80)
+				v.frontend = v.dst
+				all = append(all, v)
 			}
 		}
 	}
+	return all
+}
+
+// wantNoBackend gives the counter of a frontend, which must be in the kernel
+// as one that takes the action.
+func (w *world) wantNoBackend(t *testing.T, v victim, action nftdp.Action) nftdp.Counter {
+	t.Helper()
+	f := w.frontend(t, v.protocol, v.frontend)
+	if f.NoBackend == nil || *f.NoBackend != action || len(f.Backends) != 0 {
+		t.Errorf("frontend in the kernel is %+v, want one with NoBackend %v", f, action)
+	}
+	return f.Counter
 }

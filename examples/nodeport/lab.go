@@ -19,6 +19,7 @@ type lab struct {
 	*nstest.Topology
 	out       io.Writer
 	addrs     nstest.Addrs
+	family    string // of nft: the one to show; empty: both
 	services  []nftdp.Service
 	dataplane *nftdp.Dataplane
 	names     map[netip.Addr]string // of the backends

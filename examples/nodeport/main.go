@@ -66,12 +66,13 @@ func run(o options) int {
 
 // demo builds the network, runs every part and takes the network down.
 func demo(ctx context.Context, w io.Writer, o options) (err error) {
-	addrs := nstest.IPv4()
+	addrs, family := nstest.IPv4(), "ip"
 	if o.ipv6 {
-		addrs = nstest.IPv6()
+		addrs, family = nstest.IPv6(), "ip6"
 	}
 	services := []nftdp.Service{webService(addrs)}
 	if o.file != "" {
+		family = ""
 		if services, err = readServices(o.file); err != nil {
 			return err
 		}
@@ -81,6 +82,7 @@ func demo(ctx context.Context, w io.Writer, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
+	l.family = family
 	if o.file != "" {
 		return inOrder(ctx, l.showNetwork, l.apply, l.showListeners, l.probeFrontends, l.showCounters, l.showRules)
 	}

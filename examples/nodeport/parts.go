@@ -116,15 +116,28 @@ func (l *lab) countsOf(f nftdp.FrontendStatus) string {
 	return strings.Join(words, ", ")
 }
 
-// showRules prints what the kernel holds, as nft would list it.
+// showRules prints what the kernel holds, as nft would list it. The built-in
+// service uses one family; the other's table is the same without elements.
 func (l *lab) showRules(ctx context.Context) error {
 	rules, err := l.dataplane.Ruleset(ctx)
 	if err != nil {
 		return err
 	}
+	text := rules.String()
+	if l.family != "" {
+		text = tableOf(text, l.family)
+	}
 	l.heading("The rules")
-	_, err = fmt.Fprint(l.out, rules)
+	_, err = fmt.Fprint(l.out, text)
 	return err
+}
+
+// tableOf cuts the table of one family out of a ruleset's text.
+func tableOf(text, family string) string {
+	const end = "\n}\n"
+	_, table, _ := strings.Cut(text, "table "+family+" ")
+	table, _, _ = strings.Cut(table, end)
+	return "table " + family + " " + table + end
 }
 
 // round keeps two or three digits.

@@ -27,7 +27,7 @@ type setDelta struct {
 // deleting those named; a name is in one of the lists only. The State stays as
 // it is until Commit.
 func (s *State) Stage(set []*Service, remove []string) *Delta {
-	d := &Delta{state: s, shared: newShared()}
+	d := &Delta{state: s, shared: newShared([2]int{})}
 	for _, name := range remove {
 		if old := s.services[name]; old != nil {
 			d.delete = append(d.delete, name)
@@ -59,15 +59,15 @@ type (
 	removing Delta
 )
 
-func (d *adding) element(f int, id SetID, e *ruleset.Element) {
-	d.sets[f][id].add = append(d.sets[f][id].add, *e)
+func (d *adding) element(f int, id SetID, e ruleset.Element) {
+	d.sets[f][id].add = append(d.sets[f][id].add, e)
 }
 func (d *adding) class(f int, c class)          { d.shared.classes[f][c]++ }
 func (d *adding) hairpin(f int, a netip.Addr)   { d.shared.hairpins[f][a]++ }
 func (d *removing) class(f int, c class)        { d.shared.classes[f][c]-- }
 func (d *removing) hairpin(f int, a netip.Addr) { d.shared.hairpins[f][a]-- }
-func (d *removing) element(f int, id SetID, e *ruleset.Element) {
-	d.sets[f][id].del = append(d.sets[f][id].del, *e)
+func (d *removing) element(f int, id SetID, e ruleset.Element) {
+	d.sets[f][id].del = append(d.sets[f][id].del, e)
 }
 
 // stageHairpins finds the addresses that come into use or fall out of it.

@@ -67,7 +67,7 @@ func (c class) chain() *ruleset.Chain {
 
 // sink takes what a service is made of.
 type sink interface {
-	element(family int, id SetID, e *ruleset.Element)
+	element(family int, id SetID, e ruleset.Element)
 	class(family int, c class)        // a use of the class
 	hairpin(family int, a netip.Addr) // a use of the backend's address
 }
@@ -103,22 +103,22 @@ func (s *Service) emitFrontend(f *Frontend, to sink) {
 	}
 	key = key.Proto(s.Proto).Port(f.Port)
 
-	to.element(family, frontends, &ruleset.Element{Key: key, Verdict: f.verdict(c), Comment: s.Name})
+	to.element(family, frontends, ruleset.Element{Key: key, Verdict: f.verdict(c), Comment: s.Name})
 	if c.size == 0 {
 		return
 	}
 	to.class(family, c)
 	if !c.node {
-		to.element(family, Masq, &ruleset.Element{Key: key})
+		to.element(family, Masq, ruleset.Element{Key: key})
 	}
 	var last netip.Addr
 	for slot, b := range pool {
-		to.element(family, backends, &ruleset.Element{
+		to.element(family, backends, ruleset.Element{
 			Key: key.Slot(uint32(slot)), Data: ruleset.Tuple{}.Addr(b.Addr()).Port(b.Port()),
 		})
 		if c.node && b.Addr() != last {
 			last = b.Addr()
-			to.element(family, NodeMasq, &ruleset.Element{Key: key.Addr(last)})
+			to.element(family, NodeMasq, ruleset.Element{Key: key.Addr(last)})
 		}
 	}
 }

@@ -26,11 +26,12 @@ type shared struct {
 	hairpins [2]map[netip.Addr]int
 }
 
-func newShared() shared {
+// newShared has room for that many backends of each family.
+func newShared(backends [2]int) shared {
 	var s shared
 	for i := range s.classes {
 		s.classes[i] = map[class]int{}
-		s.hairpins[i] = map[netip.Addr]int{}
+		s.hairpins[i] = make(map[netip.Addr]int, backends[i])
 	}
 	return s
 }
@@ -38,7 +39,13 @@ func newShared() shared {
 // New makes the state with these services, whose names differ. They are not
 // changed afterwards.
 func New(cfg Config, services []*Service) *State {
-	s := &State{cfg: cfg, services: make(map[string]*Service, len(services)), shared: newShared()}
+	var backends [2]int
+	for _, svc := range services {
+		for i := range svc.Backends {
+			backends[i] += len(svc.Backends[i])
+		}
+	}
+	s := &State{cfg: cfg, services: make(map[string]*Service, len(services)), shared: newShared(backends)}
 	for _, svc := range services {
 		s.services[svc.Name] = svc
 		svc.emit((*counting)(s))
@@ -62,8 +69,8 @@ func (s *State) With(set []*Service, remove []string) *State {
 // counting adds a service to the state's counts.
 type counting State
 
-func (s *counting) element(f int, id SetID, _ *ruleset.Element) { s.elements[f][id]++ }
-func (s *counting) class(f int, c class)                        { s.shared.classes[f][c]++ }
+func (s *counting) element(f int, id SetID, _ ruleset.Element) { s.elements[f][id]++ }
+func (s *counting) class(f int, c class)                       { s.shared.classes[f][c]++ }
 func (s *counting) hairpin(f int, a netip.Addr) {
 	if s.shared.hairpins[f][a]++; s.shared.hairpins[f][a] == 1 {
 		s.elements[f][Hairpin]++
@@ -94,26 +101,38 @@ func (s *State) Ruleset() *ruleset.Ruleset {
 		for _, c := range sortedClasses(s.shared.classes[i]) {
 			t.Chains = append(t.Chains, c.chain())
 		}
-		for _, a := range slices.SortedFunc(maps.Keys(s.shared.hairpins[i]), netip.Addr.Compare) {
-			t.Sets[Hairpin].Elements = append(t.Sets[Hairpin].Elements, hairpinElement(a))
-		}
 		out.Tables = append(out.Tables, t)
 	}
+	fill := &filling{Ruleset: out, uses: &s.shared, seen: map[netip.Addr]bool{}}
 	for _, svc := range s.Services() {
-		svc.emit((*filling)(out))
+		svc.emit(fill)
 	}
 	return out
 }
 
 // filling puts a service's elements into a ruleset.
-type filling ruleset.Ruleset
-
-func (r *filling) element(f int, id SetID, e *ruleset.Element) {
-	s := r.Tables[f].Sets[id]
-	s.Elements = append(s.Elements, *e)
+type filling struct {
+	*ruleset.Ruleset
+	uses *shared
+	seen map[netip.Addr]bool // of the addresses that several services use
 }
-func (*filling) class(int, class)        {}
-func (*filling) hairpin(int, netip.Addr) {}
+
+func (r *filling) element(f int, id SetID, e ruleset.Element) {
+	s := r.Tables[f].Sets[id]
+	s.Elements = append(s.Elements, e)
+}
+
+func (*filling) class(int, class) {}
+
+func (r *filling) hairpin(f int, a netip.Addr) {
+	if r.uses.hairpins[f][a] > 1 {
+		if r.seen[a] {
+			return
+		}
+		r.seen[a] = true
+	}
+	r.element(f, Hairpin, hairpinElement(a))
+}
 
 func hairpinElement(a netip.Addr) ruleset.Element {
 	return ruleset.Element{Key: ruleset.Tuple{}.Addr(a).Addr(a)}

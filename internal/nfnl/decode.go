@@ -5,6 +5,7 @@ package nfnl
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -16,7 +17,8 @@ import (
 // What that value can not express makes it opaque, and with that different
 // from everything we compile, so that nothing foreign passes for ours. That
 // holds for attributes of kernels to come as well. What only decorates is
-// left out: handles, use counts, and the user data of sets, chains and rules.
+// left out: handles, use counts, numbers that hold within one batch, and the
+// user data of sets, chains and rules.
 //
 // A message here begins with struct nfgenmsg, after the netlink header.
 
@@ -98,10 +100,8 @@ func ownerError(family ruleset.Family, err error, names ...string) (what string,
 	if what, bad = opaqueText(err); bad != nil {
 		return "", bad
 	}
-	for _, name := range names {
-		if name == "" {
-			return "", errors.New("no name")
-		}
+	if slices.Contains(names, "") {
+		return "", errors.New("no name")
 	}
 	if what == "" && family != ruleset.IPv4 && family != ruleset.IPv6 {
 		// NFPROTO_INET and others have tables of their own.

@@ -66,8 +66,7 @@ func (u unknown) Error() string { return string(u) }
 // opaqueText splits an error into what makes an object opaque and what means
 // that its bytes are malformed.
 func opaqueText(err error) (string, error) {
-	var u unknown
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[unknown](err); ok {
 		return string(u), nil
 	}
 	return "", err

@@ -61,8 +61,8 @@ func loadDaddr(reg uint32) []byte { return loadPayload(reg, unix.NFT_PAYLOAD_NET
 
 func loadDport(reg uint32) []byte { return loadPayload(reg, unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2) }
 
-func loadStatus(reg uint32) []byte {
-	return expression("ct", attr(unix.NFTA_CT_DREG, num(reg)), attr(unix.NFTA_CT_KEY, num(unix.NFT_CT_STATUS)))
+func loadStatus() []byte {
+	return expression("ct", attr(unix.NFTA_CT_DREG, num(unix.NFT_REG_1)), attr(unix.NFTA_CT_KEY, num(unix.NFT_CT_STATUS)))
 }
 
 func loadRandom(reg, mod uint32) []byte {
@@ -121,19 +121,25 @@ func TestDecodeRuleBytes(t *testing.T) {
 		"no expressions":           {nil, nil},
 		"names of one register":    {[][]byte{loadL4proto(8), compare(1, eq, tcp)}, ruleset.Rule{isTCP}},
 		"a value used twice":       {[][]byte{loadL4proto(8), compare(8, eq, tcp), lookUp("protos", 1)}, ruleset.Rule{isTCP, ruleset.Lookup{Key: ops(ruleset.L4proto), Set: "protos"}}},
-		"bit in another register":  {[][]byte{loadStatus(1), and(1, 20, dnatBit), compare(20, neq, 0, 0, 0, 0)}, ruleset.Rule{equals(ruleset.CtStatus, ruleset.StatusDNAT)}},
-		"bit compared with itself": {[][]byte{loadStatus(1), and(1, 1, dnatBit), compare(1, eq, dnatBit...)}, ruleset.Rule{equals(ruleset.CtStatus, ruleset.StatusDNAT)}},
-		"masked single bytes": {[][]byte{loadPayload(1, 1, 16, 2), and(1, 1, []byte{0xff, 0xf0}), compare(1, eq, 172, 16)},
-			ruleset.Rule{ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: netip.MustParsePrefix("172.16.0.0/12")}}},
+		"bit in another register":  {[][]byte{loadStatus(), and(1, 20, dnatBit), compare(20, neq, 0, 0, 0, 0)}, ruleset.Rule{equals(ruleset.CtStatus, ruleset.StatusDNAT)}},
+		"bit compared with itself": {[][]byte{loadStatus(), and(1, 1, dnatBit), compare(1, eq, dnatBit...)}, ruleset.Rule{equals(ruleset.CtStatus, ruleset.StatusDNAT)}},
+		"masked single bytes": {
+			[][]byte{loadPayload(1, 1, 16, 2), and(1, 1, []byte{0xff, 0xf0}), compare(1, eq, 172, 16)},
+			ruleset.Rule{ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: netip.MustParsePrefix("172.16.0.0/12")}},
+		},
 		"dnat": {[][]byte{loadDaddr(8), loadDport(9), lookUp("map", 8, into(12)), dnatTo(12, 13)}, ruleset.Rule{dnat}},
-		"match between load and use": {[][]byte{loadDaddr(8), loadL4proto(10), compare(10, eq, tcp), loadDport(9), lookUp("map", 8, into(12)), dnatTo(12, 13)},
-			ruleset.Rule{isTCP, dnat}},
+		"match between load and use": {
+			[][]byte{loadDaddr(8), loadL4proto(10), compare(10, eq, tcp), loadDport(9), lookUp("map", 8, into(12)), dnatTo(12, 13)},
+			ruleset.Rule{isTCP, dnat},
+		},
 
 		"unused load":                  {[][]byte{loadL4proto(1), dropped}, opaqueRule("immediate: value that is loaded and not used before it")},
 		"unused load at the end":       {[][]byte{dropped, loadL4proto(1)}, opaqueRule("value that is loaded and not used")},
 		"verdict between load and use": {[][]byte{loadL4proto(1), dropped, compare(1, eq, tcp)}, opaqueRule("immediate: value that is loaded and not used before it")},
-		"statement between map and dnat": {[][]byte{loadDaddr(8), loadDport(9), lookUp("map", 8, into(12)), dropped, dnatTo(12, 13)},
-			opaqueRule("immediate: value that is loaded and not used before it")},
+		"statement between map and dnat": {
+			[][]byte{loadDaddr(8), loadDport(9), lookUp("map", 8, into(12)), dropped, dnatTo(12, 13)},
+			opaqueRule("immediate: value that is loaded and not used before it"),
+		},
 		"unused data of a map":       {[][]byte{loadDport(8), lookUp("ports", 8, into(8))}, opaqueRule("value that is loaded and not used")},
 		"random number used twice":   {[][]byte{loadRandom(8, 3), lookUp("slots", 8, into(12)), dnatTo(12, 13), lookUp("slots", 8, into(12)), dnatTo(12, 13)}, opaqueRule("lookup: part of a value")},
 		"address and port of two":    {[][]byte{loadDaddr(8), loadDport(9), lookUp("map", 8, into(12)), lookUp("map", 8, into(14)), dnatTo(12, 15)}, opaqueRule("nat: not from a map")},
@@ -150,8 +156,8 @@ func TestDecodeRuleBytes(t *testing.T) {
 		"second half of a value":     {[][]byte{loadDaddr(8), loadDport(9), lookUp("map", 8, into(12)), compare(13, eq, 0, 80)}, opaqueRule("cmp: part of a value")},
 		"comparison of a part":       {[][]byte{loadDaddr(8), compare(8, eq, 10)}, opaqueRule("cmp: part of a value")},
 		"mask twice":                 {[][]byte{loadDaddr(8), and(8, 8, []byte{0xff, 0, 0, 0}), and(8, 8, []byte{0xff, 0, 0, 0})}, opaqueRule("bitwise: operand")},
-		"two bits":                   {[][]byte{loadStatus(1), and(1, 1, host(0x30)), compare(1, neq, 0, 0, 0, 0)}, opaqueRule("cmp: operation")},
-		"one bit against another":    {[][]byte{loadStatus(1), and(1, 1, dnatBit), compare(1, eq, host(0x10)...)}, opaqueRule("cmp: operation")},
+		"two bits":                   {[][]byte{loadStatus(), and(1, 1, host(0x30)), compare(1, neq, 0, 0, 0, 0)}, opaqueRule("cmp: operation")},
+		"one bit against another":    {[][]byte{loadStatus(), and(1, 1, dnatBit), compare(1, eq, host(0x10)...)}, opaqueRule("cmp: operation")},
 		"no such set":                {[][]byte{loadDaddr(8), lookUp("gone", 8)}, opaqueRule("lookup: set gone")},
 		"payload with a checksum":    {[][]byte{loadPayload(8, 1, 16, 4, attr(unix.NFTA_PAYLOAD_CSUM_TYPE, num(0)))}, opaqueRule("payload: attribute 6")},
 		"attribute of a new kernel":  {[][]byte{loadPayload(8, 1, 16, 4, attr(77, num(0)))}, opaqueRule("payload: attribute 77")},

@@ -7,8 +7,6 @@ const (
 	nftaTableHandle   = 4
 	nftaTableUserdata = 6
 
-	nftaHookDevs = 4
-
 	nftaChainFlags    = 10
 	nftaChainUserdata = 12
 

@@ -30,17 +30,24 @@ var update = flag.Bool("update", false, "write the dumps in testdata anew, with 
 // dump is a row of netlink messages as the kernel sent them.
 type dump []netlink.Message
 
-// eachDump runs a test with the kept dump of a ruleset and with a fresh one.
-func eachDump(t *testing.T, name, script string, test func(*testing.T, dump)) {
-	t.Helper()
-	t.Run("live", func(t *testing.T) {
+// source is where a dump comes from.
+type source struct {
+	name string
+	dump func(*testing.T) dump
+}
+
+// sources are the fresh dump of a ruleset and the kept one.
+func sources(name, script string) []source {
+	live := func(t *testing.T) dump {
+		t.Helper()
 		d := liveDump(t, script)
 		if *update {
 			d.write(t, name)
 		}
-		test(t, d)
-	})
-	t.Run("kept", func(t *testing.T) { test(t, keptDump(t, name)) })
+		return d
+	}
+	kept := func(t *testing.T) dump { t.Helper(); return keptDump(t, name) }
+	return []source{{"live", live}, {"kept", kept}}
 }
 
 // liveDump loads a ruleset in a namespace of its own and dumps it.

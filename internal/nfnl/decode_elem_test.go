@@ -6,8 +6,9 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/nftdp/go-nftdp/internal/ruleset"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 // backendMessages are n elements of a map of backends, in messages of the

@@ -70,8 +70,10 @@ func FuzzDecodeSet(f *testing.F) {
 
 func FuzzDecodeRule(f *testing.F) {
 	seed(f, unix.NFT_MSG_NEWRULE)
-	tables := []*ruleset.Table{nil, syntheticTable(), ourTable(ruleset.IPv4, "10.9.0.", "10.8.%.2", "127.0.0.0/8"),
-		ourTable(ruleset.IPv6, "fd00:9::", "fd00:8::%:2", "::1/128")}
+	tables := []*ruleset.Table{
+		nil, syntheticTable(), ourTable(ruleset.IPv4, "10.9.0.", "10.8.%.2", "127.0.0.0/8"),
+		ourTable(ruleset.IPv6, "fd00:9::", "fd00:8::%:2", "::1/128"),
+	}
 	for _, t := range tables[2:] {
 		t.Name = "rules"
 	}

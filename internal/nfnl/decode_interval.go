@@ -110,6 +110,7 @@ func unpadded(t ruleset.Type, u *ruleset.Tuple) []byte {
 		return b[:min(1, len(b))]
 	case ruleset.Port:
 		return b[:min(2, len(b))]
+	default:
+		return b
 	}
-	return b
 }

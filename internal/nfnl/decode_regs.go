@@ -129,8 +129,9 @@ func operandType(f ruleset.Field) ruleset.Type {
 		return ruleset.Port
 	case ruleset.Random:
 		return ruleset.Slot
+	default:
+		return 0
 	}
-	return 0
 }
 
 // operandSize is the size of a whole field in bytes.

@@ -104,7 +104,7 @@ func (r *ruleRun) named(name string, data []byte) error {
 		return r.cmp(readFields(data, unix.NFTA_CMP_SREG, unix.NFTA_CMP_OP, unix.NFTA_CMP_DATA))
 	case "lookup":
 		return r.lookup(readFields(data, unix.NFTA_LOOKUP_SET, unix.NFTA_LOOKUP_SREG,
-			unix.NFTA_LOOKUP_DREG, unix.NFTA_LOOKUP_FLAGS))
+			unix.NFTA_LOOKUP_DREG, unix.NFTA_LOOKUP_FLAGS, unix.NFTA_LOOKUP_SET_ID))
 	case "immediate":
 		return r.immediate(readFields(data, unix.NFTA_IMMEDIATE_DREG, unix.NFTA_IMMEDIATE_DATA))
 	case "nat":

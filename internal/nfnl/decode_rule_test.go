@@ -42,7 +42,7 @@ const ruleSets = `
 
 // bothFamilies are rules whose words differ in the family's name only. The
 // base chain's hook allows everything that is tried here.
-func bothFamilies(f ruleset.Family) []ruleCase {
+func bothFamilies() []ruleCase {
 	isTCP := equals(ruleset.L4proto, tcp)
 	port := ops(ruleset.Dport)
 	endpoint := ops(ruleset.Daddr, ruleset.Dport)
@@ -81,11 +81,15 @@ func bothFamilies(f ruleset.Family) []ruleCase {
 		{nft: "ct state new drop", opaque: "ct: key 0"},
 		{nft: "meta l4proto tcp ct original proto-src 1 drop", opaque: "ct: key 11"},
 		{nft: "meta l4proto tcp ct reply proto-dst . ct original proto-dst vmap { 1 . 1 : drop }", opaque: "ct: direction"},
-		{nft: "meta l4proto tcp ct original FAM daddr . ct original proto-dst @s_endpoints drop",
-			want: ruleset.Rule{isTCP, ruleset.Lookup{Key: original, Set: "s_endpoints"}, drop}},
+		{
+			nft:  "meta l4proto tcp ct original FAM daddr . ct original proto-dst @s_endpoints drop",
+			want: ruleset.Rule{isTCP, ruleset.Lookup{Key: original, Set: "s_endpoints"}, drop},
+		},
 		{nft: "meta l4proto tcp ct reply FAM daddr . ct original proto-dst @s_endpoints drop", opaque: "ct: direction"},
-		{nft: "FAM daddr . th dport @s_endpoints masquerade",
-			want: ruleset.Rule{ruleset.Lookup{Key: endpoint, Set: "s_endpoints"}, ruleset.Masquerade{}}},
+		{
+			nft:  "FAM daddr . th dport @s_endpoints masquerade",
+			want: ruleset.Rule{ruleset.Lookup{Key: endpoint, Set: "s_endpoints"}, ruleset.Masquerade{}},
+		},
 		{nft: "FAM daddr . th dport != @s_endpoints masquerade", opaque: "lookup: flags"},
 		{nft: "FAM saddr @s_addrs drop", want: ruleset.Rule{ruleset.Lookup{Key: ops(ruleset.Saddr), Set: "s_addrs"}, drop}},
 		{nft: "ct original FAM daddr @s_addrs drop", want: ruleset.Rule{ruleset.Lookup{Key: ops(ruleset.OrigDaddr), Set: "s_addrs"}, drop}},
@@ -155,18 +159,22 @@ func addrCases(f ruleset.Family) []ruleCase {
 func TestDecodeRules(t *testing.T) {
 	for _, f := range ruleset.Families {
 		t.Run(f.String(), func(t *testing.T) {
-			cases := append(bothFamilies(f), addrCases(f)...)
-			eachDump(t, "rules-"+f.String(), ruleScript(f, cases), func(t *testing.T, d dump) {
-				got := d.tables(t)[0]
-				for i, c := range cases {
-					t.Run(c.nft, func(t *testing.T) { c.check(t, got.Chain(fmt.Sprintf("c_%d", i))) })
-				}
-			})
+			cases := append(bothFamilies(), addrCases(f)...)
+			for _, from := range sources("rules-"+f.String(), ruleScript(f, cases)) {
+				t.Run(from.name, func(t *testing.T) {
+					got := from.dump(t).tables(t)[0]
+					for i, c := range cases {
+						t.Run(c.nft, func(t *testing.T) { c.check(t, got.Chain(fmt.Sprintf("c_%d", i)), from.name == "kept") })
+					}
+				})
+			}
 		})
 	}
 }
 
-func (c ruleCase) check(t *testing.T, got *ruleset.Chain) {
+// check compares the reason why a rule is opaque in the kept dump only: other
+// releases of nft find other expressions for what has no form.
+func (c ruleCase) check(t *testing.T, got *ruleset.Chain, reason bool) {
 	t.Helper()
 	if len(got.Rules) != 1 {
 		t.Fatalf("%d rules; the dump needs -update", len(got.Rules))
@@ -178,7 +186,7 @@ func (c ruleCase) check(t *testing.T, got *ruleset.Chain) {
 		}
 		return
 	}
-	if o, ok := rule[0].(ruleset.Opaque); len(rule) != 1 || !ok || !strings.HasPrefix(o.What, c.opaque) {
+	if o, ok := rule[0].(ruleset.Opaque); len(rule) != 1 || !ok || reason && !strings.HasPrefix(o.What, c.opaque) {
 		t.Errorf("got %+v, want opaque %q", rule, c.opaque)
 	}
 }

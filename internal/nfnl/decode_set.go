@@ -20,7 +20,7 @@ func DecodeSet(msg []byte) (table string, family ruleset.Family, s *ruleset.Set,
 	}
 	f := readFields(attrs, unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME, unix.NFTA_SET_FLAGS,
 		unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN, unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_DATA_LEN,
-		unix.NFTA_SET_POLICY, unix.NFTA_SET_DESC, unix.NFTA_SET_USERDATA, nftaSetHandle,
+		unix.NFTA_SET_POLICY, unix.NFTA_SET_DESC, unix.NFTA_SET_USERDATA, nftaSetHandle, unix.NFTA_SET_ID,
 		nftaSetExpr, nftaSetExpressions, nftaSetType, nftaSetCount)
 	table = f.str(unix.NFTA_SET_TABLE)
 	s = &ruleset.Set{Name: f.str(unix.NFTA_SET_NAME)}

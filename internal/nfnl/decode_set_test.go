@@ -25,18 +25,31 @@ func setCases() []setCase {
 	endpoint := []ruleset.Type{ruleset.Addr, ruleset.Port}
 	a1, a2 := addrTuple("10.0.0.1"), addrTuple("10.0.0.2")
 	return []setCase{
-		{"set NAME { type ipv4_addr; size 7; comment \"c\"; elements = { 10.0.0.1 comment \"x\" }; }",
-			ruleset.Set{Key: addr, Size: 7, Elements: []ruleset.Element{{Key: a1, Comment: "x"}}}},
-		{"set NAME { type inet_proto; elements = { 255, 0 }; }",
-			ruleset.Set{Key: proto, Elements: []ruleset.Element{{Key: protoTuple(0)}, {Key: protoTuple(255)}}}},
-		{"set NAME { type ipv4_addr; counter; elements = { 10.0.0.1 counter packets 3 bytes 4 }; }",
-			ruleset.Set{Key: addr, Counter: true, Elements: []ruleset.Element{{Key: a1, Packets: 3, Bytes: 4}}}},
-		{"map NAME { typeof numgen random mod 65535 : ip daddr; elements = { 258 : 10.0.0.1 }; }",
-			ruleset.Set{Key: []ruleset.Type{ruleset.Slot}, Data: addr,
-				Elements: []ruleset.Element{{Key: ruleset.Tuple{}.Slot(258), Data: a1}}}},
-		{"map NAME { type ipv4_addr : inet_service; elements = { 10.0.0.1 : 80 }; }",
-			ruleset.Set{Key: addr, Data: port, Elements: []ruleset.Element{{Key: a1, Data: portTuple(80)}}}},
-		{"map NAME { type inet_service : verdict; elements = { 1 : accept, 2 : drop, 3 : return, 4 : jump other, 5 : goto other, 6 : continue }; }",
+		{
+			"set NAME { type ipv4_addr; size 7; comment \"c\"; elements = { 10.0.0.1 comment \"x\" }; }",
+			ruleset.Set{Key: addr, Size: 7, Elements: []ruleset.Element{{Key: a1, Comment: "x"}}},
+		},
+		{
+			"set NAME { type inet_proto; elements = { 255, 0 }; }",
+			ruleset.Set{Key: proto, Elements: []ruleset.Element{{Key: protoTuple(0)}, {Key: protoTuple(255)}}},
+		},
+		{
+			"set NAME { type ipv4_addr; counter; elements = { 10.0.0.1 counter packets 3 bytes 4 }; }",
+			ruleset.Set{Key: addr, Counter: true, Elements: []ruleset.Element{{Key: a1, Packets: 3, Bytes: 4}}},
+		},
+		{
+			"map NAME { typeof numgen random mod 65535 : ip daddr; elements = { 258 : 10.0.0.1 }; }",
+			ruleset.Set{
+				Key: []ruleset.Type{ruleset.Slot}, Data: addr,
+				Elements: []ruleset.Element{{Key: ruleset.Tuple{}.Slot(258), Data: a1}},
+			},
+		},
+		{
+			"map NAME { type ipv4_addr : inet_service; elements = { 10.0.0.1 : 80 }; }",
+			ruleset.Set{Key: addr, Data: port, Elements: []ruleset.Element{{Key: a1, Data: portTuple(80)}}},
+		},
+		{
+			"map NAME { type inet_service : verdict; elements = { 1 : accept, 2 : drop, 3 : return, 4 : jump other, 5 : goto other, 6 : continue }; }",
 			ruleset.Set{Key: port, Verdict: true, Elements: []ruleset.Element{
 				{Key: portTuple(1), Verdict: accept},
 				{Key: portTuple(2), Verdict: drop},
@@ -44,45 +57,66 @@ func setCases() []setCase {
 				{Key: portTuple(4), Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "other"}},
 				{Key: portTuple(5), Verdict: goTo("other")},
 				{Key: portTuple(6), Opaque: true},
-			}}},
+			}},
+		},
 
-		{"set NAME { type inet_service; flags interval; elements = { 1-79, 81, 1024-65535 }; }",
+		{
+			"set NAME { type inet_service; flags interval; elements = { 1-79, 81, 1024-65535 }; }",
 			ruleset.Set{Key: port, Interval: true, Elements: []ruleset.Element{
 				{Key: portTuple(1), End: portTuple(79)},
 				{Key: portTuple(81), End: portTuple(81)},
 				{Key: portTuple(1024), End: portTuple(65535)},
-			}}},
-		{"set NAME { type ipv4_addr; flags interval; elements = { 0.0.0.0/0 }; }",
-			ruleset.Set{Key: addr, Interval: true, Elements: []ruleset.Element{interval("0.0.0.0", "255.255.255.255")}}},
-		{"set NAME { type ipv4_addr; flags interval; counter; elements = { 10.0.0.0/24 comment \"x\", 10.0.1.0/24 }; }",
+			}},
+		},
+		{
+			"set NAME { type ipv4_addr; flags interval; elements = { 0.0.0.0/0 }; }",
+			ruleset.Set{Key: addr, Interval: true, Elements: []ruleset.Element{interval("0.0.0.0", "255.255.255.255")}},
+		},
+		{
+			"set NAME { type ipv4_addr; flags interval; counter; elements = { 10.0.0.0/24 comment \"x\", 10.0.1.0/24 }; }",
 			ruleset.Set{Key: addr, Interval: true, Counter: true, Elements: []ruleset.Element{
 				{Key: addrTuple("10.0.0.0"), End: addrTuple("10.0.0.255"), Comment: "x"},
 				interval("10.0.1.0", "10.0.1.255"),
-			}}},
-		{"map NAME { type ipv4_addr : inet_service; flags interval; elements = { 10.0.0.0/24 : 1, 10.0.1.0/24 : 2, 240.0.0.0/4 : 3 }; }",
+			}},
+		},
+		{
+			"map NAME { type ipv4_addr : inet_service; flags interval; elements = { 10.0.0.0/24 : 1, 10.0.1.0/24 : 2, 240.0.0.0/4 : 3 }; }",
 			ruleset.Set{Key: addr, Data: port, Interval: true, Elements: []ruleset.Element{
 				{Key: addrTuple("10.0.0.0"), End: addrTuple("10.0.0.255"), Data: portTuple(1)},
 				{Key: addrTuple("10.0.1.0"), End: addrTuple("10.0.1.255"), Data: portTuple(2)},
 				{Key: addrTuple("240.0.0.0"), End: addrTuple("255.255.255.255"), Data: portTuple(3)},
-			}}},
-		{"set NAME { type ipv4_addr . inet_service; flags interval; elements = { 10.0.0.0/24 . 80, 10.0.1.1 . 1-99 }; }",
+			}},
+		},
+		{
+			"set NAME { type ipv4_addr . inet_service; flags interval; elements = { 10.0.0.0/24 . 80, 10.0.1.1 . 1-99 }; }",
 			ruleset.Set{Key: endpoint, Interval: true, Elements: []ruleset.Element{
 				{Key: addrTuple("10.0.0.0").Port(80), End: addrTuple("10.0.0.255").Port(80)},
 				{Key: addrTuple("10.0.1.1").Port(1), End: addrTuple("10.0.1.1").Port(99)},
-			}}},
+			}},
+		},
 
-		{"set NAME { type ipv4_addr; flags timeout; elements = { 10.0.0.1 timeout 1h, 10.0.0.2 }; }",
-			ruleset.Set{Key: addr, Opaque: "flags 0x10", Elements: []ruleset.Element{{Key: a1, Opaque: true}, {Key: a2}}}},
+		{
+			"set NAME { type ipv4_addr; flags timeout; elements = { 10.0.0.1 timeout 1h, 10.0.0.2 }; }",
+			ruleset.Set{Key: addr, Opaque: "flags 0x10", Elements: []ruleset.Element{{Key: a1, Opaque: true}, {Key: a2}}},
+		},
 		{"set NAME { type ipv4_addr; size 16; flags dynamic; }", ruleset.Set{Key: addr, Size: 16, Opaque: "flags 0x20"}},
-		{"set NAME { type ipv4_addr; flags constant; elements = { 10.0.0.1 }; }",
-			ruleset.Set{Key: addr, Size: 1, Opaque: "flags 0x2", Elements: []ruleset.Element{{Key: a1}}}},
+		{
+			"set NAME { type ipv4_addr; flags constant; elements = { 10.0.0.1 }; }",
+			ruleset.Set{Key: addr, Size: 1, Opaque: "flags 0x2", Elements: []ruleset.Element{{Key: a1}}},
+		},
 		{"set NAME { type ipv4_addr; policy memory; }", ruleset.Set{Key: addr, Opaque: "policy"}},
-		{"set NAME { type ipv6_addr; elements = { fd00::1 }; }",
-			ruleset.Set{Opaque: "type 0x8", Elements: []ruleset.Element{{Opaque: true}}}},
-		{"set NAME { type ipv4_addr . mark; elements = { 10.0.0.1 . 1 }; }",
-			ruleset.Set{Opaque: "type 0x1d3", Elements: []ruleset.Element{{Opaque: true}}}},
-		{"set NAME { type ipv4_addr; elements = { 10.0.0.1, * }; }",
-			ruleset.Set{Key: addr, Opaque: "element without a key", Elements: []ruleset.Element{{Opaque: true}, {Key: a1}}}},
+		{
+			"set NAME { type ipv6_addr; elements = { fd00::1 }; }",
+			ruleset.Set{Opaque: "type 0x8", Elements: []ruleset.Element{{Opaque: true}}},
+		},
+		{
+			"set NAME { type ipv4_addr . mark; elements = { 10.0.0.1 . 1 }; }",
+			ruleset.Set{Opaque: "type 0x1d3", Elements: []ruleset.Element{{Opaque: true}}},
+		},
+		{
+			"set NAME { type ipv4_addr; elements = { 10.0.0.1, * }; }",
+			ruleset.Set{Key: addr, Opaque: "element without a key", Elements: []ruleset.Element{{Opaque: true}, {Key: a1}}},
+		},
 		{"map NAME { type ipv4_addr : counter; }", ruleset.Set{Key: addr, Opaque: "attribute 15"}},
 	}
 }
@@ -95,17 +129,19 @@ func TestDecodeSets(t *testing.T) {
 		fmt.Fprintf(&script, "\t%s\n", strings.Replace(c.nft, "NAME", fmt.Sprintf("s_%d", i), 1))
 	}
 	script.WriteString("}\n")
-	eachDump(t, "sets", script.String(), func(t *testing.T, d dump) {
-		table := d.tables(t)[0]
-		for i, c := range cases {
-			t.Run(c.nft, func(t *testing.T) {
-				c.want.Name = fmt.Sprintf("s_%d", i)
-				if diff := cmp.Diff(&c.want, table.Set(c.want.Name), byValue); diff != "" {
-					t.Errorf("(-want +got)\n%s", diff)
-				}
-			})
-		}
-	})
+	for _, from := range sources("sets", script.String()) {
+		t.Run(from.name, func(t *testing.T) {
+			table := from.dump(t).tables(t)[0]
+			for i, c := range cases {
+				t.Run(c.nft, func(t *testing.T) {
+					c.want.Name = fmt.Sprintf("s_%d", i)
+					if diff := cmp.Diff(&c.want, table.Set(c.want.Name), byValue); diff != "" {
+						t.Errorf("(-want +got)\n%s", diff)
+					}
+				})
+			}
+		})
+	}
 }
 
 // TestDecodeTablesAndChains decodes what surrounds rules and sets.
@@ -132,14 +168,16 @@ table inet both { chain c { drop; }; }
 			{Name: "c", Opaque: "family 1", Rules: []ruleset.Rule{{ruleset.Opaque{What: "family 1"}}}},
 		}},
 	}
-	eachDump(t, "tables", script, func(t *testing.T, d dump) {
-		got := d.tables(t)
-		for _, w := range want {
-			if diff := cmp.Diff(w, tableOf(t, got, w.Family, w.Name), byValue); diff != "" {
-				t.Errorf("(-want +got)\n%s", diff)
+	for _, from := range sources("tables", script) {
+		t.Run(from.name, func(t *testing.T) {
+			got := from.dump(t).tables(t)
+			for _, w := range want {
+				if diff := cmp.Diff(w, tableOf(t, got, w.Family, w.Name), byValue); diff != "" {
+					t.Errorf("(-want +got)\n%s", diff)
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 func TestFoldIntervals(t *testing.T) {

@@ -5,6 +5,7 @@ package nfnl
 import (
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -22,20 +23,22 @@ var byValue = cmp.Options{
 // nft loads it.
 func TestDecodeOurs(t *testing.T) {
 	script := readFile(t, "testdata/ours.nft") + readFile(t, "testdata/ours6.nft")
-	eachDump(t, "ours", script, func(t *testing.T, d dump) {
-		want := []*ruleset.Table{
-			ourTable(ruleset.IPv4, "10.9.0.", "10.8.%.2", "127.0.0.0/8",
-				interval("10.8.0.0", "10.8.255.255"), interval("10.9.0.0", "10.9.0.5")),
-			ourTable(ruleset.IPv6, "fd00:9::", "fd00:8::%:2", "::1/128",
-				interval("fd00:8::", "fd00:8:ffff:ffff:ffff:ffff:ffff:ffff"), interval("fd00:9::", "fd00:9::5")),
-		}
-		for _, table := range want {
-			sortTable(table)
-		}
-		if diff := cmp.Diff(want, d.tables(t), byValue); diff != "" {
-			t.Errorf("(-want +got)\n%s", diff)
-		}
-	})
+	want := []*ruleset.Table{
+		ourTable(ruleset.IPv4, "10.9.0.", "10.8.%.2", "127.0.0.0/8",
+			interval("10.8.0.0", "10.8.255.255"), interval("10.9.0.0", "10.9.0.5")),
+		ourTable(ruleset.IPv6, "fd00:9::", "fd00:8::%:2", "::1/128",
+			interval("fd00:8::", "fd00:8:ffff:ffff:ffff:ffff:ffff:ffff"), interval("fd00:9::", "fd00:9::5")),
+	}
+	for _, table := range want {
+		sortTable(table)
+	}
+	for _, from := range sources("ours", script) {
+		t.Run(from.name, func(t *testing.T) {
+			if diff := cmp.Diff(want, from.dump(t).tables(t), byValue); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
 }
 
 func readFile(t *testing.T, name string) string {
@@ -69,15 +72,7 @@ type addrs struct{ frontendPrefix, backendPattern string }
 func (a addrs) frontend(n string) netip.Addr { return netip.MustParseAddr(a.frontendPrefix + n) }
 
 func (a addrs) backend(n string) netip.Addr {
-	var s string
-	for _, r := range a.backendPattern {
-		if r == '%' {
-			s += n
-		} else {
-			s += string(r)
-		}
-	}
-	return netip.MustParseAddr(s)
+	return netip.MustParseAddr(strings.ReplaceAll(a.backendPattern, "%", n))
 }
 
 func ourSets(a addrs) []*ruleset.Set {

@@ -38,8 +38,9 @@ func (r *ruleRun) cmp(f *fields) error {
 		return r.cmpStatus(v, not, data)
 	case ruleset.Saddr, ruleset.Daddr:
 		return r.cmpAddr(v, not, data)
+	default:
+		return unknown("field")
 	}
-	return unknown("field")
 }
 
 func (r *ruleRun) cmpNumber(v *value, not bool, data []byte) error {

@@ -5,6 +5,7 @@ package nfnl
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -193,6 +194,7 @@ func (b *Batch) rule(c *ruleset.Change) error {
 func (b *Batch) elements(c *ruleset.Change) error {
 	typ, flags := verb(c, unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM)
 	enc := newElementEncoder(c)
+	b.buf = slices.Grow(b.buf, len(c.Elements)*enc.typical())
 	for i := 0; i < len(c.Elements); {
 		at := b.message(c, typ, flags)
 		b.refs[len(b.refs)-1].element = i

@@ -38,6 +38,15 @@ func newElementEncoder(c *ruleset.Change) *elementEncoder {
 	return enc
 }
 
+// typical is about the size of an element with a comment of usual length.
+func (enc *elementEncoder) typical() int {
+	size := 96
+	if !enc.set.Verdict && len(enc.set.Data) == 0 {
+		size = 48
+	}
+	return size
+}
+
 var errOpaque = errors.New("it holds what this library can not express")
 
 func (enc *elementEncoder) append(buf []byte, e *ruleset.Element) ([]byte, error) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -118,6 +119,22 @@ func (n *Namespace) notReady() (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// addrs are the addresses of the namespace but link-local ones.
+func (n *Namespace) addrs() ([]netip.Addr, error) {
+	list, err := n.links.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("%s: list addresses: %w", n.Name, err)
+	}
+	var all []netip.Addr
+	for _, a := range list {
+		addr, ok := netip.AddrFromSlice(a.IP)
+		if addr = addr.Unmap(); ok && !addr.IsLinkLocalUnicast() && !slices.Contains(all, addr) {
+			all = append(all, addr)
+		}
+	}
+	return all, nil
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

@@ -26,14 +26,13 @@ type Server struct {
 	conns   map[net.Conn]struct{} // nil once closed
 }
 
-// Serve starts a server for the given protocols: "tcp", "udp", "sctp".
+// Serve starts a server for the given protocols: "tcp", "udp", "sctp". Only
+// TCP connections are taken on addresses that the namespace gets later.
 func Serve(ns *Namespace, name string, port uint16, protocols ...string) (*Server, error) {
 	s := &Server{name: name, port: port, conns: map[net.Conn]struct{}{}}
-	for _, family := range []string{"4", "6"} {
-		for _, protocol := range protocols {
-			if err := s.serve(ns, protocol, family); err != nil {
-				return nil, errors.Join(fmt.Errorf("serve %s%s in %s: %w", protocol, family, ns.Name, err), s.Close())
-			}
+	for _, protocol := range protocols {
+		if err := s.serve(ns, protocol); err != nil {
+			return nil, errors.Join(fmt.Errorf("serve %s in %s: %w", protocol, ns.Name, err), s.Close())
 		}
 	}
 	return s, nil
@@ -56,24 +55,44 @@ func (s *Server) Close() error {
 	return errors.Join(errs...)
 }
 
-func (s *Server) serve(ns *Namespace, protocol, family string) error {
-	return ns.Do(func() error {
-		var lc net.ListenConfig
-		lc.SetMultipathTCP(false)
-		ctx, wildcard := context.Background(), anyAddr(family)
-		switch protocol {
-		case "tcp":
-			l, err := lc.Listen(ctx, "tcp"+family, netip.AddrPortFrom(wildcard, s.port).String())
-			return s.start(l, err, func() { s.acceptTCP(l) })
-		case "udp":
-			c, err := lc.ListenPacket(ctx, "udp"+family, netip.AddrPortFrom(wildcard, s.port).String())
-			return s.start(c, err, func() { s.answerUDP(c) })
-		case "sctp":
-			c, err := lc.ListenPacket(ctx, fmt.Sprintf("ip%s:%d", family, protoSCTP), wildcard.String())
-			return s.start(c, err, func() { s.answerSCTP(c) })
+func (s *Server) serve(ns *Namespace, protocol string) error {
+	addrs := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	if protocol != "tcp" {
+		// A socket without an address would answer from whichever address
+		// the kernel prefers, and not from the one that was asked.
+		var err error
+		if addrs, err = ns.addrs(); err != nil {
+			return err
 		}
-		return fmt.Errorf("unknown protocol %q", protocol)
-	})
+	}
+	for _, addr := range addrs {
+		if err := ns.Do(func() error { return s.listen(protocol, addr) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) listen(protocol string, addr netip.Addr) error {
+	family := "4"
+	if addr.Is6() {
+		family = "6"
+	}
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	ctx, target := context.Background(), netip.AddrPortFrom(addr, s.port).String()
+	switch protocol {
+	case "tcp":
+		l, err := lc.Listen(ctx, "tcp"+family, target)
+		return s.start(l, err, func() { s.acceptTCP(l) })
+	case "udp":
+		c, err := lc.ListenPacket(ctx, "udp"+family, target)
+		return s.start(c, err, func() { s.answerUDP(c) })
+	case "sctp":
+		c, err := lc.ListenPacket(ctx, fmt.Sprintf("ip%s:%d", family, protoSCTP), addr.String())
+		return s.start(c, err, func() { s.answerSCTP(c) })
+	}
+	return fmt.Errorf("unknown protocol %q", protocol)
 }
 
 // start runs a server's loop until the socket is closed. The goroutine is
@@ -178,11 +197,4 @@ func (s *Server) answer(from net.Addr) Answer {
 func ipOf(a net.Addr) netip.Addr {
 	addr, _ := netip.ParseAddr(a.String())
 	return addr.Unmap().WithZone("")
-}
-
-func anyAddr(family string) netip.Addr {
-	if family == "4" {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
 }

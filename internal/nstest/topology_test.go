@@ -107,15 +107,39 @@ func TestConnEchoes(t *testing.T) {
 func TestListening(t *testing.T) {
 	top := newTopology(t, 1)
 	serve(t, top.Backends[0], "tcp", "udp")
-	want := []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:8080"), netip.MustParseAddrPort("[::]:8080")}
-	for _, protocol := range []string{"tcp", "udp"} {
-		got, err := top.Backends[0].Listening(protocol)
+	want := map[string][]string{
+		"tcp": {"0.0.0.0:8080", "[::]:8080"},
+		"udp": {"10.180.0.1:8080", "127.0.0.1:8080", "[::1]:8080", "[fd00:10:180::1]:8080"},
+	}
+	for protocol, want := range want {
+		var got []string
+		sockets, err := top.Backends[0].Listening(protocol)
+		for _, s := range sockets {
+			got = append(got, s.String())
+		}
+		slices.Sort(got)
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("%s in the backend: %v, %v, want %v", protocol, got, err, want)
 		}
-		got, err = top.Node.Listening(protocol)
-		if err != nil || len(got) != 0 {
-			t.Errorf("%s in the node: %v, %v, want none", protocol, got, err)
+		sockets, err = top.Node.Listening(protocol)
+		if err != nil || len(sockets) != 0 {
+			t.Errorf("%s in the node: %v, %v, want none", protocol, sockets, err)
+		}
+	}
+}
+
+// A server with several addresses answers from the one that was asked.
+func TestServerAnswersFromItsAddress(t *testing.T) {
+	top := newTopology(t, 0)
+	serve(t, top.Node, "tcp", "udp", "sctp")
+	for _, a := range nstest.Families() {
+		for _, addr := range []netip.Addr{a.Node, a.Uplink} {
+			for _, protocol := range []string{"tcp", "udp", "sctp"} {
+				got, err := nstest.Dial(top.Client, protocol, netip.Addr{}, netip.AddrPortFrom(addr, 8080), timeout)
+				if err != nil || got.Server != "node" || got.Client.Addr() != a.Client {
+					t.Errorf("%s to %v: %v, %v", protocol, addr, got, err)
+				}
+			}
 		}
 	}
 }

@@ -188,10 +188,11 @@ func (d tableDiff) elements() (changes []Change, remade map[string]bool) {
 		del, add := diffElements(old, s)
 		if !old.fits(len(add)) && d.old.Set(s.Name) != nil {
 			remade[s.Name] = true
-			del, add = nil, slices.Clone(s.Elements)
+			del, add = nil, s.Elements
 		}
 		if d.counts != nil && s.Counter {
 			if from := d.counts.Set(s.Name); from != nil {
+				add = slices.Clone(add) // which may be b's own
 				CarryCounters(s, countersOf(from, del, remade[s.Name] || from != old), add)
 			}
 		}
@@ -235,7 +236,7 @@ func SizeFor(n int) uint32 {
 // kernel does not replace elements.
 func diffElements(a, b *Set) (del, add []Element) {
 	if len(a.Elements) == 0 {
-		return nil, slices.Clone(b.Elements)
+		return nil, b.Elements
 	}
 	old := make(map[Tuple]int, len(a.Elements))
 	for i := range a.Elements {

@@ -1,0 +1,88 @@
+// Package nftdp is a layer-4 service dataplane: it makes connections to a
+// service's address and port arrive at one of its backends, by destination NAT
+// in the kernel, where nothing has to listen. It is a library over netlink: no
+// daemon, no nft binary, no packet marks.
+//
+// # Service
+//
+// A [Service] has a name, a protocol, frontends and backends. A [Frontend] is
+// where clients connect to: an address and port (a ClusterIP, an external or
+// load-balancer address, the node's own address with port 80), or a port on
+// every node address (a NodePort). A [Backend] is where connections go. Both
+// may be of IPv4 and IPv6; each connection stays in its family. A [Config]
+// says which of the node's addresses take part and which clients keep their
+// source address.
+//
+// # Ruleset
+//
+// [Config.Compile] turns services into a [Ruleset]: one table per family with
+// a fixed skeleton of chains and a few maps whose elements are the services.
+// It is pure and does not depend on any order. Its text is what nft would
+// print, and nft loads it.
+//
+// # Plan
+//
+// A [Plan] is the difference between two rulesets, as nft commands. Adding or
+// removing a service adds or removes elements of maps. A chain comes only
+// with a size of pool that was not in use before, and goes when the last pool
+// of that size does.
+//
+// # Apply
+//
+// A [Dataplane] is one network namespace. [Dataplane.Apply] takes all services
+// there shall be and commits the plan in one transaction over both families;
+// [Dataplane.Update] takes some and costs what those cost. A new process just
+// applies its services: what is in the kernel already stays, with counters and
+// connections. Neither needs anything running in between.
+//
+// # Who owns what
+//
+// The tables `ip nftdp` and `ip6 nftdp` (see [Config.Table]) belong to this
+// package, and whatever else is put into them is removed by the next Apply.
+// They carry a comment as a mark; without it a table of that name is somebody
+// else's and refused with [ErrNotOwned]. No other table is touched. Several
+// processes may share the namespace: a transaction that began before a change
+// of others is refused by the kernel and computed anew.
+//
+// Hooks are part of the API: chains of type nat at prerouting and output with
+// priority -100 (dstnat) and at postrouting with priority 100 (srcnat). As all
+// chains of type nat, they see only the first packet of a connection. Which of
+// several destination NATs wins is a matter of their priorities; an accept
+// here does not overrule a drop in a filter chain elsewhere.
+//
+// # Which connections are taken
+//
+// Those that arrive and those that local processes begin. A frontend with an
+// address wins over a node-wide one with the same port. A node-wide one takes
+// local addresses, except loopback. A frontend without usable backends rejects
+// at once, or drops, as [Frontend.NoBackend] says. Everything else passes as
+// if this package were not there. Established connections go on when their
+// service changes or goes; the kernel keeps translating them until they end.
+//
+// For replies to find back through this node, connections from clients outside
+// [Config.Internal] are masqueraded, and so is a backend that is sent to
+// itself.
+//
+// The node has to forward: net.ipv4.ip_forward and
+// net.ipv6.conf.all.forwarding are left to the caller. A local process reaches
+// a frontend only if the node has some route to its address.
+//
+// # Kernel
+//
+// Linux 5.10 or later with nf_tables, NAT, conntrack, fib and numgen, and
+// CAP_NET_ADMIN in the user namespace that owns the network namespace. What is
+// missing is named by an error that matches [ErrNotSupported].
+//
+// # Limits
+//
+// A transaction is one netlink message. With CAP_NET_ADMIN in the initial user
+// namespace its size is bounded by memory: 500,000 elements are one batch. In
+// other user namespaces net.core.wmem_max bounds it. What is larger then is
+// split: the fixed parts first, then the services, each of them whole in one
+// transaction, then what no service uses any more. A batch, once handed over,
+// is carried out by the kernel without regard to the context.
+//
+// A pool has at most [MaxBackends] slots. Maps are declared with head-room;
+// when one is full, it is made anew and larger in the same transaction as the
+// change that needs it, which then costs as much as a full load.
+package nftdp
