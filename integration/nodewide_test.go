@@ -95,6 +95,31 @@ func TestLoopbackIsNotTaken(t *testing.T) {
 	}
 }
 
+// TestForwardedTrafficIsLeft: a node-wide frontend is for the node's addresses.
+// What passes through the node to the same port elsewhere stays as it is.
+func TestForwardedTrafficIsLeft(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{}, 2)
+	serve(t, w.Client, 80, "tcp", "udp", "sctp")
+	serve(t, w.Backends[1], 80, "tcp", "udp", "sctp")
+	var services []nftdp.Service
+	for _, p := range protocols() {
+		services = append(services, nftdp.Service{
+			Name: p.name, Protocol: p.proto, Frontends: nodeWide(80), Backends: backends(0),
+		})
+	}
+	w.apply(t, services...)
+	for _, a := range nstest.Families() {
+		for _, p := range protocols() {
+			answer := askFor(t, "backend-2", w.Client, p.name, netip.AddrPortFrom(a.Backend(1), 80))
+			checkSource(t, a, answer.Client.Addr(), a.Client, true)
+			answer = askFor(t, "client", w.Backends[1], p.name, netip.AddrPortFrom(a.Client, 80))
+			checkSource(t, a, answer.Client.Addr(), a.Backend(1), true)
+			askFor(t, "client", w.Node, p.name, netip.AddrPortFrom(a.Client, 80))
+		}
+	}
+}
+
 // TestListenerIsOverridden: where a process listens on the node's port 80 the
 // frontend wins, for clients outside and for local processes, and once it is
 // deleted the process gets its connections again (case 14).

@@ -3,12 +3,15 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
@@ -53,35 +56,44 @@ func (p *pod) answer(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, p.ns.Name, r.RemoteAddr)
 }
 
-// httpFrom makes a client whose every request is a fresh connection from a
-// namespace.
-func httpFrom(ns *nstest.Namespace, timeout time.Duration) *http.Client {
-	dial := func(ctx context.Context, network, addr string) (c net.Conn, err error) {
-		var d net.Dialer
-		err = ns.Do(func() (err error) { c, err = d.DialContext(ctx, network, addr); return err })
-		return c, err
-	}
-	return &http.Client{
-		Timeout:   timeout,
-		Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial},
-	}
-}
-
-// get makes one connection and gives the server's answer.
-func get(ctx context.Context, c *http.Client, addr netip.AddrPort) (nstest.Answer, error) {
+// get makes one fresh HTTP connection from a namespace and gives the server's
+// answer. It does not use http.Client, whose connecting goroutine may still be
+// in the namespace after a timeout.
+func get(ctx context.Context, from *nstest.Namespace, addr netip.AddrPort, timeout time.Duration) (a nstest.Answer, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/", nil)
 	if err != nil {
+		return a, err
+	}
+	r.Close = true
+	var c net.Conn
+	err = from.Do(func() (err error) {
+		c, err = new(net.Dialer).DialContext(ctx, "tcp", addr.String())
+		return err
+	})
+	if err != nil {
+		return a, err
+	}
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+	a, err = exchange(c, r)
+	return a, errors.Join(err, ctx.Err(), c.Close())
+}
+
+// exchange sends a request and reads the answer to its end.
+func exchange(c net.Conn, r *http.Request) (nstest.Answer, error) {
+	if err := r.Write(c); err != nil {
 		return nstest.Answer{}, err
 	}
-	response, err := c.Do(r)
+	response, err := http.ReadResponse(bufio.NewReader(c), r)
 	if err != nil {
 		return nstest.Answer{}, err
 	}
-	var server, client string
-	_, err = fmt.Fscan(response.Body, &server, &client)
+	body, err := io.ReadAll(response.Body)
 	if err = errors.Join(err, response.Body.Close()); err != nil {
 		return nstest.Answer{}, err
 	}
+	server, client, _ := strings.Cut(strings.TrimSpace(string(body)), " ")
 	seen, err := netip.ParseAddrPort(client)
 	return nstest.Answer{Server: server, Client: seen}, err
 }

@@ -5,10 +5,11 @@ package main
 import (
 	"context"
 	"maps"
-	"net/http"
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
 const (
@@ -34,7 +35,7 @@ type load struct {
 	failed   tally            // reasons, of all steps
 }
 
-func startLoad(ctx context.Context, c *http.Client, to netip.AddrPort) *load {
+func startLoad(ctx context.Context, from *nstest.Namespace, to netip.AddrPort) *load {
 	halt := make(chan struct{})
 	l := &load{
 		halt:     sync.OnceFunc(func() { close(halt) }),
@@ -43,7 +44,7 @@ func startLoad(ctx context.Context, c *http.Client, to netip.AddrPort) *load {
 		failed:   tally{},
 	}
 	for i := range loadWorkers {
-		l.done.Go(func() { l.work(ctx, halt, i, c, to) })
+		l.done.Go(func() { l.work(ctx, halt, i, from, to) })
 	}
 	return l
 }
@@ -54,7 +55,7 @@ func (l *load) stop() {
 	l.done.Wait()
 }
 
-func (l *load) work(ctx context.Context, halt <-chan struct{}, worker int, c *http.Client, to netip.AddrPort) {
+func (l *load) work(ctx context.Context, halt <-chan struct{}, worker int, from *nstest.Namespace, to netip.AddrPort) {
 	pause := time.NewTicker(loadPause)
 	defer pause.Stop()
 	for {
@@ -66,7 +67,7 @@ func (l *load) work(ctx context.Context, halt <-chan struct{}, worker int, c *ht
 		case <-pause.C:
 		}
 		step := l.currentStep()
-		a, err := get(ctx, c, to)
+		a, err := get(ctx, from, to, connectTimeout)
 		if ctx.Err() != nil {
 			return
 		}

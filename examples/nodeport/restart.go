@@ -23,7 +23,7 @@ const settle = 100
 func (l *lab) restartBackends(ctx context.Context) error {
 	to := netip.AddrPortFrom(l.addrs.Node, 80)
 	l.heading("A rolling restart, with %d clients that connect to %v all the time", loadWorkers, to)
-	load := startLoad(ctx, httpFrom(l.Client, connectTimeout), to)
+	load := startLoad(ctx, l.Client, to)
 	defer load.stop()
 	var restarted error
 	err := l.table(func(w io.Writer) {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -110,9 +109,8 @@ func (l *lab) targetsOf(s nftdp.Service) (targets []target) {
 // failures.
 func land(ctx context.Context, t target, n, failures int, timeout time.Duration) landing {
 	got := landing{tally{}, tally{}, tally{}}
-	client := httpFrom(t.from, timeout)
 	for range n {
-		a, err := t.connect(ctx, client, timeout)
+		a, err := t.connect(ctx, timeout)
 		if ctx.Err() != nil {
 			break
 		}
@@ -129,9 +127,9 @@ func land(ctx context.Context, t target, n, failures int, timeout time.Duration)
 	return got
 }
 
-func (t target) connect(ctx context.Context, c *http.Client, timeout time.Duration) (nstest.Answer, error) {
+func (t target) connect(ctx context.Context, timeout time.Duration) (nstest.Answer, error) {
 	if t.protocol == nftdp.TCP {
-		return get(ctx, c, t.addr)
+		return get(ctx, t.from, t.addr, timeout)
 	}
 	return nstest.Dial(t.from, t.protocol.String(), netip.Addr{}, t.addr, timeout)
 }

@@ -73,8 +73,12 @@ type sink interface {
 }
 
 // emit gives the service's elements. Those that services share, classes and
-// hairpins, are given as uses, for the sink to count.
+// hairpins, are given as uses, for the sink to count. Backends that no frontend
+// leads to give none, so that a ruleset tells all that it was compiled from.
 func (s *Service) emit(to sink) {
+	if len(s.Frontends) == 0 {
+		return
+	}
 	for i := range s.Frontends {
 		s.emitFrontend(&s.Frontends[i], to)
 	}

@@ -25,6 +25,12 @@ func (r *Ruleset) String() string {
 
 func (t *Table) write(b *strings.Builder) {
 	fmt.Fprintf(b, "table %s %s {\n", t.Family, t.Name)
+	begin := b.Len()
+	gap := func() {
+		if b.Len() > begin {
+			b.WriteByte('\n')
+		}
+	}
 	if t.Comment != "" {
 		fmt.Fprintf(b, "\tcomment \"%s\"\n", t.Comment)
 	}
@@ -32,11 +38,11 @@ func (t *Table) write(b *strings.Builder) {
 		fmt.Fprintf(b, "\t# not understood: %q\n", o)
 	}
 	for _, s := range slices.SortedFunc(slices.Values(t.Sets), func(x, y *Set) int { return cmp.Compare(x.Name, y.Name) }) {
-		b.WriteByte('\n')
+		gap()
 		s.write(b, t.Family)
 	}
 	for _, c := range slices.SortedFunc(slices.Values(t.Chains), compareChains) {
-		b.WriteByte('\n')
+		gap()
 		c.write(b, t.Family)
 	}
 	b.WriteString("}\n")

@@ -1,0 +1,204 @@
+//go:build linux
+
+package integration
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/nfnl"
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// BenchmarkLoad programs all services into an empty namespace, in several
+// ways, one after the other so that they meet the machine in the same mood.
+func BenchmarkLoad(b *testing.B) {
+	inSizes(b, func(b *testing.B, n int) {
+		b.Run("by=library", func(b *testing.B) { loadByLibrary(b, n) })
+		b.Run("by=raw", func(b *testing.B) { loadRaw(b, n) })
+		if n > 1_000 {
+			return // nft takes minutes for 10,000 services
+		}
+		b.Run("by=nft-endpoint-chains", func(b *testing.B) { loadByNft(b, endpointChains(n)) })
+		b.Run("by=nft-service-chains", func(b *testing.B) { loadByNft(b, serviceChains(n)) })
+	})
+}
+
+func loadByLibrary(b *testing.B, n int) {
+	b.Helper()
+	ns, services := newNamespace(b), manyServices(n)
+	laps := newLaps()
+	b.ReportAllocs()
+	for b.Loop() {
+		begin := time.Now()
+		d := open(b, ns)
+		plan, err := d.Apply(b.Context(), services)
+		laps.add(begin)
+		mustChange(b, plan, err)
+		untimed(b, func() {
+			closeOrStop(b, d)
+			remove(b, ns)
+		})
+	}
+	laps.report(b, "p50-ns")
+}
+
+// remove deletes the tables and waits until the kernel is done with it: it
+// frees what was deleted later, but before it lets go of a socket
+// (nft_rcv_nl_event in net/netfilter/nf_tables_api.c).
+func remove(b *testing.B, ns *nstest.Namespace) {
+	b.Helper()
+	conn, err := kernel.Dial(int(ns.Handle()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer closeOrStop(b, conn)
+	generation, err := conn.Generation(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	var tables []ruleset.Change
+	for _, f := range ruleset.Families {
+		tables = append(tables, ruleset.Change{Verb: ruleset.Delete, Family: f, Table: nftdp.DefaultTable})
+	}
+	if _, err := conn.Commit(b.Context(), generation, tables); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// loadRaw is the floor: it hands the kernel the bytes that the library would,
+// which it has made beforehand, and waits for the answer.
+func loadRaw(b *testing.B, n int) {
+	b.Helper()
+	ns := newNamespace(b)
+	changes := ruleset.Diff(&ruleset.Ruleset{}, compiled(n))
+	conn := dialRaw(b, ns)
+	laps := newLaps()
+	for i := 0; b.Loop(); i++ {
+		var batch []byte
+		untimed(b, func() {
+			if i > 0 {
+				remove(b, ns)
+			}
+			batch = encode(b, ns, changes)
+		})
+		begin := time.Now()
+		err := conn.commit(batch)
+		laps.add(begin)
+		if errors.Is(err, unix.EMSGSIZE) {
+			skipOrFail(b, "the socket takes less than %d bytes without CAP_NET_ADMIN on the host", len(batch))
+		} else if err != nil {
+			b.Fatal(err)
+		}
+	}
+	laps.report(b, "p50-ns")
+
+	// It was the same as what the library programs.
+	d := open(b, ns)
+	plan, err := d.Apply(b.Context(), manyServices(n))
+	mustKeep(b, plan, err)
+	closeOrStop(b, d)
+}
+
+// compiled are the rules of manyServices.
+func compiled(n int) *ruleset.Ruleset {
+	services := make([]*compile.Service, n)
+	for i := range services {
+		s := &compile.Service{
+			Name: service(i, poolSize).Name, Proto: compile.TCP,
+			Frontends: []compile.Frontend{{Addr: clusterAddr(i), Port: 80}},
+			Backends:  [2][]netip.AddrPort{make([]netip.AddrPort, poolSize), nil},
+		}
+		for j := range poolSize {
+			s.Backends[0][j] = backendAddr(i, j)
+		}
+		services[i] = s
+	}
+	return compile.New(compile.Config{Table: nftdp.DefaultTable}, services).Ruleset()
+}
+
+// encode makes the batch of the changes for the present generation.
+func encode(b *testing.B, ns *nstest.Namespace, changes []ruleset.Change) []byte {
+	b.Helper()
+	conn, err := kernel.Dial(int(ns.Handle()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer closeOrStop(b, conn)
+	generation, err := conn.Generation(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	batch := nfnl.NewBatch(1, generation)
+	for i := range changes {
+		if err := batch.Add(&changes[i]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return batch.Finish()
+}
+
+// rawConn is a netlink socket with nothing around it.
+type rawConn int
+
+func dialRaw(b *testing.B, ns *nstest.Namespace) rawConn {
+	b.Helper()
+	fd := -1
+	err := ns.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+		return err
+	})
+	if err != nil {
+		b.Fatal(os.NewSyscallError("socket", err))
+	}
+	b.Cleanup(func() { _ = unix.Close(fd) })
+	const buffer = 256 << 20 // more than any batch here
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, buffer) != nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, buffer)
+	}
+	if err != nil {
+		b.Fatal(os.NewSyscallError("setsockopt", err))
+	}
+	return rawConn(fd)
+}
+
+// commit sends a batch and reads what the kernel says to it: the first error,
+// or the acknowledgement that there was none.
+func (c rawConn) commit(batch []byte) error {
+	if err := unix.Sendto(int(c), batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return os.NewSyscallError("sendto", err)
+	}
+	var reply [unix.NLMSG_HDRLEN + 4]byte
+	// The answer is there: the kernel works within the call that sends.
+	n, _, err := unix.Recvfrom(int(c), reply[:], unix.MSG_DONTWAIT)
+	if err != nil {
+		return os.NewSyscallError("recvfrom", err)
+	}
+	if n < len(reply) || binary.NativeEndian.Uint16(reply[4:]) != unix.NLMSG_ERROR {
+		return errors.New("the answer is no acknowledgement")
+	}
+	if errno := -int32(binary.NativeEndian.Uint32(reply[unix.NLMSG_HDRLEN:])); errno != 0 {
+		return unix.Errno(errno)
+	}
+	return nil
+}
+
+// skipOrFail ends a benchmark that can not run here. On a machine that is made
+// for it, that is a failure.
+func skipOrFail(b *testing.B, format string, args ...any) {
+	b.Helper()
+	if os.Getenv("CI") != "" {
+		b.Fatalf(format, args...)
+	}
+	b.Skipf(format, args...)
+}

@@ -1,0 +1,287 @@
+//go:build linux
+
+package integration
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// The table in the README is printed by
+//
+//	go test ./integration -run '^$' -bench . -count 5 -timeout 1h | go run ./integration/benchtable
+
+// poolSize is the number of backends of every service here.
+const poolSize = 10
+
+// inSizes runs a benchmark with more and more services.
+func inSizes(b *testing.B, bench func(b *testing.B, n int)) {
+	b.Helper()
+	sizes := []int{100, 1_000, 10_000, 50_000}
+	if testing.Short() {
+		sizes = sizes[:2]
+	}
+	for _, n := range sizes {
+		b.Run(fmt.Sprintf("services=%d", n), func(b *testing.B) { bench(b, n) })
+	}
+}
+
+// BenchmarkUpdateBackend replaces one backend, of another service each time.
+func BenchmarkUpdateBackend(b *testing.B) {
+	inSizes(b, func(b *testing.B, n int) {
+		before, after := manyServices(n), replacedBackends(n)
+		d := openLoaded(b, before)
+		laps := newLaps()
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			if i == n {
+				i, before, after = 0, after, before
+			}
+			begin := time.Now()
+			plan, err := d.Update(b.Context(), nftdp.Change{Set: after[i : i+1]})
+			laps.add(begin)
+			mustChange(b, plan, err)
+		}
+		laps.report(b, "p50-ns")
+	})
+}
+
+// BenchmarkUpdateService adds one service and removes it again.
+func BenchmarkUpdateService(b *testing.B) {
+	inSizes(b, func(b *testing.B, n int) {
+		d := openLoaded(b, manyServices(n))
+		extra := []nftdp.Service{service(n, poolSize)}
+		names := []string{extra[0].Name}
+		adds, removes := newLaps(), newLaps()
+		b.ReportAllocs()
+		for b.Loop() {
+			begin := time.Now()
+			plan, err := d.Update(b.Context(), nftdp.Change{Set: extra})
+			adds.add(begin)
+			mustChange(b, plan, err)
+
+			begin = time.Now()
+			plan, err = d.Update(b.Context(), nftdp.Change{Delete: names})
+			removes.add(begin)
+			mustChange(b, plan, err)
+		}
+		adds.report(b, "add-p50-ns")
+		removes.report(b, "remove-p50-ns")
+	})
+}
+
+// BenchmarkApplyOneChange gives all services, of which one has a backend
+// replaced.
+func BenchmarkApplyOneChange(b *testing.B) {
+	inSizes(b, func(b *testing.B, n int) {
+		services, other := manyServices(n), replacedBackends(n)
+		d := openLoaded(b, services)
+		laps := newLaps()
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i = (i + 1) % n {
+			services[i], other[i] = other[i], services[i]
+			begin := time.Now()
+			plan, err := d.Apply(b.Context(), services)
+			laps.add(begin)
+			mustChange(b, plan, err)
+		}
+		laps.report(b, "p50-ns")
+	})
+}
+
+// BenchmarkAdopt is a restart: a new Dataplane finds everything in place.
+func BenchmarkAdopt(b *testing.B) {
+	inSizes(b, func(b *testing.B, n int) {
+		ns := newNamespace(b)
+		services := manyServices(n)
+		load(b, ns, services)
+		laps := newLaps()
+		b.ReportAllocs()
+		for b.Loop() {
+			begin := time.Now()
+			d := open(b, ns)
+			plan, err := d.Apply(b.Context(), services)
+			laps.add(begin)
+			mustKeep(b, plan, err)
+			untimed(b, func() { closeOrStop(b, d) })
+		}
+		laps.report(b, "p50-ns")
+	})
+}
+
+// TestUpdateFollowsTheChange: to replace a backend takes as much with many
+// services as with few. This is the part of the benchmarks that does not
+// depend on the machine.
+func TestUpdateFollowsTheChange(t *testing.T) {
+	few, allocsOfFew := costOfUpdate(t, 100)
+	many, allocsOfMany := costOfUpdate(t, 10_000)
+	if few != many {
+		t.Errorf("%d changes with 100 services, %d with 10,000", few, many)
+	}
+	if allocsOfMany > 1.5*allocsOfFew {
+		t.Errorf("%v allocations with 100 services, %v with 10,000", allocsOfFew, allocsOfMany)
+	}
+}
+
+// costOfUpdate counts the changes and the allocations of replacing a backend
+// of one of n services.
+func costOfUpdate(t *testing.T, n int) (changes int, allocs float64) {
+	t.Helper()
+	d := openLoaded(t, manyServices(n))
+	i := n / 2
+	states := [][]nftdp.Service{{service(i, 0)}, {service(i, poolSize)}}
+	allocs = testing.AllocsPerRun(20, func() {
+		slices.Reverse(states)
+		plan, err := d.Update(t.Context(), nftdp.Change{Set: states[1]})
+		mustChange(t, plan, err)
+		changes = plan.Len()
+	})
+	return changes, allocs
+}
+
+// manyServices makes services that have nothing in common.
+func manyServices(n int) []nftdp.Service {
+	all := make([]nftdp.Service, n)
+	for i := range all {
+		all[i] = service(i, poolSize)
+	}
+	return all
+}
+
+// replacedBackends are the same services, each with one backend replaced.
+// Slots follow the order of addresses, and the new backend comes last, so that
+// on average half of the slots move: a replacement costs no less anywhere.
+func replacedBackends(n int) []nftdp.Service {
+	all := make([]nftdp.Service, n)
+	for i := range all {
+		all[i] = service(i, i%poolSize)
+	}
+	return all
+}
+
+// service is the i-th service. It has a cluster address and, of addresses for
+// one backend more than it has, all but the one at absent.
+func service(i, absent int) nftdp.Service {
+	s := nftdp.Service{
+		Name:      fmt.Sprintf("default/service-%d:http", i),
+		Frontends: []nftdp.Frontend{{Addr: clusterAddr(i), Port: 80}},
+		Backends:  make([]nftdp.Backend, 0, poolSize),
+	}
+	for j := range poolSize + 1 {
+		if j != absent {
+			s.Backends = append(s.Backends, nftdp.Backend{Addr: backendAddr(i, j)})
+		}
+	}
+	return s
+}
+
+func clusterAddr(i int) netip.Addr { return ipv4(10<<24 | 96<<16 + 1 + i) }
+
+func backendAddr(i, j int) netip.AddrPort {
+	return netip.AddrPortFrom(ipv4(10<<24|128<<16+i*(poolSize+1)+j), backendPort)
+}
+
+func ipv4(n int) netip.Addr {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], uint32(n))
+	return netip.AddrFrom4(b)
+}
+
+func newNamespace(tb testing.TB) *nstest.Namespace {
+	tb.Helper()
+	ns, err := nstest.New("node")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { closeOrStop(tb, ns) })
+	return ns
+}
+
+func closeOrStop(tb testing.TB, c interface{ Close() error }) {
+	tb.Helper()
+	if err := c.Close(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func open(tb testing.TB, ns *nstest.Namespace) *nftdp.Dataplane {
+	tb.Helper()
+	d, err := nftdp.Config{}.Open(tb.Context(), ns.Handle())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return d
+}
+
+// openLoaded opens a namespace that has these services.
+func openLoaded(tb testing.TB, services []nftdp.Service) *nftdp.Dataplane {
+	tb.Helper()
+	d := open(tb, newNamespace(tb))
+	tb.Cleanup(func() { closeOrStop(tb, d) })
+	plan, err := d.Apply(tb.Context(), services)
+	mustChange(tb, plan, err)
+	return d
+}
+
+// load programs the services and lets go of the namespace.
+func load(tb testing.TB, ns *nstest.Namespace, services []nftdp.Service) {
+	tb.Helper()
+	d := open(tb, ns)
+	plan, err := d.Apply(tb.Context(), services)
+	mustChange(tb, plan, err)
+	closeOrStop(tb, d)
+}
+
+func mustChange(tb testing.TB, plan *nftdp.Plan, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if plan.Empty() {
+		tb.Fatal("the plan is empty")
+	}
+}
+
+func mustKeep(tb testing.TB, plan *nftdp.Plan, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if !plan.Empty() {
+		tb.Fatalf("the plan is not empty but has %d changes", plan.Len())
+	}
+}
+
+// untimed does what is no part of an iteration.
+func untimed(b *testing.B, f func()) {
+	b.Helper()
+	b.StopTimer()
+	f()
+	b.StartTimer()
+}
+
+// laps are the durations of iterations. Their median says what an iteration
+// takes; the mean, which is what ns/op has, follows the few of them during
+// which the machine did something else.
+type laps []time.Duration
+
+// newLaps has so much room that measuring does not allocate.
+func newLaps() *laps {
+	l := make(laps, 0, 1<<20)
+	return &l
+}
+
+func (l *laps) add(begin time.Time) { *l = append(*l, time.Since(begin)) }
+
+func (l *laps) report(b *testing.B, unit string) {
+	b.Helper()
+	slices.Sort(*l)
+	b.ReportMetric(float64((*l)[len(*l)/2]), unit)
+}

@@ -1,0 +1,172 @@
+package compile
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// FuzzStage: a change that is computed from the few services it is about does
+// the same as a comparison of everything.
+func FuzzStage(f *testing.F) {
+	addRandom(f, 200)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d := &dice{data}
+		state := New(d.config(), d.services())
+		for range 4 {
+			set, remove := d.change(state)
+			checkStage(t, state, set, remove)
+		}
+	})
+}
+
+func checkStage(t *testing.T, state *State, set []*Service, remove []string) {
+	t.Helper()
+	former := state.Ruleset()
+	full := state.With(set, remove)
+	want := full.Ruleset()
+
+	delta := state.Stage(set, remove)
+	changes := delta.Changes()
+	if state.Ruleset().String() != former.String() {
+		t.Error("Stage changed the state")
+	}
+	if diff := gocmp.Diff(text(want), text(ruleset.Apply(former, changes))); diff != "" {
+		t.Errorf("the change leads elsewhere (-want +got):\n%s\n%v", diff, changes)
+	}
+	if diff := gocmp.Diff(commands(ruleset.Diff(former, want)), commands(changes)); diff != "" {
+		t.Errorf("the change has other commands than a comparison (-want +got):\n%s", diff)
+	}
+
+	delta.Commit()
+	if diff := gocmp.Diff(want.String(), state.Ruleset().String()); diff != "" {
+		t.Errorf("the state compiles otherwise than a new one (-want +got):\n%s", diff)
+	}
+	exact := gocmp.Options{
+		gocmp.AllowUnexported(State{}, shared{}, class{}),
+		cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}),
+	}
+	if diff := gocmp.Diff(full, state, exact); diff != "" {
+		t.Errorf("the state is not what a new one is (-want +got):\n%s", diff)
+	}
+}
+
+// commands are the changes as nft commands in no order.
+func commands(changes []ruleset.Change) []string {
+	var out []string
+	for i := range changes {
+		out = append(out, strings.Split(changes[i].String(), "\n")...)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// FuzzHolds: what a ruleset holds compiles to the same ruleset, so that a new
+// process can go on where the last one ended.
+func FuzzHolds(f *testing.F) {
+	addRandom(f, 100)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d := &dice{data}
+		cfg, services := d.config(), d.services()
+		want := New(cfg, services).Ruleset()
+		var got []*Service
+		for _, h := range Holds(want) {
+			got = append(got, h.Service())
+		}
+		if diff := gocmp.Diff(want.String(), New(cfg, got).Ruleset().String()); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		var names []string
+		for _, s := range services {
+			if len(s.Frontends) > 0 {
+				names = append(names, s.Name)
+			}
+		}
+		for i, s := range got {
+			if i >= len(names) || s.Name != names[i] {
+				t.Errorf("service %d is %q, want one of %q, sorted", i, s.Name, names)
+			}
+		}
+	})
+}
+
+// TestFits: a change fits when all that is added finds room beside all that
+// there is, since the kernel makes room for what is deleted only afterwards.
+func TestFits(t *testing.T) {
+	backends := func(first, n int) *Service {
+		s := &Service{Name: "s", Proto: TCP, Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80}}}
+		for i := first; i < first+n; i++ {
+			a := netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)})
+			s.Backends[0] = append(s.Backends[0], netip.AddrPortFrom(a, 80))
+		}
+		return s
+	}
+	size := int(ruleset.SizeFor(0))
+	for _, c := range []struct {
+		name          string
+		before, after *Service
+		want          bool
+	}{
+		{"up to the size", backends(0, 1), backends(0, size), true},
+		{"beyond the size", backends(0, 1), backends(0, size+1), false},
+		{"all replaced, half full", backends(0, size/2), backends(size/2, size/2), true},
+		{"all replaced, more than half full", backends(0, size/2+1), backends(size/2+1, size/2+1), false},
+		{"fewer", backends(0, size), backends(0, 1), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			current := New(Config{}, nil).Ruleset()
+			state := New(Config{}, []*Service{c.before})
+			state.SetSizes(current, nil)
+			if got := state.Stage([]*Service{c.after}, nil).Fits(); got != c.want {
+				t.Errorf("fits: %t, want %t", got, c.want)
+			}
+		})
+	}
+	t.Run("sizes are not known", func(t *testing.T) {
+		state := New(Config{}, nil)
+		if !state.Stage([]*Service{backends(0, 2*size)}, nil).Fits() {
+			t.Error("it does not fit")
+		}
+	})
+}
+
+// TestSetSizes: what the kernel's sets hold is what they had, or what those
+// that are made anew have.
+func TestSetSizes(t *testing.T) {
+	services := []*Service{{Name: "s", Proto: TCP, Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80}}}}
+	state := New(Config{}, services)
+	current := New(Config{}, nil).Ruleset()
+	current.Table(ruleset.IPv4).Set("masq").Size = 0
+	current.Table(ruleset.IPv4).Set("backends").Size = 4096
+	current.Tables = current.Tables[:1]
+	remade := *current.Tables[0].Set("frontends")
+	remade.Size = 8192
+
+	state.SetSizes(current, []ruleset.Change{
+		{Verb: ruleset.Add, Family: ruleset.IPv4, Set: &remade},
+		{Verb: ruleset.Delete, Family: ruleset.IPv4, Set: &ruleset.Set{Name: "masq", Size: 7}},
+		{Verb: ruleset.Add, Family: ruleset.IPv6, Set: &ruleset.Set{Name: internalSet, Size: 7}},
+		{Verb: ruleset.Add, Family: ruleset.IPv6, Set: &ruleset.Set{Name: "masq", Size: 7}, Elements: make([]ruleset.Element, 1)},
+	})
+	for _, c := range []struct {
+		family int
+		id     SetID
+		want   uint32
+	}{
+		{0, Frontends, 8192},
+		{0, Backends, 4096},
+		{0, Masq, 0},
+		{0, Hairpin, 1024},
+		{1, Masq, 1024}, // of the table that is added
+	} {
+		if got := state.sizes[c.family][c.id]; got != c.want {
+			t.Errorf("family %d, set %d: size %d, want %d", c.family, c.id, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,271 @@
+//go:build linux
+
+package nfnl
+
+import (
+	"encoding/binary"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// encoded is one netlink message of a batch.
+type encoded struct {
+	typ, flags uint16
+	seq        uint32
+	at         int    // where it begins in the batch
+	body       []byte // from struct nfgenmsg on
+}
+
+// messages splits a batch as the kernel does.
+func messages(t *testing.T, batch []byte) []encoded {
+	t.Helper()
+	var out []encoded
+	for at := 0; at < len(batch); {
+		size := int(binary.NativeEndian.Uint32(batch[at:]))
+		if size < msgHeader || size%4 != 0 || at+size > len(batch) {
+			t.Fatalf("message of %d bytes at %d of %d", size, at, len(batch))
+		}
+		m := batch[at : at+size]
+		out = append(out, encoded{
+			typ: binary.NativeEndian.Uint16(m[4:]), flags: binary.NativeEndian.Uint16(m[6:]),
+			seq: binary.NativeEndian.Uint32(m[8:]), at: at, body: m[16:],
+		})
+		at += size
+	}
+	return out
+}
+
+func encode(t *testing.T, seq uint32, changes ...ruleset.Change) (*Batch, []encoded) {
+	t.Helper()
+	b := NewBatch(seq, 77)
+	for i := range changes {
+		if err := b.Add(&changes[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b, messages(t, b.Finish())
+}
+
+// portElements are drops of the ports from first on.
+func portElements(first, n int, comment string) []ruleset.Element {
+	out := make([]ruleset.Element, n)
+	for i := range out {
+		out[i] = ruleset.Element{
+			Key:     ruleset.Tuple{}.Port(uint16(first + i)),
+			Verdict: ruleset.Verdict{Kind: ruleset.Drop}, Comment: comment,
+		}
+	}
+	return out
+}
+
+func portMap() *ruleset.Set {
+	return &ruleset.Set{Name: "ports", Key: []ruleset.Type{ruleset.Port}, Verdict: true, Counter: true}
+}
+
+// TestBatchFrame: a batch begins with the generation that it is for, ends as
+// it should, and asks for one acknowledgement, that of its last change.
+func TestBatchFrame(t *testing.T) {
+	table := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t"}
+	const first = ^uint32(0) // sequence numbers may wrap around
+	b, msgs := encode(t, first, table, table)
+	type frame struct {
+		Typ, Flags uint16
+		Seq        uint32
+	}
+	const add = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWTABLE
+	const create = unix.NLM_F_REQUEST | unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	want := []frame{
+		{unix.NFNL_MSG_BATCH_BEGIN, unix.NLM_F_REQUEST, first},
+		{add, create, 0},
+		{add, create | unix.NLM_F_ACK, 1},
+		{unix.NFNL_MSG_BATCH_END, unix.NLM_F_REQUEST, 2},
+	}
+	var got []frame
+	for _, m := range msgs {
+		got = append(got, frame{m.typ, m.flags, m.seq})
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if b.FirstSeq() != first || b.LastSeq() != 1 || b.NextSeq() != 2 {
+		t.Errorf("numbers are %d, %d, %d", b.FirstSeq(), b.LastSeq(), b.NextSeq())
+	}
+	f := readFields(msgs[0].body[4:], nfnlBatchGenID)
+	if got := f.u32(nfnlBatchGenID); got != 77 || f.err != nil {
+		t.Errorf("generation %d, error %v", got, f.err)
+	}
+	if subsys := binary.BigEndian.Uint16(msgs[0].body[2:]); subsys != unix.NFNL_SUBSYS_NFTABLES {
+		t.Errorf("the batch is for subsystem %d", subsys)
+	}
+}
+
+// TestElementsFillMessages: the length of the attribute that holds them, 16
+// bits, is made use of, and not exceeded with elements of the greatest length.
+func TestElementsFillMessages(t *testing.T) {
+	long := strings.Repeat("é", 64)
+	c := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv6, Table: "t", Set: portMap(), Elements: portElements(0, 5000, long)}
+	for i := range c.Elements {
+		c.Elements[i].Verdict = ruleset.Verdict{Kind: ruleset.Goto, Chain: strings.Repeat("c", 100)}
+		c.Elements[i].Packets = 1
+	}
+	_, msgs := encode(t, 0, c)
+	msgs = msgs[1 : len(msgs)-1]
+	next := 0
+	for i, m := range msgs {
+		f := readFields(m.body[4:], unix.NFTA_SET_ELEM_LIST_TABLE, unix.NFTA_SET_ELEM_LIST_SET, unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+		list := f.val[unix.NFTA_SET_ELEM_LIST_ELEMENTS]
+		if full := len(list) > maxPayload-1024; f.err != nil || !full && i < len(msgs)-1 {
+			t.Errorf("message %d of %d has %d bytes of elements, error %v", i, len(msgs), len(list), f.err)
+		}
+		_, _, err := DecodeElements(m.body, c.Set, c.Family, func(e ruleset.Element) {
+			if !c.Elements[next].Same(&e) {
+				t.Errorf("element %d is another one: %+v", next, e)
+			}
+			next++
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if next != len(c.Elements) {
+		t.Errorf("%d elements arrive, want %d", next, len(c.Elements))
+	}
+}
+
+// TestFind: the offset at which the kernel found fault with a message leads
+// back to the element, among thousands in several messages.
+func TestFind(t *testing.T) {
+	changes := []ruleset.Change{
+		{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t"},
+		{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: portMap(), Elements: portElements(0, 3000, "x")},
+		{Verb: ruleset.Delete, Family: ruleset.IPv4, Table: "t", Set: portMap(), Elements: portElements(0, 1, "x")},
+		{Verb: ruleset.Delete, Family: ruleset.IPv4, Table: "t", Set: portMap(), Elements: portElements(0, 9000, "")},
+	}
+	b, msgs := encode(t, 1000, changes...)
+	next := map[*ruleset.Change]int{}
+	for _, m := range msgs {
+		c, element := b.Find(m.seq, 0)
+		switch {
+		case m.typ == unix.NFNL_MSG_BATCH_BEGIN || m.typ == unix.NFNL_MSG_BATCH_END:
+			if c != nil || element != -1 {
+				t.Errorf("the frame of the batch is found as change %v, element %d", c, element)
+			}
+		case len(c.Elements) <= 1:
+			if want := len(c.Elements) - 1; element != want {
+				t.Errorf("%s: element %d, want %d", c, element, want)
+			}
+		default:
+			if element != -1 {
+				t.Errorf("element %d is found without an offset", element)
+			}
+			next[c] += checkFind(t, b, m, c, next[c])
+		}
+	}
+	for i := range changes {
+		if c := &changes[i]; len(c.Elements) > 1 && next[c] != len(c.Elements) {
+			t.Errorf("%d elements of change %d are found, want %d", next[c], i, len(c.Elements))
+		}
+	}
+	if c, _ := b.Find(999, 0); c != nil {
+		t.Error("a message before the batch is found")
+	}
+	if c, _ := b.Find(b.NextSeq()+1, 0); c != nil {
+		t.Error("a message after the batch is found")
+	}
+}
+
+// checkFind looks for each element of one message by the offset of its first
+// and last byte, and gives how many there are.
+func checkFind(t *testing.T, b *Batch, m encoded, want *ruleset.Change, first int) (n int) {
+	t.Helper()
+	at := msgHeader // in the message
+	f := cursor{rest: m.body[4:]}
+	for f.next() && f.typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+		at += attrHeader + align4(len(f.val))
+	}
+	at += attrHeader
+	for in := (cursor{rest: f.val}); in.next(); n++ {
+		end := at + attrHeader + align4(len(in.val))
+		for _, offset := range []int{at, end - 1} {
+			if c, element := b.Find(m.seq, offset); c != want || element != first+n {
+				t.Fatalf("offset %d leads to %d, want %d", offset, element, first+n)
+			}
+		}
+		at = end
+	}
+	return n
+}
+
+// TestFindInterval: an interval takes two places in a message, so that which
+// one it was is not said.
+func TestFindInterval(t *testing.T) {
+	s := &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Addr}, Interval: true}
+	c := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: s, Elements: []ruleset.Element{
+		interval("10.0.0.0", "10.0.0.9"), interval("10.0.1.0", "10.0.1.9"),
+	}}
+	b, _ := encode(t, 0, c)
+	for offset := range 200 {
+		if _, element := b.Find(1, offset); element != -1 {
+			t.Errorf("offset %d is found as element %d", offset, element)
+		}
+	}
+}
+
+// TestEncodeRefuses: what can not be expressed is an error and never sent.
+func TestEncodeRefuses(t *testing.T) {
+	opaque := portElements(1, 1, "")
+	opaque[0].Opaque = true
+	prefix := func(s string) ruleset.Rule {
+		return ruleset.Rule{ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: mustPrefix(s)}}
+	}
+	for name, c := range map[string]ruleset.Change{
+		"an opaque element": {Set: portMap(), Elements: opaque},
+		"an opaque set":     {Set: &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Port}, Opaque: "timeout"}},
+		"an opaque rule":    {Chain: &ruleset.Chain{Name: "c"}, Rule: ruleset.Rule{ruleset.Opaque{What: "quota"}}},
+		"an unknown field":  {Chain: &ruleset.Chain{Name: "c"}, Rule: ruleset.Rule{ruleset.Match{Field: 99}}},
+		"a prefix of bits":  {Chain: &ruleset.Chain{Name: "c"}, Rule: prefix("10.0.0.0/9")},
+		"an empty prefix":   {Chain: &ruleset.Chain{Name: "c"}, Rule: prefix("0.0.0.0/0")},
+		"an unknown key": {Chain: &ruleset.Chain{Name: "c"}, Rule: ruleset.Rule{
+			ruleset.Lookup{Key: []ruleset.Operand{{}}, Set: "s"},
+		}},
+	} {
+		c.Verb, c.Family, c.Table = ruleset.Add, ruleset.IPv4, "t"
+		if err := NewBatch(0, 0).Add(&c); err == nil {
+			t.Errorf("%s is encoded", name)
+		}
+	}
+	deleted := ruleset.Change{Verb: ruleset.Delete, Family: ruleset.IPv4, Table: "t", Set: portMap(), Elements: opaque}
+	if err := NewBatch(0, 0).Add(&deleted); err != nil {
+		t.Errorf("an opaque element can not be deleted: %v", err)
+	}
+}
+
+func TestSuccessor(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"10.0.0.0", "10.0.0.1"},
+		{"10.0.0.255", "10.0.1.0"},
+		{"10.255.255.255", "11.0.0.0"},
+		{"255.255.255.255", ""},
+		{"fd00::ffff", "fd00::1:0"},
+		{"ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", ""},
+	} {
+		in := addrTuple(c.in)
+		got, ok := successor(in, in.Len())
+		if ok != (c.want != "") || ok && got != addrTuple(c.want) {
+			t.Errorf("after %s comes %v, %t, want %q", c.in, got.Bytes(), ok, c.want)
+		}
+	}
+	port := ruleset.Tuple{}.Port(0xffff)
+	if _, ok := successor(port, 2); ok {
+		t.Error("something comes after the last port")
+	}
+	port = ruleset.Tuple{}.Port(0x00ff)
+	if got, _ := successor(port, 2); got != (ruleset.Tuple{}.Port(0x0100)) {
+		t.Errorf("after port 255 comes %v", got.Bytes())
+	}
+}

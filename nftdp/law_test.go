@@ -1,0 +1,195 @@
+package nftdp
+
+import (
+	"net/netip"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// FuzzPlanTo: a plan leads from any services to any others and knows when
+// nothing is to be done.
+func FuzzPlanTo(f *testing.F) {
+	addRandom(f, 200)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d := &dice{data}
+		was, is := d.services(), d.services()
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("from %s\nto %s", asJSON(was), asJSON(is))
+			}
+		})
+		a, b := mustCompile(t, d.config(), was), mustCompile(t, d.config(), is)
+		before := a.String() + b.String()
+		plan := a.PlanTo(b)
+		got := &Ruleset{ruleset.Apply(a.rules, plan.changes)}
+
+		if diff := cmp.Diff(withoutSizes(b), withoutSizes(got)); diff != "" {
+			t.Errorf("the plan leads elsewhere (-want +got):\n%s\nplan:\n%v", diff, plan)
+		}
+		wantNoPlan(t, a, a)
+		wantNoPlan(t, got, b)
+		wantNoPlan(t, b, got)
+		if a.String()+b.String() != before {
+			t.Error("the rulesets changed")
+		}
+		if lines := strings.Count(plan.String(), "\n"); lines != plan.Len() || plan.Empty() != (lines == 0) {
+			t.Errorf("a plan of %d lines has Len %d and Empty %t", lines, plan.Len(), plan.Empty())
+		}
+	})
+}
+
+func wantNoPlan(t *testing.T, from, to *Ruleset) {
+	t.Helper()
+	if plan := from.PlanTo(to); !plan.Empty() {
+		t.Errorf("something is left to do:\n%v", plan)
+	}
+}
+
+// withoutSizes is the text without the declared sizes of sets: those that are
+// large enough are kept.
+func withoutSizes(r *Ruleset) string {
+	return regexp.MustCompile(`(?m)^\t\tsize \d+\n`).ReplaceAllString(r.String(), "")
+}
+
+// FuzzCompileOrder: the order of services, frontends and backends is of no
+// importance.
+func FuzzCompileOrder(f *testing.F) {
+	addRandom(f, 100)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d := &dice{data}
+		services, config := d.services(), d.config()
+		a, b := mustCompile(t, config, services), mustCompile(t, config, d.reordered(services))
+		if diff := cmp.Diff(a.String(), b.String()); diff != "" {
+			t.Errorf("another order, another ruleset (-one +other):\n%s\n%s", diff, asJSON(services))
+		}
+		wantNoPlan(t, a, b)
+	})
+}
+
+// FuzzStatus: a ruleset tells the services that it was compiled from.
+func FuzzStatus(f *testing.F) {
+	addRandom(f, 100)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d := &dice{data}
+		services := d.services()
+		want := map[string]ServiceStatus{}
+		for i := range services {
+			if s := statusOf(&services[i]); len(s.Frontends) > 0 {
+				want[s.Name] = s
+			}
+		}
+		got := map[string]ServiceStatus{}
+		for _, s := range mustCompile(t, d.config(), services).status() {
+			got[s.Name] = s
+		}
+		sorted := cmpopts.SortSlices(func(a, b FrontendStatus) bool {
+			return netip.AddrPortFrom(a.Addr, a.Port).Compare(netip.AddrPortFrom(b.Addr, b.Port)) < 0
+		})
+		sortedBackends := cmpopts.SortSlices(func(a, b BackendStatus) bool { return a.Addr.Compare(b.Addr) < 0 })
+		if diff := cmp.Diff(want, got, sorted, sortedBackends, plainAddrs(), cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("status (-want +got):\n%s\n%s", diff, asJSON(services))
+		}
+	})
+}
+
+// statusOf says from the documentation of the model alone what becomes of a
+// service.
+func statusOf(s *Service) ServiceStatus {
+	out := ServiceStatus{Name: s.Name, Protocol: s.Protocol}
+	for _, f := range s.Frontends {
+		addrs := []netip.Addr{f.Addr.Unmap()}
+		if !f.Addr.IsValid() {
+			addrs = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+		}
+		for _, a := range addrs {
+			out.Frontends = append(out.Frontends, frontendStatusOf(s, a, f))
+		}
+	}
+	return out
+}
+
+func frontendStatusOf(s *Service, a netip.Addr, f Frontend) FrontendStatus {
+	out := FrontendStatus{Addr: a, Port: f.Port}
+	for _, b := range s.Backends {
+		addr := netip.AddrPortFrom(b.Addr.Addr().Unmap(), b.Addr.Port())
+		if b.State == Active && addr.Addr().Is4() == a.Is4() {
+			out.Backends = append(out.Backends, BackendStatus{Addr: addr})
+		}
+	}
+	if len(out.Backends) == 0 {
+		out.NoBackend = &f.NoBackend
+	}
+	return out
+}
+
+func plainAddrs() cmp.Option { return cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}) }
+
+// FuzzCounters: a plan carries on the counts of every frontend, and of every
+// backend behind it, that there is before and after, and begins others at zero.
+func FuzzCounters(f *testing.F) {
+	addRandom(f, 200)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d := &dice{data}
+		was, is := d.services(), d.services()
+		a, b := mustCompile(t, d.config(), was), mustCompile(t, d.config(), is)
+		count(a)
+		plan := a.PlanTo(b)
+		got := &Ruleset{ruleset.Apply(a.rules, plan.changes)}
+		if diff := cmp.Diff(wantCounts(a, b), countsOf(got)); diff != "" {
+			t.Errorf("counts (-want +got):\n%s\nfrom %s\nto %s\nplan:\n%v", diff, asJSON(was), asJSON(is), plan)
+		}
+	})
+}
+
+// count lets every counter of a ruleset stand at a number of its own.
+func count(r *Ruleset) {
+	n := uint64(0)
+	for _, t := range r.rules.Tables {
+		for _, s := range t.Sets {
+			for i := range s.Elements {
+				if s.Counter {
+					n++
+					s.Elements[i].Packets, s.Elements[i].Bytes = n, 60*n
+				}
+			}
+		}
+	}
+}
+
+// counted is a frontend, or a backend behind it.
+type counted struct {
+	protocol Protocol
+	frontend string
+	backend  string
+}
+
+// countsOf gives what a counter is about with its state.
+func countsOf(r *Ruleset) map[counted]Counter {
+	out := map[counted]Counter{}
+	for _, s := range r.status() {
+		for _, f := range s.Frontends {
+			key := counted{protocol: s.Protocol, frontend: netip.AddrPortFrom(f.Addr, f.Port).String()}
+			out[key] = f.Counter
+			for _, b := range f.Backends {
+				key.backend = b.Addr.String()
+				out[key] = b.Counter
+			}
+		}
+	}
+	return out
+}
+
+// wantCounts are those of b, carried on from a.
+func wantCounts(a, b *Ruleset) map[counted]Counter {
+	former, out := countsOf(a), countsOf(b)
+	for key := range out {
+		out[key] = former[key]
+	}
+	return out
+}

@@ -1,0 +1,143 @@
+package nftdp
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+)
+
+// dice make choices out of bytes, so that a fuzzer or a seed decides them. Out
+// of bytes, they show zero.
+type dice struct{ bytes []byte }
+
+// roll gives a number below n, which is at most 256.
+func (d *dice) roll(n int) int {
+	if len(d.bytes) == 0 || n < 2 {
+		return 0
+	}
+	b := d.bytes[0]
+	d.bytes = d.bytes[1:]
+	return int(b) % n
+}
+
+// one gives one of several choices.
+func one[T any](d *dice, choices []T) T { return choices[d.roll(len(choices))] }
+
+// randomBytes are enough for a whole test, always the same for a seed.
+func randomBytes(seed uint64, n int) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)}).Read(b) //nolint:errcheck // it never fails
+	return b
+}
+
+// addRandom gives a fuzz target seeds that the normal test run goes through.
+func addRandom(f *testing.F, seeds uint64) {
+	f.Helper()
+	for seed := range seeds {
+		f.Add(randomBytes(seed, 800))
+	}
+}
+
+// The choices are few, so that services collide, overlap and share backends.
+// config is a valid one.
+func (d *dice) config() Config {
+	all := prefixes("192.168.0.0/24", "192.168.0.0/16", "10.0.0.0/9", "10.128.0.0/9", "0.0.0.0/0",
+		"fd00::/64", "fd00::/16", "::/0", "10.0.0.1/32", "255.255.255.0/24")
+	some := func() (out []netip.Prefix) {
+		for range d.roll(4) {
+			out = append(out, one(d, all))
+		}
+		return out
+	}
+	return Config{NodeAddrs: some(), Internal: some()}
+}
+
+// services are valid together with one another.
+func (d *dice) services() []Service {
+	var all []Service
+	for _, name := range []string{"a", "b", "c d", "é;}", `\`, "ns/f:http"} {
+		if d.roll(4) > 0 {
+			all = append(all, d.service(name, all))
+		}
+	}
+	for i := range all { // in any order
+		j := d.roll(len(all))
+		all[i], all[j] = all[j], all[i]
+	}
+	return all
+}
+
+// service is valid together with others: what is not is left out.
+func (d *dice) service(name string, others []Service) Service {
+	s := Service{Name: name, Protocol: one(d, []Protocol{TCP, TCP, UDP, SCTP})}
+	valid := func() bool { return (Config{}).Validate(append(slices.Clip(others), s)) == nil }
+	for range d.roll(5) {
+		s.Frontends = append(s.Frontends, d.frontend())
+		if !valid() {
+			s.Frontends = s.Frontends[:len(s.Frontends)-1]
+		}
+	}
+	for range d.roll(7) {
+		s.Backends = append(s.Backends, d.backend())
+		if !valid() {
+			s.Backends = s.Backends[:len(s.Backends)-1]
+		}
+	}
+	return s
+}
+
+func (d *dice) frontend() Frontend {
+	return Frontend{
+		Addr: one(d, []netip.Addr{
+			{}, netip.IPv4Unspecified(), netip.IPv6Unspecified(),
+			addr("10.96.0.1"), addr("10.96.0.2"), addr("::ffff:10.96.0.1"), addr("fd00:96::1"), addr("192.168.0.2"),
+		}),
+		Port:      one(d, []uint16{80, 30644, 65535}),
+		NoBackend: one(d, []Action{Reject, Drop}),
+	}
+}
+
+func (d *dice) backend() Backend {
+	a := one(d, []netip.Addr{
+		addr("10.180.0.1"), addr("10.180.0.2"), addr("10.180.0.3"), addr("::ffff:10.180.0.1"),
+		addr("fd00:180::1"), addr("fd00:180::2"),
+	})
+	return Backend{
+		Addr:  netip.AddrPortFrom(a, one(d, []uint16{8080, 8081})),
+		State: one(d, []State{Active, Active, Active, Draining, Down}),
+	}
+}
+
+// reordered are the same services with everything in another order.
+func (d *dice) reordered(services []Service) []Service {
+	out := slices.Clone(services)
+	shuffle(d, out)
+	for i := range out {
+		out[i].Frontends = slices.Clone(out[i].Frontends)
+		out[i].Backends = slices.Clone(out[i].Backends)
+		shuffle(d, out[i].Frontends)
+		shuffle(d, out[i].Backends)
+	}
+	return out
+}
+
+func shuffle[T any](d *dice, s []T) {
+	for i := range s {
+		j := i + d.roll(len(s)-i)
+		s[i], s[j] = s[j], s[i]
+	}
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// asJSON shows services where a test fails.
+func asJSON(v any) string {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Sprintf("%+v", v)
+	}
+	return string(b)
+}
