@@ -35,5 +35,6 @@ type FrontendStatus struct {
 // BackendStatus is a usable backend of one frontend.
 type BackendStatus struct {
 	Addr    netip.AddrPort `json:"addr"`
+	Slots   int            `json:"slots"` // of the frontend's pool: its share
 	Counter Counter        `json:"counter"`
 }
