@@ -117,10 +117,10 @@ func compiled(n int) *ruleset.Ruleset {
 		s := &compile.Service{
 			Name: service(i, poolSize).Name, Proto: compile.TCP,
 			Frontends: []compile.Frontend{{Addr: clusterAddr(i), Port: 80}},
-			Backends:  [2][]netip.AddrPort{make([]netip.AddrPort, poolSize), nil},
+			Pools:     [2][]netip.AddrPort{make([]netip.AddrPort, poolSize), nil},
 		}
 		for j := range poolSize {
-			s.Backends[0][j] = backendAddr(i, j)
+			s.Pools[0][j] = backendAddr(i, j)
 		}
 		services[i] = s
 	}

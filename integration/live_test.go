@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
@@ -68,19 +69,19 @@ func TestChangeUnderLiveConnections(t *testing.T) {
 func TestDeletedServiceIsGone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
-	outcomes := func() []string {
+	outcomes := func(timeout time.Duration) []string {
 		var all []string
 		for _, a := range nstest.Families() {
 			for _, p := range []string{"tcp", "udp"} {
 				all = append(all,
-					attempt(w.Client, p, netip.AddrPortFrom(a.Node, 30644), silence),
-					attempt(w.Node, p, netip.AddrPortFrom(a.Node, 30644), silence),
-					attempt(w.Backends[0], p, netip.AddrPortFrom(a.ClusterIP, 80), silence))
+					attempt(w.Client, p, netip.AddrPortFrom(a.Node, 30644), askTimeout),
+					attempt(w.Node, p, netip.AddrPortFrom(a.Node, 30644), askTimeout),
+					attempt(w.Backends[0], p, netip.AddrPortFrom(a.ClusterIP, 80), timeout))
 			}
 		}
 		return all
 	}
-	before := outcomes()
+	before := outcomes(silence)
 	if slices.Contains(before, "backend-1") {
 		t.Fatalf("without services: %v", before)
 	}
@@ -92,69 +93,78 @@ func TestDeletedServiceIsGone(t *testing.T) {
 		})
 	}
 	w.apply(t, services...)
-	for _, got := range outcomes() {
+	for _, got := range outcomes(askTimeout) {
 		if got != "backend-1" {
 			t.Errorf("with the services: %s, want backend-1", got)
 		}
 	}
 	w.update(t, nftdp.Change{Delete: []string{"tcp", "udp", "sctp"}})
-	if after := outcomes(); !slices.Equal(after, before) {
+	if after := outcomes(silence); !slices.Equal(after, before) {
 		t.Errorf("after the services: %v, want as before them: %v", after, before)
 	}
 }
 
+// changes is how often the services change under load. A packet meets a change
+// in the middle of its way through the chains about once in a thousand.
+const changes = 2000
+
 // TestNoConnectionFailsDuringChanges: while clients connect all the time, a
-// backend comes and goes and other services come and go, so that pools change
-// their size and size classes are made and collected. No connection fails.
+// pool grows and shrinks and another service comes and goes, so that slots
+// disappear and size classes are made and collected. No connection fails.
 func TestNoConnectionFailsDuringChanges(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 3)
-	web := nftdp.Service{
-		Name: "web", Frontends: append(nodeWide(80), on(clusterIP, 80)...), Backends: backends(0, 1, 2),
-	}
+	frontends := append(nodeWide(80), on(clusterIP, 80)...)
+	tcp := nftdp.Service{Name: "tcp", Frontends: frontends, Backends: backends(0, 1, 2)}
+	udp := nftdp.Service{Name: "udp", Protocol: nftdp.UDP, Frontends: frontends, Backends: backends(0, 1, 2)}
 	other := nftdp.Service{Name: "other", Frontends: nodeWide(81), Backends: backends(0)}
-	w.apply(t, web)
+	w.apply(t, tcp, udp)
 
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var clients sync.WaitGroup
 	var done atomic.Int64
 	for _, a := range nstest.Families() {
-		for _, dst := range []netip.Addr{a.Node, a.ClusterIP} {
-			clients.Go(func() {
-				for ctx.Err() == nil {
-					got := attempt(w.Client, "tcp", netip.AddrPortFrom(dst, 80), askTimeout)
-					if !slices.Contains(backendNames(3), got) {
-						t.Errorf("connection to %v: %s", dst, got)
-						return
-					}
-					done.Add(1)
-				}
-			})
+		for dst, protocol := range map[netip.Addr]string{a.Node: "tcp", a.ClusterIP: "udp"} {
+			clients.Go(func() { done.Add(w.connectUntilDone(ctx, t, protocol, netip.AddrPortFrom(dst, 80))) })
 		}
 	}
-	for i := range 300 {
-		web.Backends = backends(upTo(1 + i%3)...)
-		switch i % 4 {
-		case 0, 1:
-			w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
-		case 2:
-			w.update(t, nftdp.Change{Set: []nftdp.Service{web, other}})
-		case 3:
-			w.apply(t, web)
+	for i := range changes {
+		tcp.Backends = backends(upTo(1 + i%3)...)
+		udp.Backends = tcp.Backends
+		switch i % 8 {
+		case 0:
+			w.apply(t, tcp, udp, other)
+		case 4:
+			w.apply(t, tcp, udp)
+		default:
+			w.update(t, nftdp.Change{Set: []nftdp.Service{tcp, udp}})
 		}
-		// At least one connection meets each state, and follows it.
-		got := ask(t, w.Client, "tcp", netip.AddrPortFrom(nstest.IPv4().Node, 80)).Server
-		if want := backendNames(1 + i%3); !slices.Contains(want, got) {
-			t.Errorf("change %d: %s answered, want one of %v", i, got, want)
+		if i%100 == 0 { // What follows a change follows its state.
+			got := ask(t, w.Client, "tcp", netip.AddrPortFrom(nstest.IPv4().Node, 80)).Server
+			if want := backendNames(1 + i%3); !slices.Contains(want, got) {
+				t.Errorf("change %d: %s answered, want one of %v", i, got, want)
+			}
 		}
 	}
 	stop()
 	clients.Wait()
-	t.Logf("%d connections during 300 changes", done.Load())
-	if done.Load() < 300 {
-		t.Errorf("%d connections during 300 changes are too few to show anything", done.Load())
+	t.Logf("%d connections during %d changes", done.Load(), changes)
+	if done.Load() < changes {
+		t.Errorf("%d connections during %d changes are too few to show anything", done.Load(), changes)
 	}
+}
+
+// connectUntilDone makes connections one after the other and counts them.
+func (w *world) connectUntilDone(ctx context.Context, t *testing.T, protocol string, dst netip.AddrPort) (n int64) {
+	t.Helper()
+	for ; ctx.Err() == nil; n++ {
+		if got := attempt(w.Client, protocol, dst, askTimeout); !slices.Contains(backendNames(3), got) {
+			t.Errorf("%s to %v after %d connections: %s", protocol, dst, n, got)
+			return n
+		}
+	}
+	return n
 }
 
 // backendNames are the names of the topology's first n backends.

@@ -145,3 +145,28 @@ func TestListenerIsOverridden(t *testing.T) {
 	w.apply(t)
 	everyone(t, "node")
 }
+
+// TestBackendOnNode: a backend may run on the node itself, with an address of
+// the node's. It takes connections from everywhere, from the node itself too.
+func TestBackendOnNode(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{Internal: podNets()}, 1)
+	serve(t, w.Node, backendPort, "tcp", "udp")
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		onNode := []nftdp.Backend{{Addr: netip.AddrPortFrom(a.Node, backendPort)}}
+		var frontends []nftdp.Frontend
+		for _, addr := range []netip.Addr{a.Any().Addr(), a.ClusterIP} {
+			frontends = append(frontends, nftdp.Frontend{Addr: addr, Port: 80})
+		}
+		w.apply(t,
+			nftdp.Service{Name: "tcp", Frontends: frontends, Backends: onNode},
+			nftdp.Service{Name: "udp", Protocol: nftdp.UDP, Frontends: frontends, Backends: onNode})
+		for _, p := range []string{"tcp", "udp"} {
+			for _, from := range []*nstest.Namespace{w.Client, w.Node, w.Backends[0]} {
+				for _, addr := range []netip.Addr{a.Node, a.Uplink, a.ClusterIP} {
+					askFor(t, "node", from, p, netip.AddrPortFrom(addr, 80))
+				}
+			}
+		}
+	})
+}

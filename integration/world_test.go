@@ -19,7 +19,7 @@ const backendPort = 8080
 
 // askTimeout is for exchanges that succeed. They take less than a millisecond;
 // the rest is for a machine under load.
-const askTimeout = 5 * time.Second
+const askTimeout = 20 * time.Second
 
 // silence is how long a client waits that is to get no answer.
 const silence = 300 * time.Millisecond
@@ -239,7 +239,6 @@ func clusterIP(a nstest.Addrs) netip.Addr { return a.ClusterIP }
 func external(a nstest.Addrs) netip.Addr  { return a.External }
 func nodeAddr(a nstest.Addrs) netip.Addr  { return a.Node }
 func uplink(a nstest.Addrs) netip.Addr    { return a.Uplink }
-func podGW(a nstest.Addrs) netip.Addr     { return a.PodGW }
 
 // podNets are the prefixes of the backends' addresses.
 func podNets() []netip.Prefix {

@@ -66,35 +66,41 @@ func (d *Dataplane) stage(ctx context.Context, e *edit) (plan *Plan, err error) 
 
 // commit computes a plan and commits it.
 func (d *Dataplane) commit(ctx context.Context, e *edit) (plan *Plan, err error) {
-	var done []ruleset.Change // by attempts whose outcome got lost
+	plan = &Plan{}
 	err = d.retry(ctx, func() error {
 		st, undo, err := d.prepare(ctx, e)
 		if err != nil {
 			return err
 		}
-		generation, err := d.send(ctx, st)
-		if err != nil {
-			err = refused(err, st.taken)
-			undo()
-			return err
+		d.synced, d.generation = false, st.generation
+		for _, changes := range phases(st.changes) {
+			if err := d.send(ctx, changes, st.taken); err != nil {
+				err = refused(err, st.taken)
+				undo()
+				return err
+			}
+			plan.changes = append(plan.changes, changes...)
 		}
 		st.adopt()
-		d.synced, d.generation = true, generation
-		plan = &Plan{append(done, st.changes...)}
+		d.synced = true
 		return nil
 	})
-	return plan, err
+	if err != nil {
+		return nil, err
+	}
+	return plan, nil
 }
 
-// send commits what is staged, in parts if it does not fit otherwise.
-func (d *Dataplane) send(ctx context.Context, st *staged) (uint32, error) {
-	generation, err := d.conn.Commit(ctx, st.generation, st.changes)
-	var big *kernel.TooBigError
-	if errors.As(err, &big) {
-		d.synced = false // until all parts are there
-		return d.sendParts(ctx, st, big)
+// send commits changes as one batch, or in parts if that does not fit.
+func (d *Dataplane) send(ctx context.Context, changes []ruleset.Change, taken claims) error {
+	generation, err := d.conn.Commit(ctx, d.generation, changes)
+	if big, ok := errors.AsType[*kernel.TooBigError](err); ok {
+		return d.sendParts(ctx, changes, taken, big)
 	}
-	return generation, err
+	if err == nil {
+		d.generation = generation
+	}
+	return err
 }
 
 // prepare validates an edit and stages it: against the state that we know the
@@ -300,8 +306,8 @@ func (d *Dataplane) carryCounters(ctx context.Context, changes []ruleset.Change)
 
 // refused makes the public error of what the kernel refused.
 func refused(err error, taken claims) error {
-	var r *kernel.RefusedError
-	if !errors.As(err, &r) {
+	r, ok := errors.AsType[*kernel.RefusedError](err)
+	if !ok {
 		return err
 	}
 	out := &ApplyError{Service: owner(r, taken), Change: r.Command(), Err: r.Errno}

@@ -6,7 +6,10 @@ import "net/netip"
 // first packet of each, so Packets is the number of connections begun (or
 // attempted, where they were rejected or dropped) and Bytes the size of their
 // first packets. It keeps its value over Apply, Update and restarts as long as
-// its frontend, or its backend behind that frontend, exists.
+// its frontend, or its backend behind that frontend, exists. Where its element
+// has to be replaced, since the pool gets another size, connections that begin
+// between the reading of the old count and the commit (some tens of
+// microseconds) are not counted.
 type Counter struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
@@ -35,5 +38,6 @@ type FrontendStatus struct {
 // BackendStatus is a usable backend of one frontend.
 type BackendStatus struct {
 	Addr    netip.AddrPort `json:"addr"`
+	Slots   int            `json:"slots"` // of the frontend's pool: its share
 	Counter Counter        `json:"counter"`
 }

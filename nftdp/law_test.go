@@ -119,7 +119,7 @@ func frontendStatusOf(s *Service, a netip.Addr, f Frontend) FrontendStatus {
 	for _, b := range s.Backends {
 		addr := netip.AddrPortFrom(b.Addr.Addr().Unmap(), b.Addr.Port())
 		if b.State == Active && addr.Addr().Is4() == a.Is4() {
-			out.Backends = append(out.Backends, BackendStatus{Addr: addr})
+			out.Backends = append(out.Backends, BackendStatus{Addr: addr, Slots: 1})
 		}
 	}
 	if len(out.Backends) == 0 {

@@ -5,6 +5,7 @@ package nftdp
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
@@ -13,22 +14,69 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
+// phases gives the batches of a change, so that no packet falls between its
+// two states. The kernel looks at the generation once for the rules of a
+// packet, but anew for every set (see class.chain in internal/compile), and a
+// packet meets the sets of postrouting a little after the maps of prerouting:
+//
+//  1. chains of pool sizes that were not in use come ahead, as the elements
+//     that lead there are seen before the rules that they come with;
+//  2. the change itself;
+//  3. what postrouting asks about backends that are gone goes afterwards.
+//
+// The first and the last change nothing for anybody by themselves. Mostly
+// there is the second only.
+func phases(changes []ruleset.Change) [][]ruleset.Change {
+	fresh := freshChains(changes)
+	var ahead, now, after []ruleset.Change
+	for i := range changes {
+		c := &changes[i]
+		switch {
+		case c.Chain != nil && c.Verb == ruleset.Add && fresh[chainID{c.Family, c.Chain.Name}]:
+			ahead = append(ahead, *c)
+		case len(c.Elements) > 0 && c.Verb == ruleset.Delete && compile.SetNamed(c.Set.Name).Postrouting():
+			after = append(after, *c)
+		default:
+			now = append(now, *c)
+		}
+	}
+	return slices.DeleteFunc([][]ruleset.Change{ahead, now, after}, func(p []ruleset.Change) bool { return len(p) == 0 })
+}
+
+// freshChains are chains that are added to a table that is there already, all
+// of whose sets stay.
+func freshChains(changes []ruleset.Change) map[chainID]bool {
+	out := map[chainID]bool{}
+	remade := map[ruleset.Family]bool{}
+	for i := range changes {
+		c := &changes[i]
+		switch {
+		case len(c.Elements) > 0 || c.Rule != nil || c.Verb == ruleset.Flush:
+		case c.Chain == nil: // a table or a set
+			remade[c.Family] = true
+		case c.Verb == ruleset.Add && c.Chain.Hook == nil:
+			out[chainID{c.Family, c.Chain.Name}] = true
+		}
+	}
+	maps.DeleteFunc(out, func(id chainID, _ bool) bool { return remade[id.family] })
+	return out
+}
+
 // sendParts commits what is too big for one batch as several. The fixed parts
 // come first, then the services, each whole, and at last what no service uses
 // any more. Stopped on the way, it leaves every service as it was or as it
 // shall be, and the next Apply goes on from there.
-func (d *Dataplane) sendParts(ctx context.Context, st *staged, big *kernel.TooBigError) (uint32, error) {
-	batches, err := split(st.changes, st.taken, big)
+func (d *Dataplane) sendParts(ctx context.Context, changes []ruleset.Change, taken claims, big *kernel.TooBigError) error {
+	batches, err := split(changes, taken, big)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	generation := st.generation
 	for _, b := range batches {
-		if generation, err = d.conn.Commit(ctx, generation, b); err != nil {
-			return 0, err
+		if d.generation, err = d.conn.Commit(ctx, d.generation, b); err != nil {
+			return err
 		}
 	}
-	return generation, nil
+	return nil
 }
 
 // part is changes that have to be in one batch.

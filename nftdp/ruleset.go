@@ -2,7 +2,6 @@ package nftdp
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -35,7 +34,9 @@ func (r *Ruleset) PlanTo(next *Ruleset) *Plan {
 	return &Plan{ruleset.Diff(r.rules, next.rules)}
 }
 
-// Plan is a list of changes, applied in one transaction or not at all.
+// Plan is a list of changes. What packets can see of it is one transaction;
+// chains for sizes of pools that were not in use before are committed ahead of
+// it, and what postrouting knows of backends that are gone is deleted behind.
 type Plan struct {
 	changes []ruleset.Change
 }
@@ -84,6 +85,12 @@ func (p Protocol) protoNumber() uint8 {
 	return [...]uint8{TCP: compile.TCP, UDP: compile.UDP, SCTP: compile.SCTP}[p]
 }
 
+func (b Balance) lower() compile.Balance {
+	return [...]compile.Balance{
+		Random: compile.Random, RoundRobin: compile.RoundRobin, SourceHash: compile.SourceHash, Maglev: compile.Maglev,
+	}[b]
+}
+
 // protocolOf is the protocol of an IP protocol number.
 func protocolOf(n uint8) Protocol {
 	switch n {
@@ -98,7 +105,7 @@ func protocolOf(n uint8) Protocol {
 // lower gives the compiler's form of a valid service: frontends of one family
 // each, and of the backends those that take new connections, in order.
 func (s *Service) lower() *compile.Service {
-	out := &compile.Service{Name: s.Name, Proto: s.Protocol.protoNumber()}
+	out := &compile.Service{Name: s.Name, Proto: s.Protocol.protoNumber(), Balance: s.Balance.lower()}
 	out.Frontends = make([]compile.Frontend, 0, len(s.Frontends))
 	for i := range s.Frontends {
 		f := &s.Frontends[i]
@@ -113,25 +120,31 @@ func (s *Service) lower() *compile.Service {
 		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port))
 	})
 	for i, family := range [...]families{ipv4, ipv6} {
-		out.Backends[i] = s.pool(family)
+		out.Pools[i] = compile.Slots(out.Balance, s.pool(family), int(s.MaglevSize))
 	}
 	return out
 }
 
-func (s *Service) pool(family families) []netip.AddrPort {
-	n := active(s.Backends, family)
-	if n == 0 {
-		return nil
-	}
-	out := make([]netip.AddrPort, 0, n)
+// pool lists the backends that new connections may go to: backups only if
+// there is nothing else.
+func (s *Service) pool(family families) []compile.Weighted {
+	var pool, backups []compile.Weighted
 	for i := range s.Backends {
 		b := &s.Backends[i]
-		if b.State == Active && familyOf(b.Addr.Addr().Unmap()) == family {
-			out = append(out, unmapped(b.Addr))
+		if b.State != Active || familyOf(b.Addr.Addr().Unmap()) != family {
+			continue
+		}
+		w := compile.Weighted{Addr: unmapped(b.Addr), Weight: int(max(b.Weight, 1))}
+		if b.Backup {
+			backups = append(backups, w)
+		} else {
+			pool = append(pool, w)
 		}
 	}
-	slices.SortFunc(out, netip.AddrPort.Compare)
-	return out
+	if len(pool) == 0 {
+		return backups
+	}
+	return pool
 }
 
 // lift gives back a service with the frontends of a lowered one, for what

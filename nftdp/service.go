@@ -18,9 +18,17 @@ type Service struct {
 	// is valid and takes no connection.
 	Frontends []Frontend `json:"frontends,omitempty"`
 	// Backends are the destinations, in any order, of both families if the
-	// frontends are. Each connection goes to one of its frontend's family,
-	// all with the same probability.
+	// frontends are. Each connection goes to one of its frontend's family.
 	Backends []Backend `json:"backends,omitempty"`
+	// Balance chooses the backend of a new connection; zero is Random.
+	Balance Balance `json:"balance,omitzero"`
+	// MaglevSize is the number of slots of a Maglev table: a prime, at least
+	// the number of usable backends and at most 65521. Zero chooses one with
+	// a hundred slots per backend where possible: 251 for up to 2 backends,
+	// 1021 for up to 10, 4093 for up to 40, 16381 for up to 160, else 65521.
+	// Another size moves almost every client, so set it where the number of
+	// backends passes these limits often.
+	MaglevSize uint16 `json:"maglevSize,omitempty"`
 }
 
 // Frontend is an address and port, or a port on the node's own addresses,
@@ -55,6 +63,16 @@ type Backend struct {
 	Addr netip.AddrPort `json:"addr"`
 	// State says whether new connections may go there; zero is Active.
 	State State `json:"state,omitzero"`
+	// Weight is the backend's share of connections, relative to the weights
+	// of the others in the pool; zero means 1. Weights are divided by their
+	// greatest common divisor and become slots, each as likely as the
+	// others: exact, unless there are more than 1024 slots and more than
+	// four per backend. Then they are rounded to that many, each backend to
+	// at least one.
+	Weight uint16 `json:"weight,omitempty"`
+	// Backup keeps the backend in reserve: it gets connections only while
+	// no other backend of its family is Active.
+	Backup bool `json:"backup,omitempty"`
 }
 
 // Limits of one service.
@@ -64,6 +82,30 @@ const (
 	// MaxBackends is the most usable backends of one family in a service:
 	// the slots that a pool can have.
 	MaxBackends = 65535
+)
+
+// Balance is how the backend of a new connection is chosen. In JSON it is
+// "random", "round-robin", "source-hash" or "maglev".
+type Balance uint8
+
+// The ways to balance.
+const (
+	// Random draws a backend for every connection.
+	Random Balance = iota
+	// RoundRobin takes backends in turn, in each frontend for itself; with
+	// weights, turns of one backend are spread over the period. As the
+	// kernel keeps the position in a rule, every frontend has a chain of its
+	// own: this is for tens or hundreds of services rather than thousands.
+	RoundRobin
+	// SourceHash takes the backend by a hash of the client's address. When
+	// the number of backends changes, most clients move.
+	SourceHash
+	// Maglev takes the backend by a hash of the client's address from a
+	// consistent table: when a backend comes or goes, few clients besides
+	// its own move. All nodes with the same backends choose alike, and so
+	// they do with SourceHash. A table takes MaglevSize elements for each
+	// frontend.
+	Maglev
 )
 
 // Protocol is a layer-4 protocol. In JSON it is "tcp", "udp" or "sctp" in

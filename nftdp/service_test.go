@@ -23,11 +23,12 @@ func fullService() nftdp.Service {
 	return nftdp.Service{
 		Name:     `default/web:http é {};\`,
 		Protocol: nftdp.SCTP,
+		Balance:  nftdp.Maglev, MaglevSize: 251,
 		Frontends: []nftdp.Frontend{
 			{Addr: netip.MustParseAddr("10.96.0.10"), Port: 80, NoBackend: nftdp.Drop},
 		},
 		Backends: []nftdp.Backend{
-			{Addr: netip.MustParseAddrPort("[fd00::1]:8080"), State: nftdp.Down},
+			{Addr: netip.MustParseAddrPort("[fd00::1]:8080"), State: nftdp.Down, Weight: 3, Backup: true},
 		},
 	}
 }
@@ -42,7 +43,8 @@ func TestServiceJSON(t *testing.T) {
 			"every field", fullService(),
 			`{"name":"default/web:http é {};\\","protocol":"sctp",` +
 				`"frontends":[{"addr":"10.96.0.10","port":80,"noBackend":"drop"}],` +
-				`"backends":[{"addr":"[fd00::1]:8080","state":"down"}]}`,
+				`"backends":[{"addr":"[fd00::1]:8080","state":"down","weight":3,"backup":true}],` +
+				`"balance":"maglev","maglevSize":251}`,
 		},
 		{"zero", nftdp.Service{}, `{"name":""}`},
 		{

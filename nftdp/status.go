@@ -1,6 +1,11 @@
 package nftdp
 
-import "github.com/nftdp/go-nftdp/internal/compile"
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+)
 
 // status reads services and counters out of a ruleset.
 func (r *Ruleset) status() []ServiceStatus {
@@ -25,8 +30,18 @@ func frontendStatus(h *compile.HeldFrontend) FrontendStatus {
 		}
 		f.NoBackend = &action
 	}
+	index := map[netip.AddrPort]int{}
 	for _, b := range h.Pool {
-		f.Backends = append(f.Backends, BackendStatus{Addr: b.Addr, Counter: Counter{b.Packets, b.Bytes}})
+		i, ok := index[b.Addr]
+		if !ok {
+			i = len(f.Backends)
+			index[b.Addr] = i
+			f.Backends = append(f.Backends, BackendStatus{Addr: b.Addr})
+		}
+		f.Backends[i].Slots++
+		f.Backends[i].Counter.Packets += b.Packets
+		f.Backends[i].Counter.Bytes += b.Bytes
 	}
+	slices.SortFunc(f.Backends, func(x, y BackendStatus) int { return x.Addr.Compare(y.Addr) })
 	return f
 }

@@ -9,6 +9,22 @@ import (
 func protocolWords() []string { return []string{TCP: "tcp", UDP: "udp", SCTP: "sctp"} }
 func actionWords() []string   { return []string{Reject: "reject", Drop: "drop"} }
 func stateWords() []string    { return []string{Active: "active", Draining: "draining", Down: "down"} }
+func balanceWords() []string {
+	return []string{Random: "random", RoundRobin: "round-robin", SourceHash: "source-hash", Maglev: "maglev"}
+}
+
+// String is the way to balance in lower case, or "balance(9)" if it is none.
+func (b Balance) String() string { return word("balance", balanceWords(), uint8(b)) }
+
+// MarshalText gives the way to balance in lower case. It fails if it is none.
+func (b Balance) MarshalText() ([]byte, error) {
+	return marshalWord("balance", balanceWords(), uint8(b))
+}
+
+// UnmarshalText takes a way to balance in upper or lower case.
+func (b *Balance) UnmarshalText(text []byte) error {
+	return unmarshalWord("balance", balanceWords(), text, b)
+}
 
 // String is the protocol in lower case, or "protocol(9)" if it is none.
 func (p Protocol) String() string { return word("protocol", protocolWords(), uint8(p)) }

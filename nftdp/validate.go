@@ -1,13 +1,17 @@
 package nftdp
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math/big"
 	"net/netip"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
 )
 
 // Validate checks the configuration and a complete list of services. It
@@ -154,7 +158,31 @@ func (s *Service) problems(i int) []*FieldError {
 		r.checkBackend(j, reachable)
 	}
 	r.checkPool()
+	r.checkBalance()
 	return r.found
+}
+
+func (r *report) checkBalance() {
+	s := r.service
+	switch size := int(s.MaglevSize); {
+	case s.Balance > Maglev:
+		r.add("balance", unknownFlaw(s.Balance, balanceWords()))
+	case size > 0 && s.Balance != Maglev:
+		r.add("maglevSize", fmt.Sprintf("is of no use with balance %v: leave it out, or choose maglev", s.Balance))
+	case size > 0 && (size > compile.MaxMaglevSize || !big.NewInt(int64(size)).ProbablyPrime(0)):
+		r.add("maglevSize", fmt.Sprintf("%d is not a prime up to %d, as 251, 1021, 4093, 16381 and 65521 are", size, compile.MaxMaglevSize))
+	case s.Balance == Maglev:
+		r.checkMaglev(cmp.Or(size, compile.MaxMaglevSize))
+	}
+}
+
+// checkMaglev wants a slot for every backend.
+func (r *report) checkMaglev(slots int) {
+	for _, family := range [...]families{ipv4, ipv6} {
+		if n := active(r.service.Backends, family); n > slots {
+			r.add("maglevSize", fmt.Sprintf("a table of %d slots is too small for %d active %v backends", slots, n, family))
+		}
+	}
 }
 
 func unknownFlaw(v fmt.Stringer, words []string) string {

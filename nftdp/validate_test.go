@@ -89,7 +89,7 @@ type problemCase struct {
 func problemCases() []problemCase {
 	return slices.Concat(
 		[]problemCase{everythingWrong()},
-		configCases(), nameCases(), frontendCases(), backendCases(), familyCases(), poolCases(), claimCases(),
+		configCases(), nameCases(), frontendCases(), balanceCases(), backendCases(), familyCases(), poolCases(), claimCases(),
 	)
 }
 
@@ -261,6 +261,34 @@ func frontendCases() []problemCase {
 	return cases
 }
 
+func balanceCases() []problemCase {
+	var cases []problemCase
+	pool := manyBackends(252, Active)
+	front := fronts("10.96.0.10:80")
+	for i, c := range []struct {
+		service       Service
+		field, reason string
+	}{
+		{Service{Balance: RoundRobin}, "", ""},
+		{Service{Balance: Maglev}, "", ""},
+		{Service{Balance: Maglev, MaglevSize: 65521, Frontends: front, Backends: pool}, "", ""},
+		{Service{Balance: 4}, "balance", "balance(4) is unknown: use random, round-robin, source-hash or maglev"},
+		{Service{MaglevSize: 251}, "maglevSize", "is of no use with balance random: leave it out, or choose maglev"},
+		{Service{Balance: Maglev, MaglevSize: 1000}, "maglevSize", "1000 is not a prime up to 65521, as 251, 1021, 4093, 16381 and 65521 are"},
+		{Service{Balance: Maglev, MaglevSize: 65535}, "maglevSize", "65535 is not a prime up to 65521, as 251, 1021, 4093, 16381 and 65521 are"},
+		{
+			Service{Balance: Maglev, MaglevSize: 251, Frontends: front, Backends: pool},
+			"maglevSize", "a table of 251 slots is too small for 252 active IPv4 backends",
+		},
+	} {
+		c.service.Name = "a"
+		cases = append(cases, problemCase{
+			name: fmt.Sprintf("balance %d", i), services: []Service{c.service}, want: oneProblem(c.field, c.reason),
+		})
+	}
+	return cases
+}
+
 func oneProblem(field, reason string) []FieldError {
 	if reason == "" {
 		return nil
@@ -393,7 +421,8 @@ func TestValidate(t *testing.T) {
 // case above says what a wrong value of it is.
 func TestEveryFieldIsValidated(t *testing.T) {
 	index := regexp.MustCompile(`\[\d+\]`)
-	seen := make(map[string]bool)
+	// Of these, every value is right.
+	seen := map[string]bool{"backends.weight": true, "backends.backup": true}
 	for _, c := range problemCases() {
 		for _, p := range c.want {
 			field := index.ReplaceAllString(p.Field, "")

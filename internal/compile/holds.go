@@ -21,7 +21,8 @@ type Held struct {
 type HeldFrontend struct {
 	Frontend
 	NoBackend      bool
-	Pool           []HeldBackend
+	Balance        Balance
+	Pool           []HeldBackend // by slot
 	Packets, Bytes uint64
 }
 
@@ -92,6 +93,7 @@ func hold(byName map[string]*Held, f ruleset.Family, id SetID, e *ruleset.Elemen
 	}
 	front.NoBackend = front.Drop || e.Verdict.Chain == noBackendChain
 	if !front.NoBackend {
+		front.Balance = balanceOf(e.Verdict.Chain)
 		front.Pool = poolOf(f, pools[e.Key])
 	}
 	h.Frontends = append(h.Frontends, front)
@@ -153,14 +155,14 @@ func (h *Held) Service() *Service {
 	for i := range h.Frontends {
 		f := &h.Frontends[i]
 		s.Frontends = append(s.Frontends, f.Frontend)
-		pool := &s.Backends[familyIndex(f.Addr)]
-		if len(*pool) > 0 {
+		pool := &s.Pools[familyIndex(f.Addr)]
+		if len(*pool) > 0 || f.NoBackend {
 			continue // every frontend of a family has the same one
 		}
+		s.Balance = f.Balance
 		for _, b := range f.Pool {
 			*pool = append(*pool, b.Addr)
 		}
-		slices.SortFunc(*pool, netip.AddrPort.Compare)
 	}
 	return s
 }

@@ -15,7 +15,7 @@ import (
 func TestHoldsForeign(t *testing.T) {
 	web := &Service{
 		Name: "web", Proto: TCP, Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80}},
-		Backends: [2][]netip.AddrPort{{netip.MustParseAddrPort("10.8.0.1:8080")}},
+		Pools: [2][]netip.AddrPort{{netip.MustParseAddrPort("10.8.0.1:8080")}},
 	}
 	r := New(Config{}, []*Service{web}).Ruleset()
 	table := r.Table(ruleset.IPv4)
@@ -34,7 +34,7 @@ func TestHoldsForeign(t *testing.T) {
 
 	want := []Held{{
 		Name: "web", Proto: TCP,
-		Frontends: []HeldFrontend{{Frontend: web.Frontends[0], Pool: []HeldBackend{{Addr: web.Backends[0][0]}}}},
+		Frontends: []HeldFrontend{{Frontend: web.Frontends[0], Pool: []HeldBackend{{Addr: web.Pools[0][0]}}}},
 	}}
 	if diff := gocmp.Diff(want, Holds(r), cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

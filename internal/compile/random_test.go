@@ -80,7 +80,7 @@ func (d *dice) service(name string, others []*Service) *Service {
 		// there is no frontend at all.
 		inFamily := func(f Frontend) bool { return familyIndex(f.Addr) == i }
 		if len(s.Frontends) == 0 || slices.ContainsFunc(s.Frontends, inFamily) {
-			s.Backends[i] = d.backends(first)
+			s.Pools[i] = d.backends(first)
 		}
 	}
 	return s

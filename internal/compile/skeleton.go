@@ -45,6 +45,10 @@ const (
 	NumSets
 )
 
+// Postrouting reports whether the set is asked in postrouting, about
+// connections whose destination has been chosen.
+func (id SetID) Postrouting() bool { return id == Masq || id == NodeMasq || id == Hairpin }
+
 // Names of what does not belong to one service.
 const (
 	internalSet    = "internal"

@@ -41,8 +41,8 @@ func newShared(backends [2]int) shared {
 func New(cfg Config, services []*Service) *State {
 	var backends [2]int
 	for _, svc := range services {
-		for i := range svc.Backends {
-			backends[i] += len(svc.Backends[i])
+		for i := range svc.Pools {
+			backends[i] += len(svc.Pools[i])
 		}
 	}
 	s := &State{cfg: cfg, services: make(map[string]*Service, len(services)), shared: newShared(backends)}
@@ -140,7 +140,7 @@ func hairpinElement(a netip.Addr) ruleset.Element {
 
 func sortedClasses[V any](m map[class]V) []class {
 	return slices.SortedFunc(maps.Keys(m), func(x, y class) int {
-		return cmp.Or(cmp.Compare(x.name()[:1], y.name()[:1]), cmp.Compare(x.size, y.size))
+		return cmp.Or(cmp.Compare(x.size, y.size), cmp.Compare(x.name(), y.name()))
 	})
 }
 

@@ -103,7 +103,7 @@ func TestFits(t *testing.T) {
 		s := &Service{Name: "s", Proto: TCP, Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80}}}
 		for i := first; i < first+n; i++ {
 			a := netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)})
-			s.Backends[0] = append(s.Backends[0], netip.AddrPortFrom(a, 80))
+			s.Pools[0] = append(s.Pools[0], netip.AddrPortFrom(a, 80))
 		}
 		return s
 	}

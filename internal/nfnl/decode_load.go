@@ -96,10 +96,37 @@ func (r *ruleRun) fib(f *fields) error {
 
 func (r *ruleRun) numgen(f *fields) error {
 	reg, mod := f.u32(unix.NFTA_NG_DREG), f.u32(unix.NFTA_NG_MODULUS)
-	if f.u32(unix.NFTA_NG_TYPE) != unix.NFT_NG_RANDOM || f.optU32(unix.NFTA_NG_OFFSET) != 0 {
-		f.fail(unknown("type or offset"))
+	field := ruleset.Random
+	switch typ := f.u32(unix.NFTA_NG_TYPE); {
+	case f.optU32(unix.NFTA_NG_OFFSET) != 0:
+		f.fail(unknown("offset"))
+	case typ == unix.NFT_NG_INCREMENTAL:
+		field = ruleset.Increment
+	case typ != unix.NFT_NG_RANDOM:
+		f.fail(unknown("type"))
 	}
-	return r.load(f, reg, ruleset.Operand{Field: ruleset.Random, Mod: mod}, 4)
+	return r.load(f, reg, ruleset.Operand{Field: field, Mod: mod}, 4)
+}
+
+// hash knows jhash of a whole source address with our seed.
+func (r *ruleRun) hash(f *fields) error {
+	sreg, dreg := f.u32(unix.NFTA_HASH_SREG), f.u32(unix.NFTA_HASH_DREG)
+	size, mod := f.u32(unix.NFTA_HASH_LEN), f.u32(unix.NFTA_HASH_MODULUS)
+	if f.u32(unix.NFTA_HASH_SEED) != ruleset.HashSeed || f.optU32(unix.NFTA_HASH_OFFSET) != 0 ||
+		f.optU32(unix.NFTA_HASH_TYPE) != unix.NFT_HASH_JENKINS {
+		f.fail(unknown("seed, offset or type"))
+	}
+	if f.err != nil {
+		return f.err
+	}
+	v, err := r.regs.useReg(sreg)
+	if err != nil {
+		return err
+	}
+	if v.op.Field != ruleset.Saddr || v.mask != nil || v.size != int(size) || v.size != r.family.AddrLen() {
+		return unknown("operand")
+	}
+	return r.regs.load(dreg, &value{op: ruleset.Operand{Field: ruleset.Hash, Mod: mod}, size: 4})
 }
 
 // bitwise knows the form "value & mask", which the kernel keeps as

@@ -68,7 +68,7 @@ func (r *registers) use(at int) (*value, error) {
 			return nil, unknown("part of a value")
 		}
 	}
-	if v.at != at || v.used && v.op.Field == ruleset.Random {
+	if v.at != at || v.used && (v.op.Field == ruleset.Random || v.op.Field == ruleset.Increment) {
 		return nil, unknown("part of a value")
 	}
 	v.used = true
@@ -127,7 +127,7 @@ func operandType(f ruleset.Field) ruleset.Type {
 		return ruleset.Proto
 	case ruleset.Dport, ruleset.OrigDport:
 		return ruleset.Port
-	case ruleset.Random:
+	case ruleset.Random, ruleset.Increment, ruleset.Hash:
 		return ruleset.Slot
 	default:
 		return 0

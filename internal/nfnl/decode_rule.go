@@ -97,6 +97,9 @@ func (r *ruleRun) named(name string, data []byte) error {
 	case "numgen":
 		return r.numgen(readFields(data, unix.NFTA_NG_DREG, unix.NFTA_NG_MODULUS,
 			unix.NFTA_NG_TYPE, unix.NFTA_NG_OFFSET))
+	case "hash":
+		return r.hash(readFields(data, unix.NFTA_HASH_SREG, unix.NFTA_HASH_DREG, unix.NFTA_HASH_LEN,
+			unix.NFTA_HASH_MODULUS, unix.NFTA_HASH_SEED, unix.NFTA_HASH_OFFSET, unix.NFTA_HASH_TYPE))
 	case "bitwise":
 		return r.bitwise(readFields(data, unix.NFTA_BITWISE_SREG, unix.NFTA_BITWISE_DREG,
 			unix.NFTA_BITWISE_LEN, unix.NFTA_BITWISE_MASK, unix.NFTA_BITWISE_XOR, nftaBitwiseOp))

@@ -98,7 +98,16 @@ func bothFamilies() []ruleCase {
 		{nft: "update @s_seen { FAM saddr }", opaque: "dynset"},
 		{nft: "meta l4proto tcp dnat FAM to FAM daddr . th dport map @m_endpoints", want: ruleset.Rule{isTCP, ruleset.DNAT{Key: endpoint, Map: "m_endpoints"}}},
 		{nft: "meta l4proto tcp dnat FAM to numgen random mod 7 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{Key: slot, Map: "m_slots"}}},
-		{nft: "meta l4proto tcp dnat FAM to numgen inc mod 7 map @m_slots", opaque: "numgen"},
+		{nft: "meta l4proto tcp dnat FAM to numgen inc mod 7 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{
+			Key: []ruleset.Operand{{Field: ruleset.Increment, Mod: 7}}, Map: "m_slots",
+		}}},
+		{nft: "meta l4proto tcp dnat FAM to numgen inc mod 7 offset 1 map @m_slots", opaque: "numgen"},
+		{nft: "meta l4proto tcp dnat FAM to jhash FAM saddr mod 7 seed 0x6e667464 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{
+			Key: []ruleset.Operand{{Field: ruleset.Hash, Mod: 7}}, Map: "m_slots",
+		}}},
+		{nft: "meta l4proto tcp dnat FAM to jhash FAM saddr mod 7 seed 0x1 map @m_slots", opaque: "hash"},
+		{nft: "meta l4proto tcp dnat FAM to jhash FAM daddr mod 7 seed 0x6e667464 map @m_slots", opaque: "hash"},
+		{nft: "meta l4proto tcp dnat FAM to jhash FAM saddr mod 7 map @m_slots", opaque: "hash"},
 		{nft: "meta l4proto tcp dnat FAM to numgen random mod 7 offset 1 map @m_slots", opaque: "numgen"},
 		{nft: "meta l4proto tcp dnat FAM to FAM daddr . th dport map @m_endpoints random", opaque: "nat: flags"},
 		{nft: "meta l4proto tcp snat FAM to FAM daddr . th dport map @m_endpoints", opaque: "nat: type"},

@@ -92,6 +92,13 @@ func load(o ruleset.Operand, f ruleset.Family, reg uint32) (expr.Any, uint32, er
 		return ct(expr.CtKeySTATUS, false), 4, nil
 	case ruleset.Random:
 		return &expr.Numgen{Register: reg, Modulus: o.Mod, Type: unix.NFT_NG_RANDOM}, 4, nil
+	case ruleset.Increment:
+		return &expr.Numgen{Register: reg, Modulus: o.Mod, Type: unix.NFT_NG_INCREMENTAL}, 4, nil
+	case ruleset.Hash:
+		return &expr.Hash{
+			SourceRegister: spareReg, DestRegister: reg, Length: addr,
+			Modulus: o.Mod, Seed: ruleset.HashSeed, Type: expr.HashTypeJenkins,
+		}, 4, nil
 	case ruleset.FibDaddr:
 		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagDADDR: true}, 4, nil
 	}
@@ -103,6 +110,13 @@ func lookup(key []ruleset.Operand, f ruleset.Family, l *expr.Lookup) ([]expr.Any
 	var out []expr.Any
 	reg := uint32(reg0)
 	for _, o := range key {
+		if o.Field == ruleset.Hash {
+			e, _, err := load(ruleset.Operand{Field: ruleset.Saddr}, f, spareReg)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, e)
+		}
 		e, size, err := load(o, f, reg)
 		if err != nil {
 			return nil, err
@@ -112,6 +126,10 @@ func lookup(key []ruleset.Operand, f ruleset.Family, l *expr.Lookup) ([]expr.Any
 	}
 	return append(out, l), nil
 }
+
+// spareReg is NFT_REG32_08, the first of 32 bytes that no key reaches into. A
+// hash reads its input from there.
+const spareReg = reg0 + 8
 
 func dnat(s ruleset.DNAT, f ruleset.Family) ([]expr.Any, error) {
 	l := &expr.Lookup{SourceRegister: reg0, SetName: s.Map, DestRegister: reg0, IsDestRegSet: true}

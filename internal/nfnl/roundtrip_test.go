@@ -94,7 +94,7 @@ func (d *dice) pools() []*compile.Service {
 	for i := range d.roll(4) {
 		for family, a := range []string{"10.0.0.1", "fd00::1"} {
 			b := netip.AddrPortFrom(netip.MustParseAddr(a), uint16(i+1))
-			s.Backends[family] = append(s.Backends[family], b)
+			s.Pools[family] = append(s.Pools[family], b)
 		}
 	}
 	return []*compile.Service{s}

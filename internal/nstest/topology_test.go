@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { nstest.Main(m) }
 
-const timeout = 5 * time.Second
+const timeout = 20 * time.Second
 
 // Without any NAT the client reaches every backend through the node, and every
 // backend sees the client's own address.

@@ -25,6 +25,8 @@ const (
 	OrigDaddr                  // ct original ip daddr: the destination before DNAT
 	OrigDport                  // ct original proto-dst
 	Random                     // numgen random mod Mod
+	Increment                  // numgen inc mod Mod: the rule's own counter
+	Hash                       // jhash of Saddr mod Mod, with HashSeed
 	CtStatus                   // ct status, a bit mask
 	FibDaddr                   // fib daddr type
 )
@@ -32,8 +34,12 @@ const (
 // Operand is a field with its parameter.
 type Operand struct {
 	Field
-	Mod uint32 // of Random: the number is below it
+	Mod uint32 // of Random, Increment and Hash: the number is below it
 }
+
+// HashSeed makes every node hash alike; without a seed the kernel takes a
+// random one.
+const HashSeed = 0x6e667464 // "nftd"
 
 // Values that Match compares with, as in linux/netfilter/nf_conntrack_common.h
 // and linux/rtnetlink.h.

@@ -209,7 +209,7 @@ func (t *Tuple) append(b []byte, f Family, types []Type) []byte {
 		case Addr:
 			b = t.AddrAt(at, f).AppendTo(b)
 		case Proto:
-			b = append(b, protoName(uint32(t.ProtoAt(at)))...)
+			b = append(b, ProtoName(t.ProtoAt(at))...)
 		case Port:
 			b = strconv.AppendUint(b, uint64(t.PortAt(at)), 10)
 		case Slot:
@@ -220,7 +220,8 @@ func (t *Tuple) append(b []byte, f Family, types []Type) []byte {
 	return b
 }
 
-func protoName(p uint32) string {
+// ProtoName is nft's name of an IP protocol, or its number.
+func ProtoName[T uint8 | uint32](p T) string {
 	switch p {
 	case 6:
 		return "tcp"
@@ -284,7 +285,11 @@ func (o Operand) text(f Family) string {
 	case OrigDport:
 		return "ct original proto-dst"
 	case Random:
-		return "numgen random mod " + strconv.FormatUint(uint64(o.Mod), 10)
+		return fmt.Sprintf("numgen random mod %d", o.Mod)
+	case Increment:
+		return fmt.Sprintf("numgen inc mod %d", o.Mod)
+	case Hash:
+		return fmt.Sprintf("jhash %s mod %d seed %#x", Operand{Field: Saddr}.text(f), o.Mod, HashSeed)
 	case CtStatus:
 		return "ct status"
 	case FibDaddr:
@@ -301,7 +306,7 @@ func (m Match) text(f Family) string {
 	value := strconv.FormatUint(uint64(m.Value), 10)
 	switch {
 	case m.Field == L4proto:
-		value = protoName(m.Value)
+		value = ProtoName(m.Value)
 	case m.Field == FibDaddr && m.Value == FibLocal:
 		value = "local"
 	case m.Field == CtStatus && m.Value == StatusDNAT:

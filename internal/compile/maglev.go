@@ -1,0 +1,73 @@
+package compile
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+)
+
+// MaxMaglevSize is the largest prime that a slot number can reach.
+const MaxMaglevSize = 65521
+
+// MaglevSize chooses the size of a table for that many backends: a prime of at
+// least a hundred slots for each, with which the paper finds shares within one
+// percent, as far as that is possible. Sizes are few, so that a backend more
+// or less hardly ever changes the size: that would move almost every client.
+func MaglevSize(backends int) int {
+	for _, s := range []struct{ backends, size int }{{2, 251}, {10, 1021}, {40, 4093}, {160, 16381}} {
+		if backends <= s.backends {
+			return s.size
+		}
+	}
+	return MaxMaglevSize
+}
+
+// maglev fills a table of prime size as in section 3.4 of "Maglev: A Fast and
+// Reliable Software Network Load Balancer" (NSDI 2016): in turn, each backend
+// takes the next free slot of its own permutation of all slots. A backend
+// stands in turns as often as it has weight. The hash is fixed, so that all
+// nodes agree.
+func maglev(turns []netip.AddrPort, backends, size int) []netip.AddrPort {
+	type walk struct{ next, skip uint64 }
+	walks := make(map[netip.AddrPort]*walk, backends)
+	m := uint64(size)
+	for _, a := range turns {
+		if walks[a] == nil {
+			b, _ := a.MarshalBinary() // which never fails
+			h := sha256.Sum256(b)
+			walks[a] = &walk{binary.BigEndian.Uint64(h[:]) % m, binary.BigEndian.Uint64(h[8:])%(m-1) + 1}
+		}
+	}
+	table := make([]netip.AddrPort, size)
+	for filled := 0; ; {
+		for _, a := range turns {
+			w := walks[a]
+			for table[w.next].IsValid() {
+				w.next = (w.next + w.skip) % m
+			}
+			table[w.next] = a
+			if filled++; filled == size {
+				return table
+			}
+		}
+	}
+}
+
+// distinct lists the addresses of a pool, sorted.
+func distinct(pool []netip.AddrPort) []netip.Addr {
+	out := make([]netip.Addr, 0, len(pool))
+	sorted := true
+	for i, b := range pool {
+		if i > 0 && b.Addr() == pool[i-1].Addr() {
+			continue
+		}
+		sorted = sorted && (len(out) == 0 || out[len(out)-1].Less(b.Addr()))
+		out = append(out, b.Addr())
+	}
+	if !sorted {
+		slices.SortFunc(out, netip.Addr.Compare)
+		out = slices.Compact(out)
+	}
+	return out
+}

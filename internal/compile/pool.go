@@ -1,0 +1,132 @@
+package compile
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// Balance is how connections are spread over a pool.
+type Balance uint8
+
+// The ways to balance.
+const (
+	Random Balance = iota
+	RoundRobin
+	SourceHash
+	Maglev
+)
+
+// Weighted is a backend with its share of a pool, at least 1.
+type Weighted struct {
+	Addr   netip.AddrPort
+	Weight int
+}
+
+// Limits of pools.
+const (
+	// MaxWeightSlots is what weights are rounded to fit into, unless there
+	// are so many backends that each gets just a few slots.
+	MaxWeightSlots = 1024
+	minSlots       = 4 // per backend on average, when weights are rounded
+	maxSlots       = 65535
+)
+
+// Slots gives the pool's slots: a draw of a slot's number, each equally
+// likely, gives every backend its share. They depend on the set of backends
+// only. A Maglev table has the given size, or that of MaglevSize if it is 0.
+func Slots(b Balance, pool []Weighted, size int) []netip.AddrPort {
+	if len(pool) == 0 {
+		return nil
+	}
+	pool = slices.SortedFunc(slices.Values(pool), func(x, y Weighted) int { return x.Addr.Compare(y.Addr) })
+	normalize(pool)
+	switch b {
+	case RoundRobin:
+		return smooth(pool)
+	case Maglev:
+		return maglev(smooth(pool), len(pool), cmp.Or(size, MaglevSize(len(pool))))
+	case Random, SourceHash:
+	}
+	var out []netip.AddrPort
+	for _, w := range pool {
+		out = append(out, slices.Repeat([]netip.AddrPort{w.Addr}, w.Weight)...)
+	}
+	return out
+}
+
+// normalize turns weights into numbers of slots: divided by their greatest
+// common divisor and, if there are too many slots then, scaled down by the
+// method of largest remainders. Every backend keeps one slot at least. The
+// share of any other one is off by less than one slot plus what those take.
+func normalize(pool []Weighted) {
+	divisor, sum := 0, 0
+	for _, w := range pool {
+		divisor = gcd(divisor, w.Weight)
+	}
+	for i := range pool {
+		pool[i].Weight /= divisor
+		sum += pool[i].Weight
+	}
+	limit := min(max(MaxWeightSlots, minSlots*len(pool)), maxSlots)
+	if sum > limit {
+		scale(pool, sum, max(limit, len(pool)))
+	}
+}
+
+func gcd(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+// scale distributes slots in proportion to the weights, whose sum is given.
+func scale(pool []Weighted, sum, slots int) {
+	order := make([]int, len(pool))
+	remainder := make([]int, len(pool))
+	left := slots
+	for i := range pool {
+		order[i] = i
+		share := pool[i].Weight * slots
+		remainder[i] = share % sum
+		pool[i].Weight = max(1, share/sum)
+		if share < sum {
+			remainder[i] = 0 // it got more than its share already
+		}
+		left -= pool[i].Weight
+	}
+	slices.SortStableFunc(order, func(x, y int) int { return cmp.Compare(remainder[y], remainder[x]) })
+	for _, i := range order[:max(0, min(left, len(order)))] {
+		pool[i].Weight++
+	}
+	for ; left < 0; left++ { // taken by those with less than a slot: the largest give
+		largest := 0
+		for i := range pool {
+			if pool[i].Weight > pool[largest].Weight {
+				largest = i
+			}
+		}
+		pool[largest].Weight--
+	}
+}
+
+// smooth orders slots so that those of one backend are spread evenly over the
+// period: the k-th of w slots has its place at (k + 1/2) / w.
+func smooth(pool []Weighted) []netip.AddrPort {
+	type slot struct{ backend, place int } // place is 2k + 1
+	var slots []slot
+	for i, w := range pool {
+		for k := range w.Weight {
+			slots = append(slots, slot{i, 2*k + 1})
+		}
+	}
+	slices.SortStableFunc(slots, func(x, y slot) int {
+		return cmp.Compare(x.place*pool[y.backend].Weight, y.place*pool[x.backend].Weight)
+	})
+	out := make([]netip.AddrPort, len(slots))
+	for i, s := range slots {
+		out[i] = pool[s.backend].Addr
+	}
+	return out
+}

@@ -1,0 +1,424 @@
+//go:build linux
+
+package kernel
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"math"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// TestCommitAndRead: what is committed is read back as it was, counters and
+// sizes included, and the generation moves by one.
+func TestCommitAndRead(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	want := compiled(300)
+	for _, table := range want.Tables {
+		for _, s := range table.Sets {
+			for i := range s.Elements {
+				if s.Counter {
+					s.Elements[i].Packets, s.Elements[i].Bytes = uint64(i), 60*uint64(i)
+				}
+			}
+		}
+	}
+	before, generation := read(t, c)
+	if len(before.Tables) > 0 {
+		t.Fatalf("there is something already:\n%s", before)
+	}
+	if got := load(t, c, want); got != generation+1 {
+		t.Errorf("generation %d, want %d", got, generation+1)
+	}
+	got, after := read(t, c)
+	wantRuleset(t, want, got)
+	if after != generation+1 {
+		t.Errorf("generation %d is read, want %d", after, generation+1)
+	}
+	if after, err := c.Commit(t.Context(), after, nil); err != nil || after != generation+1 {
+		t.Errorf("without changes: generation %d, error %v", after, err)
+	}
+}
+
+// TestCommitReplacesAndRemoves goes through what Diff can give: sets made anew,
+// tables replaced and deleted, chains and rules of others removed.
+func TestCommitReplacesAndRemoves(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	small := compiled(2)
+	small.Table(ruleset.IPv4).Set("backends").Size = 4
+	small.Table(ruleset.IPv6).Set("frontends").Size = 4
+	foreign := compiled(300)
+	foreign.Table(ruleset.IPv4).Chain("services").Rules = append(foreign.Table(ruleset.IPv4).Chain("services").Rules,
+		ruleset.Rule{ruleset.Verdict{Kind: ruleset.Jump, Chain: "foreign"}})
+	foreign.Table(ruleset.IPv4).Chains = append(foreign.Table(ruleset.IPv4).Chains,
+		&ruleset.Chain{Name: "foreign", Rules: []ruleset.Rule{{ruleset.Verdict{Kind: ruleset.Accept}}}})
+	otherSchema := compiled(10)
+	otherSchema.Table(ruleset.IPv6).Comment = "other"
+	for _, step := range []struct {
+		name string
+		next *ruleset.Ruleset
+	}{
+		{"small sets", small},
+		{"sets grow", compiled(300)},
+		{"foreign chain", foreign},
+		{"foreign chain goes", compiled(300)},
+		{"fewer", compiled(3)},
+		{"another schema", otherSchema},
+		{"our schema", compiled(10)},
+		{"one family", &ruleset.Ruleset{Tables: compiled(10).Tables[:1]}},
+		{"nothing", &ruleset.Ruleset{}},
+	} {
+		current, generation := read(t, c)
+		if _, err := c.Commit(t.Context(), generation, ruleset.Diff(current, step.next)); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		got, _ := read(t, c)
+		if left := ruleset.Diff(got, step.next); len(left) > 0 {
+			t.Fatalf("%s: %d changes are left to do, the first is %s", step.name, len(left), &left[0])
+		}
+	}
+}
+
+// TestCommitStale: for another generation nothing is applied.
+func TestCommitStale(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	generation := load(t, c, compiled(3))
+	changes := ruleset.Diff(compiled(3), compiled(4))
+	for _, wrong := range []uint32{generation - 1, generation + 1, generation + 1000} {
+		if _, err := c.Commit(t.Context(), wrong, changes); !errors.Is(err, ErrStale) {
+			t.Errorf("for generation %d of %d: %v", wrong, generation, err)
+		}
+	}
+	got, after := read(t, c)
+	wantRuleset(t, compiled(3), got)
+	if after != generation {
+		t.Errorf("generation %d, want %d", after, generation)
+	}
+	if _, err := c.Commit(t.Context(), generation, changes); err != nil {
+		t.Errorf("the connection does not work any more: %v", err)
+	}
+}
+
+// TestCommitOfAnother: the generation moves with everybody's changes.
+func TestCommitOfAnother(t *testing.T) {
+	ns := newNamespace(t)
+	ours, other := dial(t, ns), dial(t, ns)
+	generation := load(t, ours, compiled(1))
+	foreign := ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "foreign"}}}
+	load(t, other, &foreign)
+	if _, err := ours.Commit(t.Context(), generation, ruleset.Diff(compiled(1), compiled(2))); !errors.Is(err, ErrStale) {
+		t.Errorf("after a change of another: %v", err)
+	}
+}
+
+// setOfPorts is a table with a set of the first n ports.
+func setOfPorts(n int, size uint32) *ruleset.Ruleset {
+	s := &ruleset.Set{Name: "ports", Key: []ruleset.Type{ruleset.Port}, Size: size, Elements: ports(0, n)}
+	return &ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "t", Sets: []*ruleset.Set{s}}}}
+}
+
+func ports(first, n int) []ruleset.Element {
+	out := make([]ruleset.Element, n)
+	for i := range out {
+		out[i].Key = ruleset.Tuple{}.Port(uint16(first + i))
+	}
+	return out
+}
+
+// TestRefusedElement: among thousands of elements in several messages the
+// kernel's refusal is brought back to the element, whatever the errno is, and
+// nothing of the batch is applied.
+func TestRefusedElement(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	const there, more = 100, 9000
+	held := setOfPorts(there, 0)
+	generation := load(t, c, held)
+	set := held.Tables[0].Set("ports")
+	for _, at := range []int{0, 1, 2047, 2048, 4711, more - 2, more - 1} {
+		for _, test := range []struct {
+			verb  ruleset.Verb
+			errno unix.Errno
+			bad   ruleset.Element
+			want  string
+		}{
+			{ruleset.Add, unix.EEXIST, ports(7, 1)[0], "add element ip t ports { 7 }"},
+			{ruleset.Delete, unix.ENOENT, ports(60000, 1)[0], "delete element ip t ports { 60000 }"},
+		} {
+			elements := ports(there, more)
+			first := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: set, Elements: elements}
+			changes := []ruleset.Change{first}
+			if test.verb == ruleset.Delete {
+				second := first
+				second.Verb, second.Elements = ruleset.Delete, ports(there, more)
+				changes = append(changes, second)
+			}
+			last := &changes[len(changes)-1]
+			last.Elements[at] = test.bad
+			_, err := c.Commit(t.Context(), generation, changes)
+			var refused *RefusedError
+			if !errors.As(err, &refused) || !errors.Is(err, test.errno) {
+				t.Fatalf("%s at %d: %v, want %v", test.verb, at, err, test.errno)
+			}
+			if refused.Element != at || refused.Change != last || refused.Command() != test.want {
+				t.Errorf("%s at %d: element %d, command %q", test.verb, at, refused.Element, refused.Command())
+			}
+		}
+	}
+	got, after := read(t, c)
+	wantRuleset(t, held, got)
+	if after != generation {
+		t.Errorf("the generation moved from %d to %d", generation, after)
+	}
+}
+
+// TestRefusedFull: a set has no room for more than it was declared for.
+func TestRefusedFull(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	generation := load(t, c, setOfPorts(4, 8))
+	changes := []ruleset.Change{{
+		Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t",
+		Set: setOfPorts(0, 8).Tables[0].Set("ports"), Elements: ports(4, 5),
+	}}
+	_, err := c.Commit(t.Context(), generation, changes)
+	var refused *RefusedError
+	if !errors.As(err, &refused) || !errors.Is(err, unix.ENFILE) || refused.Command() != "add element ip t ports { 8 }" {
+		t.Errorf("%v, want ENFILE for port 8", err)
+	}
+}
+
+// TestRefusedOther: whatever else the kernel refuses is named too.
+func TestRefusedOther(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	generation := load(t, c, setOfPorts(1, 0))
+	in := func(change ruleset.Change) ruleset.Change {
+		change.Family, change.Table = ruleset.IPv4, "t"
+		return change
+	}
+	chain := &ruleset.Chain{Name: "c"}
+	base := &ruleset.Chain{Name: "b", Hook: &ruleset.Hook{Num: ruleset.Forward, Priority: -100}}
+	interval := &ruleset.Set{Name: "i", Key: []ruleset.Type{ruleset.Addr}, Interval: true}
+	overlapping := []ruleset.Element{span("10.0.0.0", "10.0.0.9"), span("10.0.0.5", "10.0.0.20")}
+	for _, test := range []struct {
+		name    string
+		changes []ruleset.Change
+		errno   unix.Errno
+		want    string
+	}{
+		{
+			"a table that is there", []ruleset.Change{in(ruleset.Change{Verb: ruleset.Add})},
+			unix.EEXIST, "add table ip t",
+		},
+		{
+			"a chain that is not there", []ruleset.Change{in(ruleset.Change{Verb: ruleset.Delete, Chain: chain})},
+			unix.ENOENT, "delete chain ip t c",
+		},
+		{
+			"a nat chain where there is none", []ruleset.Change{in(ruleset.Change{Verb: ruleset.Add, Chain: base})},
+			unix.EOPNOTSUPP, "add chain ip t b { type nat hook forward priority -100; policy accept; }",
+		},
+		{
+			"a rule with an unknown set", []ruleset.Change{
+				in(ruleset.Change{Verb: ruleset.Add, Chain: chain}),
+				in(ruleset.Change{Verb: ruleset.Add, Chain: chain, Rule: ruleset.Rule{
+					ruleset.Lookup{Key: []ruleset.Operand{{Field: ruleset.Dport}}, Set: "unknown"},
+				}}),
+			},
+			unix.ENOENT, "add rule ip t c th dport @unknown",
+		},
+		{
+			"intervals that overlap", []ruleset.Change{
+				in(ruleset.Change{Verb: ruleset.Add, Set: interval}),
+				in(ruleset.Change{Verb: ruleset.Add, Set: interval, Elements: overlapping}),
+			},
+			unix.EEXIST, "add 2 elements of ip t i",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := c.Commit(t.Context(), generation, test.changes)
+			var refused *RefusedError
+			if !errors.As(err, &refused) || !errors.Is(err, test.errno) || refused.Command() != test.want {
+				t.Errorf("%v, want %v for %q", err, test.errno, test.want)
+			}
+		})
+	}
+}
+
+func span(first, last string) ruleset.Element {
+	return ruleset.Element{
+		Key: ruleset.Tuple{}.Addr(netip.MustParseAddr(first)), End: ruleset.Tuple{}.Addr(netip.MustParseAddr(last)),
+	}
+}
+
+// TestFirstRefusalCounts: the kernel goes on after an error, and what it finds
+// then often follows from the first one.
+func TestFirstRefusalCounts(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	generation := load(t, c, setOfPorts(1, 0))
+	var changes []ruleset.Change
+	for i := range 3000 {
+		changes = append(changes, ruleset.Change{
+			Verb: ruleset.Delete, Family: ruleset.IPv4, Table: "t",
+			Set: setOfPorts(0, 0).Tables[0].Set("ports"), Elements: ports(100+i, 1),
+		})
+	}
+	_, err := c.Commit(t.Context(), generation, changes)
+	var refused *RefusedError
+	if !errors.As(err, &refused) || refused.Command() != "delete element ip t ports { 100 }" {
+		t.Errorf("%v, want that of port 100", err)
+	}
+	if _, err := c.Commit(t.Context(), generation, ruleset.Diff(setOfPorts(1, 0), setOfPorts(2, 0))); err != nil {
+		t.Errorf("what was left of the answers spoils the next commit: %v", err)
+	}
+}
+
+// TestCommitUnencodable: nothing is sent of what can not be encoded.
+func TestCommitUnencodable(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	generation := load(t, c, setOfPorts(1, 0))
+	changes := ruleset.Diff(setOfPorts(1, 0), setOfPorts(3, 0))
+	changes[0].Elements[1].Opaque = true
+	if _, err := c.Commit(t.Context(), generation, changes); err == nil {
+		t.Error("no error")
+	}
+	got, _ := read(t, c)
+	wantRuleset(t, setOfPorts(1, 0), got)
+}
+
+// TestCommitCancelled: with a context that has ended nothing is sent.
+func TestCommitCancelled(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	generation := load(t, c, setOfPorts(1, 0))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Commit(ctx, generation, ruleset.Diff(setOfPorts(1, 0), setOfPorts(2, 0))); !errors.Is(err, context.Canceled) {
+		t.Errorf("commit: %v", err)
+	}
+	if _, err := c.Generation(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("generation: %v", err)
+	}
+	if _, _, err := c.Read(ctx, "t"); !errors.Is(err, context.Canceled) {
+		t.Errorf("read: %v", err)
+	}
+	got, after := read(t, c)
+	wantRuleset(t, setOfPorts(1, 0), got)
+	if after != generation {
+		t.Errorf("the generation moved from %d to %d", generation, after)
+	}
+}
+
+// TestNamespaceHandle: the connection stays with its namespace after the
+// handle is closed, and works in the thread's namespace without one.
+func TestNamespaceHandle(t *testing.T) {
+	ns, err := nstest.New("closed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, ns)
+	var here *Conn
+	if err := ns.Do(func() (err error) { here, err = Dial(-1); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	if err := ns.Close(); err != nil {
+		t.Fatal(err)
+	}
+	load(t, c, compiled(3))
+	got, _ := read(t, here)
+	wantRuleset(t, compiled(3), got)
+}
+
+func TestDialErrors(t *testing.T) {
+	if _, err := Dial(math.MaxInt32); err == nil {
+		t.Error("a file descriptor that is not open is a namespace")
+	}
+	c, err := Dial(int(newNamespace(t).Handle()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Generation(t.Context()); err == nil {
+		t.Error("a closed connection answers")
+	}
+}
+
+// TestForgedReply: another process that writes to our socket is not taken for
+// the kernel.
+func TestForgedReply(t *testing.T) {
+	ns := newNamespace(t)
+	c := dial(t, ns)
+	generation := load(t, c, setOfPorts(1, 0))
+	reply := make([]byte, 20) // an acknowledgement of whatever comes next
+	binary.NativeEndian.PutUint32(reply, 20)
+	binary.NativeEndian.PutUint16(reply[4:], unix.NLMSG_ERROR)
+	err := ns.Do(func() error {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		to := &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: c.nl.PID()}
+		for seq := c.seq; seq < c.seq+4; seq++ {
+			binary.NativeEndian.PutUint32(reply[8:], seq)
+			if err := unix.Sendto(fd, reply, 0, to); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := ruleset.Diff(setOfPorts(0, 0), setOfPorts(1, 0)) // port 0 is there
+	if _, err := c.Commit(t.Context(), generation, changes); !errors.Is(err, unix.EEXIST) {
+		t.Errorf("%v, want the kernel's answer", err)
+	}
+}
+
+// TestMaxBatch: the send buffer grows as the batch needs it, or the limit is
+// told.
+func TestMaxBatch(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	const large = 64 << 20
+	limit, err := c.MaxBatch(large)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := c.MaxBatch(1)
+	if err != nil || again != limit {
+		t.Errorf("the limit was %d and is %d, error %v", limit, again, err)
+	}
+	changes := []ruleset.Change{{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: manySlots()}}
+	changes = append(changes, ruleset.Change{
+		Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: manySlots(), Elements: slots(limit / 40),
+	})
+	generation := load(t, c, setOfPorts(1, 0))
+	_, err = c.Commit(t.Context(), generation, changes)
+	var big *TooBigError
+	switch {
+	case limit >= large && err != nil:
+		t.Errorf("with rights in the initial user namespace: %v", err)
+	case limit < large && (!errors.As(err, &big) || !errors.Is(err, unix.EMSGSIZE) || big.Limit != limit || big.Size <= limit):
+		t.Errorf("%v, want that %d bytes are the limit", err, limit)
+	}
+}
+
+func manySlots() *ruleset.Set {
+	return &ruleset.Set{Name: "slots", Key: []ruleset.Type{ruleset.Addr, ruleset.Slot}, Size: 1 << 22}
+}
+
+func slots(n int) []ruleset.Element {
+	out := make([]ruleset.Element, n)
+	for i := range out {
+		out[i].Key = ruleset.Tuple{}.Addr(netip.IPv4Unspecified()).Slot(uint32(i))
+	}
+	return out
+}

@@ -1,0 +1,106 @@
+//go:build linux
+
+package kernel
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+func newNamespace(t *testing.T) *nstest.Namespace {
+	t.Helper()
+	ns, err := nstest.New("node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := ns.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return ns
+}
+
+func dial(t *testing.T, ns *nstest.Namespace) *Conn {
+	t.Helper()
+	c, err := Dial(int(ns.Handle()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// services are n services with as many backends each as their number says, at
+// most 3, in both families.
+func services(n int) []*compile.Service {
+	out := make([]*compile.Service, n)
+	for i := range out {
+		v4, v6 := netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}), netip.AddrFrom16([16]byte{0xfd, 14: byte(i >> 8), 15: byte(i)})
+		out[i] = &compile.Service{Name: fmt.Sprint("service ", i), Proto: compile.TCP, Frontends: []compile.Frontend{
+			{Addr: v4, Port: 80}, {Addr: v6, Port: 80}, {Addr: netip.IPv4Unspecified(), Port: uint16(30000 + i), Drop: true},
+		}}
+		for b := range i % 4 {
+			out[i].Pools[0] = append(out[i].Pools[0], netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 8, 0, byte(b)}), 8080))
+			out[i].Pools[1] = append(out[i].Pools[1], netip.AddrPortFrom(netip.AddrFrom16([16]byte{0xfd, 1: 8, 15: byte(b)}), 8080))
+		}
+	}
+	return out
+}
+
+func config() compile.Config {
+	return compile.Config{
+		Table:     "t",
+		NodeAddrs: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")},
+		Internal:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/9"), netip.MustParsePrefix("10.128.0.0/9"), netip.MustParsePrefix("::/0")},
+	}
+}
+
+func compiled(n int) *ruleset.Ruleset { return compile.New(config(), services(n)).Ruleset() }
+
+// load makes the namespace hold a ruleset, which it does not hold any of yet.
+func load(t *testing.T, c *Conn, r *ruleset.Ruleset) (generation uint32) {
+	t.Helper()
+	generation, err := c.Generation(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	generation, err = c.Commit(t.Context(), generation, ruleset.Diff(&ruleset.Ruleset{}, r))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return generation
+}
+
+func read(t *testing.T, c *Conn) (*ruleset.Ruleset, uint32) {
+	t.Helper()
+	r, generation, err := c.Read(t.Context(), "t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, generation
+}
+
+// wantRuleset compares the text, which has counters and sizes too.
+func wantRuleset(t *testing.T, want, got *ruleset.Ruleset) {
+	t.Helper()
+	if diff := cmp.Diff(want.String(), got.String()); diff != "" {
+		t.Errorf("ruleset (-want +got):\n%s", diff)
+	}
+	if left := ruleset.Diff(got, want); len(left) > 0 {
+		t.Errorf("%d changes are left to do, the first is %s", len(left), &left[0])
+	}
+}

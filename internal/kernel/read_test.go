@@ -1,0 +1,142 @@
+//go:build linux
+
+package kernel
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// TestReadOthers: tables of other names are not ours to read.
+func TestReadOthers(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	foreign := compiled(3)
+	for _, table := range foreign.Tables {
+		table.Name = "t2"
+	}
+	load(t, c, foreign)
+	got, _ := read(t, c)
+	wantRuleset(t, &ruleset.Ruleset{}, got)
+	load(t, c, compiled(5))
+	got, _ = read(t, c)
+	wantRuleset(t, compiled(5), got)
+	got, _, err := c.Read(t.Context(), "t2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRuleset(t, foreign, got)
+}
+
+// disturbing is a context during whose n-th look something happens. Every
+// request looks at it just before it is sent.
+type disturbing struct {
+	context.Context
+	n      int
+	happen func()
+}
+
+func (d *disturbing) Err() error {
+	if d.n--; d.n == 0 {
+		d.happen()
+	}
+	return d.Context.Err()
+}
+
+// TestReadDisturbed: whenever another changes our rules while we read them,
+// what is read is whole, as it was before or as it is then, or given up.
+func TestReadDisturbed(t *testing.T) {
+	ns := newNamespace(t)
+	c, other := dial(t, ns), dial(t, ns)
+	now, later := compiled(2), compiled(3)
+	load(t, c, now)
+	for n := 1; ; n++ {
+		disturbed := false
+		ctx := &disturbing{t.Context(), n, func() {
+			disturbed = true
+			replace(t, other, now, later)
+			now, later = later, now
+		}}
+		got, _, err := c.Read(ctx, "t")
+		switch {
+		case !disturbed && n < 20:
+			t.Fatalf("all was read after %d looks", n)
+		case err == nil && got.String() != now.String() && got.String() != later.String():
+			t.Fatalf("disturbed at look %d, it is read in parts:\n%s", n, got)
+		case err != nil && !errors.Is(err, ErrStale):
+			t.Fatalf("disturbed at look %d: %v", n, err)
+		case !disturbed:
+			return
+		}
+	}
+}
+
+func replace(t *testing.T, c *Conn, from, to *ruleset.Ruleset) {
+	t.Helper()
+	generation, err := c.Generation(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Commit(t.Context(), generation, ruleset.Diff(from, to)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestReadCounters reads the counters of some elements among many, more than
+// one request is made for, and of some that are not there.
+func TestReadCounters(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	r := compiled(300)
+	change := ruleset.Change{Family: ruleset.IPv6, Table: "t", Set: r.Table(ruleset.IPv6).Set("backends")}
+	for i := range change.Set.Elements {
+		change.Set.Elements[i].Packets, change.Set.Elements[i].Bytes = uint64(i+1), uint64(60*i)
+	}
+	load(t, c, r)
+	var asked, want []ruleset.Element
+	for i, e := range change.Set.Elements {
+		if i%3 == 0 {
+			want = append(want, e)
+			e.Packets, e.Bytes = 0, 0
+			asked = append(asked, e)
+		}
+	}
+	if err := c.ReadCounters(t.Context(), &change, asked); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, asked, cmp.AllowUnexported(ruleset.Tuple{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	missing := []ruleset.Element{change.Set.Elements[0]}
+	missing[0].Key = ruleset.Tuple{}.Addr(r.Table(ruleset.IPv6).Set("hairpin").Elements[0].Key.AddrAt(0, ruleset.IPv6)).Proto(6).Port(1).Slot(9)
+	missing[0].Packets = 7
+	if err := c.ReadCounters(t.Context(), &change, missing); err != nil || missing[0].Packets != 7 {
+		t.Errorf("an element that is not there: %d packets, error %v", missing[0].Packets, err)
+	}
+	if err := c.ReadCounters(t.Context(), &change, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReadTable reads what tells whose a table is, without its contents.
+func TestReadTable(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	want := compiled(1)
+	load(t, c, want)
+	for _, f := range ruleset.Families {
+		got, err := c.ReadTable(t.Context(), "t", f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Comment != want.Table(f).Comment || got.Family != f || len(got.Chains)+len(got.Sets) > 0 {
+			t.Errorf("%+v", got)
+		}
+		if got, err := c.ReadTable(t.Context(), "other", f); got != nil || err != nil {
+			t.Errorf("a table that is not there: %+v, error %v", got, err)
+		}
+	}
+}
