@@ -1,0 +1,224 @@
+//go:build linux
+
+package integration
+
+import (
+	"maps"
+	"math"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// TestRoundRobin: one client's connections, one after the other, take the
+// backends exactly in turn, in each frontend for itself.
+func TestRoundRobin(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 3)
+		web := nftdp.Service{
+			Name: "web", Balance: nftdp.RoundRobin,
+			Frontends: append(nodeWide(30644), on(clusterIP, 80)...), Backends: backends(0, 1, 2),
+		}
+		w.apply(t, web)
+		nodePort, vip := netip.AddrPortFrom(a.Node, 30644), netip.AddrPortFrom(a.ClusterIP, 80)
+		wantPeriod(t, w, nodePort, "backend-1", "backend-2", "backend-3")
+		ask(t, w.Client, "tcp", vip) // moves that frontend's rotation alone
+		wantPeriod(t, w, nodePort, "backend-1", "backend-2", "backend-3")
+		wantPeriod(t, w, vip, "backend-2", "backend-3", "backend-1")
+
+		setWeight(&web, 2, 2) // backend-3 gets two of four turns, not in a row
+		w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
+		wantPeriod(t, w, vip, "backend-3", "backend-1", "backend-2", "backend-3")
+	})
+}
+
+// wantPeriod makes connections for two periods.
+func wantPeriod(t *testing.T, w *world, dst netip.AddrPort, period ...string) {
+	t.Helper()
+	var got []string
+	for range 2 * len(period) {
+		got = append(got, ask(t, w.Client, "tcp", dst).Server)
+	}
+	if want := slices.Concat(period, period); !slices.Equal(got, want) {
+		t.Errorf("connections to %v went to %v, want %v", dst, got, want)
+	}
+}
+
+// setWeight sets the weight of one of the topology's backends in both families.
+func setWeight(s *nftdp.Service, backend int, weight uint16) {
+	for i, b := range s.Backends {
+		for _, a := range nstest.Families() {
+			if b.Addr.Addr() == a.Backend(backend) {
+				s.Backends[i].Weight = weight
+			}
+		}
+	}
+}
+
+// TestWeights: weights of 3:1 give 3:1 (case 29). The share of the first
+// backend is binomial with a standard deviation of sqrt(4000 * 3/4 * 1/4) =
+// 27.4 connections; six of them are exceeded with a probability of 2e-9.
+func TestWeights(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 2)
+		web := nftdp.Service{Name: "web", Protocol: nftdp.UDP, Frontends: nodeWide(80), Backends: backends(0, 1)}
+		setWeight(&web, 0, 3)
+		w.apply(t, web)
+		const n = 4000
+		counts := count(t, n, w.Client, "udp", netip.AddrPortFrom(a.Node, 80))
+		bound := 6 * math.Sqrt(n*3.0/16)
+		if off := float64(counts["backend-1"]) - n*3.0/4; math.Abs(off) > bound {
+			t.Errorf("connections went to %v, want 3000 and 1000 within %.0f", counts, bound)
+		}
+	})
+}
+
+// TestBackup: a backup backend gets connections only while no other is usable.
+func TestBackup(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 3)
+		web := nftdp.Service{Name: "web", Frontends: nodeWide(80), Backends: backends(0, 1, 2)}
+		for i := range web.Backends[4:] {
+			web.Backends[4+i].Backup = true
+		}
+		dst := netip.AddrPortFrom(a.Node, 80)
+		steps := []struct {
+			backend int
+			state   nftdp.State
+			want    []string
+		}{
+			{0, nftdp.Active, []string{"backend-1", "backend-2"}},
+			{0, nftdp.Down, []string{"backend-2"}},
+			{1, nftdp.Draining, []string{"backend-3"}},
+			{1, nftdp.Active, []string{"backend-2"}},
+		}
+		for _, step := range steps {
+			setState(&web, step.backend, step.state)
+			w.apply(t, web)
+			wantOnly(t, count(t, attempts, w.Client, "tcp", dst), step.want...)
+		}
+	})
+}
+
+// crowd makes the client answer for a thousand addresses and lists them.
+func crowd(t *testing.T, client *nstest.Namespace, a nstest.Addrs) []netip.Addr {
+	t.Helper()
+	first := netip.MustParseAddr("198.51.0.1")
+	bits := 16
+	if a.Client.Is6() {
+		first, bits = netip.MustParseAddr("fd00:198:51::1"), 64
+	}
+	if err := client.Sysctl("net/ipv6/ip_nonlocal_bind", "1"); err != nil {
+		t.Fatal(err)
+	}
+	lo, err := client.Links().LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = client.Links().RouteAdd(&netlink.Route{
+		LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: unix.RT_SCOPE_HOST,
+		Dst: &net.IPNet{IP: netip.PrefixFrom(first, bits).Masked().Addr().AsSlice(), Mask: net.CIDRMask(bits, first.BitLen())},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make([]netip.Addr, 1000)
+	for i := range out {
+		out[i] = first
+		first = first.Next()
+	}
+	return out
+}
+
+// landing is where each client lands.
+func landing(t *testing.T, w *world, clients []netip.Addr, dst netip.AddrPort) map[netip.Addr]string {
+	t.Helper()
+	out := make(map[netip.Addr]string, len(clients))
+	for _, c := range clients {
+		answer, err := nstest.Dial(w.Client, "udp", c, dst, askTimeout)
+		if err != nil {
+			t.Fatalf("from %v: %v", c, err)
+		}
+		out[c] = answer.Server
+	}
+	return out
+}
+
+// TestHashing: with SourceHash and Maglev a thousand clients land where they
+// landed before, on this node and on another one, whatever their number of
+// connections. When one of five backends goes, Maglev moves its clients and
+// few others: no more than 8 %, where simulation of ten thousand finds 2 %.
+// When it is back, everybody is where it was.
+func TestHashing(t *testing.T) {
+	t.Parallel()
+	for _, balance := range []nftdp.Balance{nftdp.SourceHash, nftdp.Maglev} {
+		t.Run(balance.String(), func(t *testing.T) {
+			t.Parallel()
+			inFamilies(t, func(t *testing.T, a nstest.Addrs) { testHashing(t, balance, a) })
+		})
+	}
+}
+
+func testHashing(t *testing.T, balance nftdp.Balance, a nstest.Addrs) {
+	t.Helper()
+	dst := netip.AddrPortFrom(a.Node, 80)
+	web := nftdp.Service{
+		Name: "web", Protocol: nftdp.UDP, Balance: balance,
+		Frontends: nodeWide(80), Backends: backends(0, 1, 2, 3, 4),
+	}
+	w, other := newWorld(t, nftdp.Config{}, 5), newWorld(t, nftdp.Config{}, 5)
+	clients := crowd(t, w.Client, a)
+	crowd(t, other.Client, a)
+
+	w.apply(t, web)
+	before := landing(t, w, clients, dst)
+	wantOnly(t, tally(before), "backend-1", "backend-2", "backend-3", "backend-4", "backend-5")
+	slices.Reverse(web.Backends)
+	other.apply(t, web)
+	if there := landing(t, other, clients, dst); !maps.Equal(before, there) {
+		t.Error("the nodes do not agree on where clients go")
+	}
+
+	setState(&web, 1, nftdp.Down)
+	w.apply(t, web)
+	moved := 0
+	for c, server := range landing(t, w, clients, dst) {
+		if server == "backend-2" {
+			t.Errorf("%v still goes to backend-2", c)
+		}
+		if before[c] != "backend-2" && before[c] != server {
+			moved++
+		}
+	}
+	t.Logf("%d of %d clients of other backends moved", moved, len(clients)-tally(before)["backend-2"])
+	if balance == nftdp.Maglev && moved > len(clients)*8/100 {
+		t.Errorf("%d clients of other backends moved", moved)
+	}
+
+	setState(&web, 1, nftdp.Active)
+	w.apply(t, web)
+	if after := landing(t, w, clients, dst); !maps.Equal(before, after) {
+		t.Error("with the backend back, not everybody is where it was")
+	}
+}
+
+func tally(landing map[netip.Addr]string) map[string]int {
+	out := map[string]int{}
+	for _, server := range landing {
+		out[server]++
+	}
+	return out
+}
