@@ -104,9 +104,8 @@ func TestDeletedServiceIsGone(t *testing.T) {
 	}
 }
 
-// changes is how often the services change under load. A packet meets a change
-// in the middle of its way through the chains about once in a thousand.
-const changes = 2000
+// changes is how often the services change under load.
+const changes = 500
 
 // TestNoConnectionFailsDuringChanges: while clients connect all the time, a
 // pool grows and shrinks and another service comes and goes, so that slots

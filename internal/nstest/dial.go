@@ -161,6 +161,16 @@ func Open(ns *Namespace, network string, src netip.Addr, dst netip.AddrPort, tim
 	return c, c.SetDeadline(dialer.Deadline)
 }
 
+// ListenUDP opens a UDP socket in a namespace.
+func ListenUDP(ns *Namespace, addr netip.AddrPort) (*net.UDPConn, error) {
+	var c *net.UDPConn
+	err := ns.Do(func() (err error) { c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr)); return err })
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ns.Name, err)
+	}
+	return c, nil
+}
+
 func dialerFor(network string, src netip.Addr, dst netip.AddrPort) (*net.Dialer, string) {
 	d, target := &net.Dialer{}, dst.String()
 	local := net.IP(src.AsSlice())

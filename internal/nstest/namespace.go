@@ -149,16 +149,20 @@ func (n *Namespace) init() error {
 
 // settings of every namespace. Link-local addresses without duplicate address
 // detection are usable at once. Without rate limits every rejected packet is
-// answered, also the seventh within a second.
+// answered, also the seventh within a second. Nobody redirects the client to
+// itself for what the node sends back to it.
 const settings = `
 net/ipv4/ip_forward=0
 net/ipv4/conf/all/rp_filter=0
 net/ipv4/conf/default/rp_filter=0
+net/ipv4/conf/all/send_redirects=0
+net/ipv4/conf/default/send_redirects=0
 net/ipv4/icmp_ratelimit=0
 net/ipv6/conf/all/disable_ipv6=0
 net/ipv6/conf/default/disable_ipv6=0
 net/ipv6/conf/all/forwarding=0
 net/ipv6/conf/default/accept_dad=0
 net/ipv6/conf/default/accept_ra=0
+net/ipv6/conf/default/accept_redirects=0
 net/ipv6/icmp/ratelimit=0
 `

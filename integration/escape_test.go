@@ -1,0 +1,114 @@
+//go:build linux
+
+package integration
+
+import (
+	"encoding/binary"
+	"math"
+	"net/netip"
+	"testing"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// TestNoPacketEscapesDuringChanges: the kernel takes a new generation of rules
+// and of each set as a whole, but a packet may be on its way through them just
+// then, and see some things old and others new. Whatever it sees it must be
+// translated or dropped. If it escaped untranslated, conntrack would keep it
+// so, and every later packet of its connection.
+//
+// First packets are sent as fast as one processor can while another changes
+// the size of the pool, so that slots vanish, and size classes are made and
+// collected. What escapes goes the node's default route, back to the client,
+// which counts it as an address that is not its own.
+func TestNoPacketEscapesDuringChanges(t *testing.T) {
+	w := newSilentWorld(t, 3)
+	a := nstest.IPv4()
+	vips := []netip.Addr{a.ClusterIP, a.External}
+
+	escaped := func() int { return snmpSum(t, w.Client, "snmp", "Ip.InAddrErrors") }
+	before := escaped()
+	sendEach(t, w.Client, netip.AddrPortFrom(vips[0], 79), 1)
+	if n := escaped() - before; n != 1 {
+		t.Fatalf("of one packet to an address without a service %d came back, so this shows nothing", n)
+	}
+
+	dns := nftdp.Service{
+		Name: "dns", Protocol: nftdp.UDP, Backends: backends(0, 1, 2),
+		Frontends: append(on(clusterIP, 80), on(external, 80)...),
+	}
+	w.apply(t, dns)
+	before = escaped()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for _, vip := range vips {
+			sendEach(t, w.Client, netip.AddrPortFrom(vip, 80), math.MaxUint16)
+		}
+	}()
+	n := 0
+	for done := false; !done; n++ {
+		dns.Backends = backends(upTo(1 + n%3)...)
+		w.update(t, nftdp.Change{Set: []nftdp.Service{dns}})
+		select {
+		case <-sent:
+			done = true
+		default:
+		}
+	}
+	packets := w.frontend(t, "dns", netip.AddrPortFrom(vips[0], 80)).Counter.Packets +
+		w.frontend(t, "dns", netip.AddrPortFrom(vips[1], 80)).Counter.Packets
+	t.Logf("%d changes while %d connections began", n, packets)
+	if n < 100 || packets < math.MaxUint16 {
+		t.Error("too few to show anything")
+	}
+	if escaped := escaped() - before; escaped != 0 {
+		t.Errorf("%d packets escaped", escaped)
+	}
+}
+
+// newSilentWorld is a world whose backends take UDP datagrams and never
+// answer, so that its processors have nothing else to do.
+func newSilentWorld(t *testing.T, backends int) *world {
+	t.Helper()
+	top, err := nstest.NewTopology(backends)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeOrFail(t, top) })
+	for i, pod := range top.Backends {
+		// A socket that nobody reads takes what fits and drops the rest.
+		addr := netip.AddrPortFrom(nstest.IPv4().Backend(i), backendPort)
+		sink, err := nstest.ListenUDP(pod, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeOrFail(t, sink) })
+	}
+	w := &world{Topology: top}
+	w.open(t, nftdp.Config{})
+	return w
+}
+
+// sendEach sends n UDP datagrams, each from a port of its own, through a raw
+// socket: one system call makes one new connection.
+func sendEach(t *testing.T, from *nstest.Namespace, dst netip.AddrPort, n int) {
+	t.Helper()
+	socket, err := nstest.Open(from, "ip4:17", netip.Addr{}, netip.AddrPortFrom(dst.Addr(), 0), askTimeout)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer socket.Close()
+	header := make([]byte, 8) // without a checksum, which is optional in IPv4
+	binary.BigEndian.PutUint16(header[2:], dst.Port())
+	binary.BigEndian.PutUint16(header[4:], uint16(len(header)))
+	for port := range n {
+		binary.BigEndian.PutUint16(header, uint16(port+1))
+		if _, err := socket.Write(header); err != nil {
+			t.Errorf("packet %d to %v: %v", port, dst, err)
+			return
+		}
+	}
+}
