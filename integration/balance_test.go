@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"net"
@@ -143,9 +144,14 @@ func crowd(t *testing.T, client *nstest.Namespace, a nstest.Addrs) []netip.Addr 
 	return out
 }
 
-// landing is where each client lands.
-func landing(t *testing.T, w *world, clients []netip.Addr, dst netip.AddrPort) map[netip.Addr]string {
+// landing is where each client lands. Every round has source ports of its own:
+// a port that an earlier one used would be translated as that flow still is.
+func landing(t *testing.T, w *world, round int, clients []netip.Addr, dst netip.AddrPort) map[netip.Addr]string {
 	t.Helper()
+	ports := fmt.Sprintf("%d %d", 10000+round*10000, 19999+round*10000)
+	if err := w.Client.Sysctl("net/ipv4/ip_local_port_range", ports); err != nil {
+		t.Fatal(err)
+	}
 	out := make(map[netip.Addr]string, len(clients))
 	for _, c := range clients {
 		answer, err := nstest.Dial(w.Client, "udp", c, dst, askTimeout)
@@ -184,18 +190,18 @@ func testHashing(t *testing.T, balance nftdp.Balance, a nstest.Addrs) {
 	crowd(t, other.Client, a)
 
 	w.apply(t, web)
-	before := landing(t, w, clients, dst)
+	before := landing(t, w, 0, clients, dst)
 	wantOnly(t, tally(before), "backend-1", "backend-2", "backend-3", "backend-4", "backend-5")
 	slices.Reverse(web.Backends)
 	other.apply(t, web)
-	if there := landing(t, other, clients, dst); !maps.Equal(before, there) {
+	if there := landing(t, other, 0, clients, dst); !maps.Equal(before, there) {
 		t.Error("the nodes do not agree on where clients go")
 	}
 
 	setState(&web, 1, nftdp.Down)
 	w.apply(t, web)
 	moved := 0
-	for c, server := range landing(t, w, clients, dst) {
+	for c, server := range landing(t, w, 1, clients, dst) {
 		if server == "backend-2" {
 			t.Errorf("%v still goes to backend-2", c)
 		}
@@ -210,7 +216,7 @@ func testHashing(t *testing.T, balance nftdp.Balance, a nstest.Addrs) {
 
 	setState(&web, 1, nftdp.Active)
 	w.apply(t, web)
-	if after := landing(t, w, clients, dst); !maps.Equal(before, after) {
+	if after := landing(t, w, 2, clients, dst); !maps.Equal(before, after) {
 		t.Error("with the backend back, not everybody is where it was")
 	}
 }

@@ -4,7 +4,6 @@ package integration
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"net/netip"
 	"testing"
@@ -45,13 +44,13 @@ func TestDistribution(t *testing.T) {
 				t.Run(a.Family+"/nodeport", func(t *testing.T) {
 					counts := count(t, sample, w.Client, "tcp", netip.AddrPortFrom(a.Node, 30644))
 					checkShares(t, counts, n)
-					w.checkCounters(t, a, netip.AddrPortFrom(a.Any().Addr(), 30644), counts)
+					w.wantCounts(t, a, netip.AddrPortFrom(a.Any().Addr(), 30644), sample, counts)
 				})
 				t.Run(a.Family+"/clusterip", func(t *testing.T) {
 					dst := netip.AddrPortFrom(a.ClusterIP, 80)
 					counts := count(t, sample, w.Backends[0], "tcp", dst)
 					checkShares(t, counts, n)
-					w.checkCounters(t, a, dst, counts)
+					w.wantCounts(t, a, dst, sample, counts)
 				})
 			}
 		})
@@ -84,27 +83,6 @@ func chiSquareTail(x float64, df int) float64 {
 		term *= x / 2 / float64(i+1)
 	}
 	return sum
-}
-
-// checkCounters compares the kernel's counters of a frontend and its backends
-// with what the servers said.
-func (w *world) checkCounters(t *testing.T, a nstest.Addrs, frontend netip.AddrPort, want map[string]int) {
-	t.Helper()
-	status := w.frontend(t, "web", frontend)
-	if status.Counter.Packets != sample {
-		t.Errorf("frontend %v counts %d connections, want %d", frontend, status.Counter.Packets, sample)
-	}
-	got := map[string]int{}
-	for _, b := range status.Backends {
-		for i, pod := range w.Backends {
-			if b.Addr == netip.AddrPortFrom(a.Backend(i), backendPort) {
-				got[pod.Name] = int(b.Counter.Packets)
-			}
-		}
-	}
-	if !maps.Equal(got, want) {
-		t.Errorf("backends of %v count %v, the servers %v", frontend, got, want)
-	}
 }
 
 // upTo is 0, 1 … n-1.

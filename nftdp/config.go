@@ -24,7 +24,7 @@ type Config struct {
 	// Internal lists the prefixes of clients whose replies come back
 	// through this node by themselves: the pods of this node, or all pods
 	// where the network routes symmetrically. Connections from elsewhere,
-	// and from the node itself, are masqueraded: the backend sees an address
+	// and from the node itself (unless its address is listed), are masqueraded: the backend sees an address
 	// of this node. Nil masquerades every connection. A backend that
 	// reaches itself through its own service is masqueraded always.
 	Internal []netip.Prefix `json:"internal,omitempty"`

@@ -3,6 +3,7 @@ package nftdp
 import (
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,14 +79,17 @@ func FuzzStatus(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d := &dice{data}
 		services := d.services()
-		want := map[string]ServiceStatus{}
+		want, got := map[string]ServiceStatus{}, map[string]ServiceStatus{}
+		balance := map[string]Balance{}
 		for i := range services {
+			balance[services[i].Name] = services[i].Balance
 			if s := statusOf(&services[i]); len(s.Frontends) > 0 {
+				proportions(&s, services[i].Balance)
 				want[s.Name] = s
 			}
 		}
-		got := map[string]ServiceStatus{}
 		for _, s := range mustCompile(t, d.config(), services).status() {
+			proportions(&s, balance[s.Name])
 			got[s.Name] = s
 		}
 		sorted := cmpopts.SortSlices(func(a, b FrontendStatus) bool {
@@ -116,16 +120,38 @@ func statusOf(s *Service) ServiceStatus {
 
 func frontendStatusOf(s *Service, a netip.Addr, f Frontend) FrontendStatus {
 	out := FrontendStatus{Addr: a, Port: f.Port}
-	for _, b := range s.Backends {
+	usable := slices.DeleteFunc(slices.Clone(s.Backends), func(b Backend) bool {
+		return b.State != Active || b.Addr.Addr().Unmap().Is4() != a.Is4()
+	})
+	if slices.ContainsFunc(usable, func(b Backend) bool { return !b.Backup }) {
+		usable = slices.DeleteFunc(usable, func(b Backend) bool { return b.Backup })
+	}
+	for _, b := range usable {
 		addr := netip.AddrPortFrom(b.Addr.Addr().Unmap(), b.Addr.Port())
-		if b.State == Active && addr.Addr().Is4() == a.Is4() {
-			out.Backends = append(out.Backends, BackendStatus{Addr: addr, Slots: 1})
-		}
+		out.Backends = append(out.Backends, BackendStatus{Addr: addr, Slots: int(max(b.Weight, 1))})
 	}
 	if len(out.Backends) == 0 {
 		out.NoBackend = &f.NoBackend
 	}
 	return out
+}
+
+// proportions makes shares comparable, in thousandths, as weights are divided
+// before they are slots. Those of Maglev are for the tests of its tables.
+func proportions(s *ServiceStatus, balance Balance) {
+	for i := range s.Frontends {
+		backends := s.Frontends[i].Backends
+		total := 0
+		for _, b := range backends {
+			total += b.Slots
+		}
+		for j := range backends {
+			backends[j].Slots = backends[j].Slots * 1000 / total
+			if balance == Maglev {
+				backends[j].Slots = 0
+			}
+		}
+	}
 }
 
 func plainAddrs() cmp.Option { return cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}) }

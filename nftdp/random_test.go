@@ -72,7 +72,13 @@ func (d *dice) services() []Service {
 
 // service is valid together with others: what is not is left out.
 func (d *dice) service(name string, others []Service) Service {
-	s := Service{Name: name, Protocol: one(d, []Protocol{TCP, TCP, UDP, SCTP})}
+	s := Service{
+		Name: name, Protocol: one(d, []Protocol{TCP, TCP, UDP, SCTP}),
+		Balance: one(d, []Balance{Random, Random, RoundRobin, SourceHash, Maglev}),
+	}
+	if s.Balance == Maglev {
+		s.MaglevSize = one(d, []uint16{13, 17})
+	}
 	valid := func() bool { return (Config{}).Validate(append(slices.Clip(others), s)) == nil }
 	for range d.roll(5) {
 		s.Frontends = append(s.Frontends, d.frontend())
@@ -106,8 +112,9 @@ func (d *dice) backend() Backend {
 		addr("fd00:180::1"), addr("fd00:180::2"),
 	})
 	return Backend{
-		Addr:  netip.AddrPortFrom(a, one(d, []uint16{8080, 8081})),
-		State: one(d, []State{Active, Active, Active, Draining, Down}),
+		Addr:   netip.AddrPortFrom(a, one(d, []uint16{8080, 8081})),
+		State:  one(d, []State{Active, Active, Active, Draining, Down}),
+		Weight: one(d, []uint16{0, 0, 1, 2, 3, 6}), Backup: d.roll(5) == 4,
 	}
 }
 

@@ -46,9 +46,10 @@ func (s *State) Stage(set []*Service, remove []string) *Delta {
 		svc.emit((*adding)(d))
 	}
 	d.stageHairpins()
+	decl := declarations()
 	for i := range d.sets {
 		for id := range d.sets[i] {
-			d.sets[i][id].cancel()
+			d.sets[i][id].cancel(&decl[id])
 		}
 	}
 	return d
@@ -86,8 +87,8 @@ func (d *Delta) stageHairpins() {
 	}
 }
 
-// cancel drops what is deleted and added alike.
-func (s *setDelta) cancel() {
+// cancel drops what is deleted and added alike, unless a count would get lost.
+func (s *setDelta) cancel(set *ruleset.Set) {
 	if len(s.del) == 0 || len(s.add) == 0 {
 		return
 	}
@@ -104,7 +105,20 @@ func (s *setDelta) cancel() {
 		kept[e.Key] = true
 		return true
 	})
-	s.del = slices.DeleteFunc(s.del, func(e ruleset.Element) bool { return kept[e.Key] })
+	var gone []ruleset.Element
+	for i := range s.del {
+		if !kept[s.del[i].Key] {
+			gone = append(gone, s.del[i])
+		}
+	}
+	bereft := set.Bereft(gone, s.add, func(yield func(*ruleset.Element) bool) {
+		for i := range s.del {
+			if kept[s.del[i].Key] && !yield(&s.del[i]) {
+				return
+			}
+		}
+	})
+	s.del, s.add = append(gone, bereft...), append(s.add, bereft...)
 }
 
 // Fits reports whether the kernel's sets have room for the change.

@@ -58,7 +58,10 @@ func (d *dice) services() []*Service {
 }
 
 func (d *dice) service(name string, others []*Service) *Service {
-	s := &Service{Name: name, Proto: one(d, []uint8{TCP, TCP, UDP, SCTP})}
+	s := &Service{
+		Name: name, Proto: one(d, []uint8{TCP, TCP, UDP, SCTP}),
+		Balance: one(d, []Balance{Random, Random, RoundRobin, SourceHash, Maglev}),
+	}
 	for range d.roll(5) {
 		f := Frontend{
 			Addr: one(d, []netip.Addr{
@@ -80,18 +83,18 @@ func (d *dice) service(name string, others []*Service) *Service {
 		// there is no frontend at all.
 		inFamily := func(f Frontend) bool { return familyIndex(f.Addr) == i }
 		if len(s.Frontends) == 0 || slices.ContainsFunc(s.Frontends, inFamily) {
-			s.Pools[i] = d.backends(first)
+			s.Pools[i] = Slots(s.Balance, d.backends(first), 13)
 		}
 	}
 	return s
 }
 
-func (d *dice) backends(first string) []netip.AddrPort {
-	var all []netip.AddrPort
+func (d *dice) backends(first string) []Weighted {
+	var all []Weighted
 	for a, left := addr(first), d.roll(4); left > 0; a, left = a.Next(), left-1 {
 		for _, port := range []uint16{8080, 8081} {
 			if d.roll(2) > 0 {
-				all = append(all, netip.AddrPortFrom(a, port))
+				all = append(all, Weighted{netip.AddrPortFrom(a, port), one(d, []int{1, 1, 2, 3})})
 			}
 		}
 	}

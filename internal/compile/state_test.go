@@ -49,7 +49,7 @@ func checkStage(t *testing.T, state *State, set []*Service, remove []string) {
 		t.Errorf("the state compiles otherwise than a new one (-want +got):\n%s", diff)
 	}
 	exact := gocmp.Options{
-		gocmp.AllowUnexported(State{}, shared{}, class{}),
+		gocmp.AllowUnexported(State{}, shared{}, class{}, rotation{}),
 		cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}),
 	}
 	if diff := gocmp.Diff(full, state, exact); diff != "" {

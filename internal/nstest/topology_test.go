@@ -17,8 +17,6 @@ import (
 	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
-
 const timeout = 20 * time.Second
 
 // Without any NAT the client reaches every backend through the node, and every

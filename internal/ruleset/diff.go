@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"iter"
 	"maps"
 	"slices"
 )
@@ -254,6 +255,18 @@ func diffElements(a, b *Set) (del, add []Element) {
 	for _, i := range slices.Sorted(maps.Values(old)) {
 		del = append(del, a.Elements[i])
 	}
+	bereft := b.Bereft(del, add, func(yield func(*Element) bool) {
+		for i := range a.Elements {
+			if _, gone := old[a.Elements[i].Key]; !gone && !yield(&a.Elements[i]) {
+				return
+			}
+		}
+	})
+	for _, e := range bereft {
+		del = append(del, e)
+		e.Packets, e.Bytes = 0, 0 // to be carried over
+		add = append(add, e)
+	}
 	return del, add
 }
 
@@ -303,9 +316,45 @@ func (s *Set) Heirs(deleted, added []Element) []Element {
 	return out
 }
 
+// Bereft gives elements that stay as they are and yet have to be replaced. With
+// weights a backend has several slots. When some of them go and none comes, the
+// last place for their counts is a slot that it keeps: the first one.
+func (s *Set) Bereft(deleted, added []Element, kept iter.Seq[*Element]) []Element {
+	if len(deleted) == 0 || !s.slotted() || !s.Counter {
+		return nil
+	}
+	ids := make(map[[2]Tuple]*Element, len(deleted))
+	for i := range deleted {
+		ids[s.identity(&deleted[i])] = nil
+	}
+	for i := range added {
+		delete(ids, s.identity(&added[i]))
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	for e := range kept {
+		id := s.identity(e)
+		if first, ok := ids[id]; ok && (first == nil || e.Key.Compare(&first.Key) < 0) {
+			ids[id] = e
+		}
+	}
+	var out []Element
+	for _, e := range ids {
+		if e != nil {
+			out = append(out, *e)
+		}
+	}
+	slices.SortFunc(out, func(x, y Element) int { return x.Key.Compare(&y.Key) })
+	return out
+}
+
+// slotted reports whether the set is keyed by slots.
+func (s *Set) slotted() bool { return len(s.Key) > 0 && s.Key[len(s.Key)-1] == Slot }
+
 // identity is what an element's counter belongs to.
 func (s *Set) identity(e *Element) [2]Tuple {
-	if n := len(s.Key); n > 0 && s.Key[n-1] == Slot && e.Key.Len() > 4 {
+	if s.slotted() && e.Key.Len() > 4 {
 		return [2]Tuple{e.Key.Prefix(e.Key.Len() - 4), e.Data}
 	}
 	return [2]Tuple{e.Key}

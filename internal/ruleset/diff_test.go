@@ -318,6 +318,51 @@ func TestCarryCounters(t *testing.T) {
 	}
 }
 
+// TestBereft: of the slots that a backend keeps, the first is replaced when it
+// loses others without getting any.
+func TestBereft(t *testing.T) {
+	slots := &Set{Name: "s", Key: []Type{Port, Slot}, Data: []Type{Addr}, Counter: true}
+	pool := func(backends string) *Ruleset {
+		s := *slots
+		for slot, b := range backends {
+			s.Elements = append(s.Elements, Element{
+				Key: Tuple{}.Port(80).Slot(uint32(slot)), Data: Tuple{}.Addr(testAddr(IPv4, uint8(b-'a'))),
+				Packets: 1 << slot, Bytes: 60 << slot,
+			})
+		}
+		return &Ruleset{Tables: []*Table{{Family: IPv4, Name: "t", Sets: []*Set{&s}}}}
+	}
+	for _, c := range []struct{ from, to, want string }{
+		{"aaab", "ab", "delete 1, 2, 3, 0; add 1 with 8, 0 with 7"},
+		{"aaab", "aab", "delete 2, 3, 0; add 2 with 8, 0 with 5"},
+		{"aab", "aba", "delete 1, 2; add 1 with 4, 2 with 2"},
+		{"aab", "aaa", "delete 2; add 2 with 0"},
+		{"aab", "aabc", "delete ; add 3 with 0"},
+		{"abab", "ab", "delete 2, 3, 0, 1; add 0 with 5, 1 with 10"},
+		{"ab", "b", "delete 0, 1; add 0 with 2"},
+	} {
+		from, to := pool(c.from), pool(c.to)
+		for i := range to.Tables[0].Sets[0].Elements {
+			e := &to.Tables[0].Sets[0].Elements[i]
+			e.Packets, e.Bytes = 0, 0
+		}
+		var deleted, added []string
+		for _, change := range Diff(from, to) {
+			for _, e := range change.Elements {
+				if slot := e.Key.SlotAt(4); change.Verb == Delete {
+					deleted = append(deleted, fmt.Sprint(slot))
+				} else {
+					added = append(added, fmt.Sprintf("%d with %d", slot, e.Packets))
+				}
+			}
+		}
+		got := fmt.Sprintf("delete %s; add %s", strings.Join(deleted, ", "), strings.Join(added, ", "))
+		if got != c.want {
+			t.Errorf("%s to %s: %s, want %s", c.from, c.to, got, c.want)
+		}
+	}
+}
+
 // FuzzCarryCounters: no count gets lost or appears out of nothing, whatever
 // the changes are.
 func FuzzCarryCounters(f *testing.F) {

@@ -84,10 +84,9 @@ func (d *dice) fill(s *Set, f Family, opaque bool) {
 	if opaque && d.seldom(8) {
 		s.Opaque = "timeout"
 	}
-	shift := uint8(d.roll(8))
 	for i := range uint8(6) {
 		if d.roll(2) > 0 {
-			s.Elements = append(s.Elements, d.element(s, f, i, shift, opaque))
+			s.Elements = append(s.Elements, d.element(s, f, i, opaque))
 		}
 	}
 	s.Size = one(d, 0, uint32(len(s.Elements)), 8, 16)
@@ -96,9 +95,8 @@ func (d *dice) fill(s *Set, f Family, opaque bool) {
 	}
 }
 
-// element has the i-th key of its set. In one set all data differ, as pools have
-// no backend twice, and shift says how.
-func (d *dice) element(s *Set, f Family, i, shift uint8, opaque bool) Element {
+// element has the i-th key of its set. Several slots may have the same data.
+func (d *dice) element(s *Set, f Family, i uint8, opaque bool) Element {
 	var e Element
 	for _, t := range s.Key {
 		switch t {
@@ -120,7 +118,7 @@ func (d *dice) element(s *Set, f Family, i, shift uint8, opaque bool) Element {
 		e.Verdict = one(d, Verdict{Kind: Drop}, Verdict{Kind: Goto, Chain: "c0"}, Verdict{Kind: Goto, Chain: "c1"})
 		e.Comment = one(d, "", "a", "b")
 	case len(s.Data) > 0:
-		e.Data = Tuple{}.Addr(testAddr(f, i^shift)).Port(8080)
+		e.Data = Tuple{}.Addr(testAddr(f, uint8(d.roll(3)))).Port(8080)
 	}
 	if s.Counter {
 		e.Packets = uint64(d.roll(4))
