@@ -129,7 +129,7 @@ func (d *Dataplane) currentGeneration(ctx context.Context) error {
 
 // stageKnown needs nothing of the kernel but the counters of what it replaces.
 func (d *Dataplane) stageKnown(ctx context.Context, e *edit) (*staged, func(), error) {
-	taken, undo, err := d.claim(e)
+	taken, undo, err := e.claim(d.state, d.taken)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -155,30 +155,33 @@ func (d *Dataplane) stageRead(ctx context.Context, e *edit) (*staged, func(), er
 	if err != nil {
 		return nil, nil, err
 	}
-	if d.state == nil {
-		d.takeOver(current)
+	state, index := d.state, d.taken
+	if state == nil {
+		state, index = d.takeOver(current)
 	}
-	taken, undo, err := d.claim(e)
+	taken, undo, err := e.claim(state, index)
 	if err != nil {
 		return nil, nil, err
 	}
-	next := d.state.With(lowerAll(e.set), e.gone(d.state))
+	next := state.With(lowerAll(e.set), e.gone(state))
 	st := &staged{changes: ruleset.Diff(current, next.Ruleset()), generation: generation, taken: taken}
 	next.SetSizes(current, st.changes)
 	st.adopt = func() { d.state, d.taken = next, taken }
 	return st, undo, nil
 }
 
-// takeOver makes the services that the kernel holds the state to start from.
-func (d *Dataplane) takeOver(current *ruleset.Ruleset) {
+// takeOver gives the services that the kernel holds as the state to start from.
+// It is kept only once an edit of it is committed: until then others may change
+// what there is.
+func (d *Dataplane) takeOver(current *ruleset.Ruleset) (*compile.State, claims) {
 	held := compile.Holds(current)
 	services := make([]*compile.Service, len(held))
-	d.taken = claims{}
+	taken := claims{}
 	for i := range held {
 		services[i] = held[i].Service()
-		d.taken.add(i, lift(services[i]))
+		taken.add(i, lift(services[i]))
 	}
-	d.state = compile.New(d.cfg, services)
+	return compile.New(d.cfg, services), taken
 }
 
 // read reads our tables, which have to be ours.
@@ -195,43 +198,43 @@ func (d *Dataplane) read(ctx context.Context) (*ruleset.Ruleset, uint32, error) 
 	return r, generation, nil
 }
 
-// claim validates the edit and takes its frontends in the index. With undo the
-// index is again what it was.
-func (d *Dataplane) claim(e *edit) (taken claims, undo func(), err error) {
+// claim validates the edit and takes its frontends in the index, which is
+// that of the state. With undo the index is again what it was.
+func (e *edit) claim(state *compile.State, index claims) (taken claims, undo func(), err error) {
 	if e.whole {
 		taken = make(claims, len(e.set))
 		return taken, func() {}, joinProblems(taken.admit(e.set))
 	}
-	former, err := d.former(e)
+	former, err := e.former(state)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, s := range former {
-		d.taken.remove(s)
+		index.remove(s)
 	}
 	restore := func() {
 		for i, s := range former {
-			d.taken.add(i, s)
+			index.add(i, s)
 		}
 	}
-	if problems := d.taken.admit(e.set); len(problems) > 0 {
+	if problems := index.admit(e.set); len(problems) > 0 {
 		restore()
 		return nil, nil, joinProblems(problems)
 	}
-	return d.taken, func() {
+	return index, func() {
 		for i := range e.set {
-			d.taken.remove(&e.set[i])
+			index.remove(&e.set[i])
 		}
 		restore()
 	}, nil
 }
 
 // former lists the services that an Update replaces or deletes.
-func (d *Dataplane) former(e *edit) ([]*Service, error) {
+func (e *edit) former(state *compile.State) ([]*Service, error) {
 	var out []*Service
 	var problems []*FieldError
 	take := func(name string) {
-		if s := d.state.Service(name); s != nil {
+		if s := state.Service(name); s != nil {
 			out = append(out, lift(s))
 		}
 	}

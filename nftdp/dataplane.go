@@ -171,7 +171,8 @@ func (d *Dataplane) Ruleset(ctx context.Context) (*Ruleset, error) {
 		return nil, err
 	}
 	defer d.unlock()
-	r, _, err := d.read(ctx)
+	var r *ruleset.Ruleset
+	err := d.retry(ctx, func() (err error) { r, _, err = d.read(ctx); return err })
 	if err != nil {
 		return nil, err
 	}

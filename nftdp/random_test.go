@@ -98,7 +98,8 @@ func (d *dice) service(name string, others []Service) Service {
 func (d *dice) frontend() Frontend {
 	return Frontend{
 		Addr: one(d, []netip.Addr{
-			{}, netip.IPv4Unspecified(), netip.IPv6Unspecified(),
+			{},
+			netip.IPv4Unspecified(), netip.IPv6Unspecified(),
 			addr("10.96.0.1"), addr("10.96.0.2"), addr("::ffff:10.96.0.1"), addr("fd00:96::1"), addr("192.168.0.2"),
 		}),
 		Port:      one(d, []uint16{80, 30644, 65535}),

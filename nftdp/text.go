@@ -9,6 +9,7 @@ import (
 func protocolWords() []string { return []string{TCP: "tcp", UDP: "udp", SCTP: "sctp"} }
 func actionWords() []string   { return []string{Reject: "reject", Drop: "drop"} }
 func stateWords() []string    { return []string{Active: "active", Draining: "draining", Down: "down"} }
+
 func balanceWords() []string {
 	return []string{Random: "random", RoundRobin: "round-robin", SourceHash: "source-hash", Maglev: "maglev"}
 }

@@ -212,19 +212,23 @@ func TestRefusedOther(t *testing.T) {
 		want    string
 	}{
 		{
-			"a table that is there", []ruleset.Change{in(ruleset.Change{Verb: ruleset.Add})},
+			"a table that is there",
+			[]ruleset.Change{in(ruleset.Change{Verb: ruleset.Add})},
 			unix.EEXIST, "add table ip t",
 		},
 		{
-			"a chain that is not there", []ruleset.Change{in(ruleset.Change{Verb: ruleset.Delete, Chain: chain})},
+			"a chain that is not there",
+			[]ruleset.Change{in(ruleset.Change{Verb: ruleset.Delete, Chain: chain})},
 			unix.ENOENT, "delete chain ip t c",
 		},
 		{
-			"a nat chain where there is none", []ruleset.Change{in(ruleset.Change{Verb: ruleset.Add, Chain: base})},
+			"a nat chain where there is none",
+			[]ruleset.Change{in(ruleset.Change{Verb: ruleset.Add, Chain: base})},
 			unix.EOPNOTSUPP, "add chain ip t b { type nat hook forward priority -100; policy accept; }",
 		},
 		{
-			"a rule with an unknown set", []ruleset.Change{
+			"a rule with an unknown set",
+			[]ruleset.Change{
 				in(ruleset.Change{Verb: ruleset.Add, Chain: chain}),
 				in(ruleset.Change{Verb: ruleset.Add, Chain: chain, Rule: ruleset.Rule{
 					ruleset.Lookup{Key: []ruleset.Operand{{Field: ruleset.Dport}}, Set: "unknown"},
@@ -233,7 +237,8 @@ func TestRefusedOther(t *testing.T) {
 			unix.ENOENT, "add rule ip t c th dport @unknown",
 		},
 		{
-			"intervals that overlap", []ruleset.Change{
+			"intervals that overlap",
+			[]ruleset.Change{
 				in(ruleset.Change{Verb: ruleset.Add, Set: interval}),
 				in(ruleset.Change{Verb: ruleset.Add, Set: interval, Elements: overlapping}),
 			},

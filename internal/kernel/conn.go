@@ -33,11 +33,11 @@ type Conn struct {
 }
 
 var (
-	// ErrUnknown: replies were lost (ENOBUFS), so that it is not known
-	// whether a batch was applied.
+	// ErrUnknown says that replies were lost (ENOBUFS), so that it is not
+	// known whether a batch was applied.
 	ErrUnknown = errors.New("outcome unknown, replies of the kernel were lost")
-	// ErrStale: the rules are of another generation than the batch was made
-	// for, or changed while they were read. Nothing was applied.
+	// ErrStale says that the rules are of another generation than the batch
+	// was made for, or changed while they were read. Nothing was applied.
 	ErrStale = errors.New("rules changed meanwhile")
 )
 

@@ -1,5 +1,7 @@
 //go:build linux
 
+// Package nfnl encodes changes of a ruleset as netlink messages of nf_tables,
+// and decodes what the kernel tells about its rulesets.
 package nfnl
 
 import (

@@ -55,8 +55,9 @@ func (b *Batch) attr32(typ int, v uint32)     { b.buf = appendAttr32(b.buf, typ,
 func (b *Batch) attrString(typ int, s string) { b.buf = AppendAttrString(b.buf, typ, s) }
 func (b *Batch) attrBytes(typ int, v []byte)  { b.buf = appendAttr(b.buf, typ, v) }
 func (b *Batch) attrNested(typ int, v []byte) { b.buf = appendAttr(b.buf, typ|unix.NLA_F_NESTED, v) }
-func (b *Batch) nest(typ int) int             { b.buf = appendNest(b.buf, typ); return len(b.buf) - attrHeader }
-func (b *Batch) unnest(at int)                { unnest(b.buf, at) }
+
+func (b *Batch) nest(typ int) int { b.buf = appendNest(b.buf, typ); return len(b.buf) - attrHeader }
+func (b *Batch) unnest(at int)    { unnest(b.buf, at) }
 func appendAttr(buf []byte, typ int, v []byte) []byte {
 	buf = appendAttrHeader(buf, typ, len(v))
 	return pad(append(buf, v...))

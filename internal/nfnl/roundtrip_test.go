@@ -88,8 +88,10 @@ func (d *dice) table(f ruleset.Family) *ruleset.Table {
 // pools are services that need chains of some sizes.
 func (d *dice) pools() []*compile.Service {
 	s := &compile.Service{Name: "s", Proto: compile.TCP, Frontends: []compile.Frontend{
-		{Addr: netip.IPv4Unspecified(), Port: 1}, {Addr: netip.MustParseAddr("10.0.0.1"), Port: 1},
-		{Addr: netip.IPv6Unspecified(), Port: 1}, {Addr: netip.MustParseAddr("fd00::1"), Port: 1},
+		{Addr: netip.IPv4Unspecified(), Port: 1},
+		{Addr: netip.MustParseAddr("10.0.0.1"), Port: 1},
+		{Addr: netip.IPv6Unspecified(), Port: 1},
+		{Addr: netip.MustParseAddr("fd00::1"), Port: 1},
 	}}
 	for i := range d.roll(4) {
 		for family, a := range []string{"10.0.0.1", "fd00::1"} {
@@ -104,8 +106,11 @@ func (d *dice) element(s *ruleset.Set, f ruleset.Family) ruleset.Element {
 	e := ruleset.Element{Key: d.tuple(s.Key, f), Data: d.tuple(s.Data, f)}
 	if s.Verdict {
 		e.Verdict = []ruleset.Verdict{
-			{Kind: ruleset.Drop}, {Kind: ruleset.Accept}, {Kind: ruleset.Return},
-			{Kind: ruleset.Jump, Chain: "x"}, {Kind: ruleset.Goto, Chain: fmt.Sprint("random-", d.roll(256))},
+			{Kind: ruleset.Drop},
+			{Kind: ruleset.Accept},
+			{Kind: ruleset.Return},
+			{Kind: ruleset.Jump, Chain: "x"},
+			{Kind: ruleset.Goto, Chain: fmt.Sprint("random-", d.roll(256))},
 		}[d.roll(5)]
 	}
 	if s.Counter && d.roll(2) > 0 {

@@ -112,8 +112,16 @@ func TestChangeText(t *testing.T) {
 func TestRuleText(t *testing.T) {
 	one := func(f Field) []Operand { return []Operand{{Field: f}} }
 	all := []Operand{
-		{Field: Saddr}, {Field: Daddr}, {Field: L4proto}, {Field: Dport}, {Field: OrigDaddr}, {Field: OrigDport},
-		{Random, 3}, {Field: CtStatus}, {Field: FibDaddr}, {Field: 99},
+		{Field: Saddr},
+		{Field: Daddr},
+		{Field: L4proto},
+		{Field: Dport},
+		{Field: OrigDaddr},
+		{Field: OrigDport},
+		{Random, 3},
+		{Field: CtStatus},
+		{Field: FibDaddr},
+		{Field: 99},
 	}
 	for _, c := range []struct {
 		want string
