@@ -34,13 +34,35 @@ func phases(changes []ruleset.Change) [][]ruleset.Change {
 		switch {
 		case c.Chain != nil && c.Verb == ruleset.Add && fresh[chainID{c.Family, c.Chain.Name}]:
 			ahead = append(ahead, *c)
-		case len(c.Elements) > 0 && c.Verb == ruleset.Delete && compile.SetNamed(c.Set.Name).Postrouting():
+		case len(c.Elements) > 0 && c.Verb == ruleset.Delete && compile.SetNamed(c.Set.Name).Postrouting() &&
+			!replaces(c, changes):
 			after = append(after, *c)
 		default:
 			now = append(now, *c)
 		}
 	}
 	return slices.DeleteFunc([][]ruleset.Change{ahead, now, after}, func(p []ruleset.Change) bool { return len(p) == 0 })
+}
+
+// replaces reports whether an element that is deleted comes back otherwise. In
+// the sets of postrouting that happens only to one that others have altered.
+func replaces(deleted *ruleset.Change, changes []ruleset.Change) bool {
+	keys := make(map[ruleset.Tuple]bool, len(deleted.Elements))
+	for i := range deleted.Elements {
+		keys[deleted.Elements[i].Key] = true
+	}
+	for i := range changes {
+		c := &changes[i]
+		if c.Verb != ruleset.Add || c.Set == nil || c.Set.Name != deleted.Set.Name || c.Family != deleted.Family {
+			continue
+		}
+		for j := range c.Elements {
+			if keys[c.Elements[j].Key] {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // freshChains are chains that are added to a table that is there already, all

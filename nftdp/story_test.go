@@ -202,7 +202,7 @@ func exact() cmp.Option {
 func TestGrowingSet(t *testing.T) {
 	services := []Service{{Name: "small", Frontends: fronts("10.96.0.1:80"), Backends: backs("10.0.0.1:8080")}}
 	current := mustCompile(t, Config{}, services)
-	big := Service{Name: "big", Frontends: fronts("10.96.0.2:80"), Backends: manyBackends(1024, Active)}
+	big := Service{Name: "big", Frontends: fronts("10.96.0.2:80"), Backends: manyBackends(1024)}
 	next := mustCompile(t, Config{}, append(services, big))
 
 	plan := current.PlanTo(next).String()

@@ -48,7 +48,7 @@ func manyServices(n int) []Service {
 func BenchmarkServiceProblems(b *testing.B) {
 	for _, n := range []int{10, 32, 33, 65535} {
 		s := manyServices(1)[0]
-		s.Backends = manyBackends(n, Active)
+		s.Backends = manyBackends(n)
 		b.Run(fmt.Sprintf("backends=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

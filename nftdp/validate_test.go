@@ -40,12 +40,12 @@ func backs(texts ...string) []Backend {
 	return all
 }
 
-// manyBackends are n IPv4 backends of a state.
-func manyBackends(n int, state State) []Backend {
+// manyBackends are n active IPv4 backends.
+func manyBackends(n int) []Backend {
 	all := make([]Backend, n)
 	for i := range all {
 		addr := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
-		all[i] = Backend{Addr: netip.AddrPortFrom(addr, 80), State: state}
+		all[i] = Backend{Addr: netip.AddrPortFrom(addr, 80)}
 	}
 	return all
 }
@@ -263,7 +263,7 @@ func frontendCases() []problemCase {
 
 func balanceCases() []problemCase {
 	var cases []problemCase
-	pool := manyBackends(252, Active)
+	pool := manyBackends(252)
 	front := fronts("10.96.0.10:80")
 	for i, c := range []struct {
 		service       Service
@@ -378,7 +378,7 @@ func poolCases() []problemCase {
 	for i := range 100 {
 		others = append(others, back(fmt.Sprintf("10.1.0.%d:80", i)))
 	}
-	full := slices.Concat(manyBackends(MaxBackends, Active), backs("[fd00::1]:80"))
+	full := slices.Concat(manyBackends(MaxBackends), backs("[fd00::1]:80"))
 	drained := append(slices.Clone(full), Backend{Addr: netip.MustParseAddrPort("11.0.0.1:80"), State: Draining})
 	over := append(slices.Clone(full), back("[::ffff:11.0.0.1]:80"), back("11.0.0.2:80"))
 	return []problemCase{
