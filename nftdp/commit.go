@@ -156,18 +156,27 @@ func (d *Dataplane) stageRead(ctx context.Context, e *edit) (*staged, func(), er
 		return nil, nil, err
 	}
 	state, index := d.state, d.taken
-	if state == nil {
+	if state == nil && !e.whole {
 		state, index = d.takeOver(current)
 	}
 	taken, undo, err := e.claim(state, index)
 	if err != nil {
 		return nil, nil, err
 	}
-	next := state.With(lowerAll(e.set), e.gone(state))
+	next := e.after(d.cfg, state)
 	st := &staged{changes: ruleset.Diff(current, next.Ruleset()), generation: generation, taken: taken}
 	next.SetSizes(current, st.changes)
 	st.adopt = func() { d.state, d.taken = next, taken }
 	return st, undo, nil
+}
+
+// after is the state that the edit makes of another, which does not matter
+// when the edit is all there shall be.
+func (e *edit) after(cfg compile.Config, state *compile.State) *compile.State {
+	if e.whole {
+		return compile.New(cfg, lowerAll(e.set))
+	}
+	return state.With(lowerAll(e.set), e.gone(state))
 }
 
 // takeOver gives the services that the kernel holds as the state to start from.

@@ -128,7 +128,8 @@ func (s *Service) lower() *compile.Service {
 // pool lists the backends that new connections may go to: backups only if
 // there is nothing else.
 func (s *Service) pool(family families) []compile.Weighted {
-	var pool, backups []compile.Weighted
+	var backups []compile.Weighted
+	pool := make([]compile.Weighted, 0, len(s.Backends))
 	for i := range s.Backends {
 		b := &s.Backends[i]
 		if b.State != Active || familyOf(b.Addr.Addr().Unmap()) != family {

@@ -39,8 +39,9 @@ func Slots(b Balance, pool []Weighted, size int) []netip.AddrPort {
 	if len(pool) == 0 {
 		return nil
 	}
-	pool = slices.SortedFunc(slices.Values(pool), func(x, y Weighted) int { return x.Addr.Compare(y.Addr) })
-	normalize(pool)
+	pool = slices.Clone(pool)
+	slices.SortFunc(pool, func(x, y Weighted) int { return x.Addr.Compare(y.Addr) })
+	slots := normalize(pool)
 	switch b {
 	case RoundRobin:
 		return smooth(pool)
@@ -48,9 +49,11 @@ func Slots(b Balance, pool []Weighted, size int) []netip.AddrPort {
 		return maglev(smooth(pool), len(pool), cmp.Or(size, MaglevSize(len(pool))))
 	case Random, SourceHash:
 	}
-	var out []netip.AddrPort
+	out := make([]netip.AddrPort, 0, slots)
 	for _, w := range pool {
-		out = append(out, slices.Repeat([]netip.AddrPort{w.Addr}, w.Weight)...)
+		for range w.Weight {
+			out = append(out, w.Addr)
+		}
 	}
 	return out
 }
@@ -59,7 +62,8 @@ func Slots(b Balance, pool []Weighted, size int) []netip.AddrPort {
 // common divisor and, if there are too many slots then, scaled down by the
 // method of largest remainders. Every backend keeps one slot at least. The
 // share of any other one is off by less than one slot plus what those take.
-func normalize(pool []Weighted) {
+// It returns the number of slots.
+func normalize(pool []Weighted) int {
 	divisor, sum := 0, 0
 	for _, w := range pool {
 		divisor = gcd(divisor, w.Weight)
@@ -69,9 +73,11 @@ func normalize(pool []Weighted) {
 		sum += pool[i].Weight
 	}
 	limit := min(max(MaxWeightSlots, minSlots*len(pool)), maxSlots)
-	if sum > limit {
-		scale(pool, sum, max(limit, len(pool)))
+	if sum <= limit {
+		return sum
 	}
+	scale(pool, sum, limit)
+	return limit
 }
 
 func gcd(a, b int) int {

@@ -145,10 +145,10 @@ type message struct {
 // receive reads one datagram and gives its messages to each, until each says
 // that there will be no more. Only the kernel is listened to.
 func (c *Conn) receive(each func(message) (done bool, err error)) error {
-	if err := c.nl.SetReadDeadline(time.Now().Add(quiet)); err != nil {
-		return fmt.Errorf("netlink deadline: %w", err)
-	}
 	for {
+		if err := c.nl.SetReadDeadline(time.Now().Add(quiet)); err != nil {
+			return fmt.Errorf("netlink deadline: %w", err)
+		}
 		n, err := c.read()
 		if err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -110,6 +111,9 @@ func (c *Conn) readElements(ctx context.Context, t *ruleset.Table, s *ruleset.Se
 	filter := elementList(t.Name, s.Name)
 	err := c.dump(ctx, unix.NFT_MSG_GETSETELEM, t.Family, filter, func(b []byte) error {
 		_, _, err := nfnl.DecodeElements(b, s, t.Family, func(e ruleset.Element) {
+			if n := len(s.Elements); n == cap(s.Elements) {
+				s.Elements = slices.Grow(s.Elements, max(n, 64)) // append alone copies four times as much
+			}
 			s.Elements = append(s.Elements, e)
 		})
 		return err
