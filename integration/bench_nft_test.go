@@ -26,6 +26,7 @@ func loadByNft(b *testing.B, script string) {
 		b.Fatal(err)
 	}
 	ns := newNamespace(b)
+	dialRaw(b, ns) // nft needs a send buffer as large, and gets it under the same condition
 	laps := newLaps()
 	for b.Loop() {
 		begin := time.Now()
