@@ -63,21 +63,8 @@ func (c Config) Open(ctx context.Context, ns netns.NsHandle) (*Dataplane, error)
 
 // probe finds out whether the kernel listens to us and the tables are ours.
 func (d *Dataplane) probe(ctx context.Context) error {
-	if _, err := d.conn.Generation(ctx); err != nil {
-		return err
-	}
-	for _, f := range ruleset.Families {
-		t, err := d.conn.ReadTable(ctx, d.cfg.Table, f)
-		if err != nil {
-			return err
-		}
-		if t != nil {
-			if err := checkOwned(t); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	_, _, err := d.tables(ctx)
+	return err
 }
 
 func checkOwned(t *ruleset.Table) error {
@@ -188,14 +175,37 @@ func (d *Dataplane) Remove(ctx context.Context) error {
 	}
 	defer d.unlock()
 	return d.retry(ctx, func() error {
-		r, generation, err := d.read(ctx)
+		tables, generation, err := d.tables(ctx)
 		if err != nil {
 			return err
 		}
 		d.state, d.synced = nil, false
-		_, err = d.conn.Commit(ctx, generation, ruleset.Diff(r, &ruleset.Ruleset{}))
+		_, err = d.conn.Commit(ctx, generation, ruleset.Diff(tables, &ruleset.Ruleset{}))
 		return refused(err, nil)
 	})
+}
+
+// tables reads which of our tables there are, without what is in them.
+func (d *Dataplane) tables(ctx context.Context) (*ruleset.Ruleset, uint32, error) {
+	generation, err := d.conn.Generation(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	out := &ruleset.Ruleset{}
+	for _, f := range ruleset.Families {
+		t, err := d.conn.ReadTable(ctx, d.cfg.Table, f)
+		if err != nil {
+			return nil, 0, err
+		}
+		if t == nil {
+			continue
+		}
+		if err := checkOwned(t); err != nil {
+			return nil, 0, err
+		}
+		out.Tables = append(out.Tables, t)
+	}
+	return out, generation, nil
 }
 
 // Close ends the use of the namespace. Everything stays programmed.

@@ -208,17 +208,8 @@ func prefixSet(name string, f ruleset.Family, prefixes []netip.Prefix) *ruleset.
 		}
 		last = p
 		s.Elements = append(s.Elements, ruleset.Element{
-			Key: ruleset.Tuple{}.Addr(p.Addr()), End: ruleset.Tuple{}.Addr(lastAddr(p)),
+			Key: ruleset.Tuple{}.Addr(p.Addr()), End: ruleset.Tuple{}.Addr(ruleset.LastAddr(p)),
 		})
 	}
 	return s
-}
-
-func lastAddr(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
 }

@@ -104,6 +104,9 @@ func (s *State) Ruleset() *ruleset.Ruleset {
 		out.Tables = append(out.Tables, t)
 	}
 	fill := &filling{Ruleset: out, uses: &s.shared, seen: map[netip.Addr]bool{}}
+	for i, uses := range s.shared.hairpins {
+		fill.repeats[i] = repeats(uses)
+	}
 	for _, svc := range s.Services() {
 		svc.emit(fill)
 	}
@@ -113,8 +116,18 @@ func (s *State) Ruleset() *ruleset.Ruleset {
 // filling puts a service's elements into a ruleset.
 type filling struct {
 	*ruleset.Ruleset
-	uses *shared
-	seen map[netip.Addr]bool // of the addresses that several services use
+	uses    *shared
+	repeats [2]bool             // whether several services use any address
+	seen    map[netip.Addr]bool // of the addresses that several services use
+}
+
+func repeats(uses map[netip.Addr]int) bool {
+	for _, n := range uses {
+		if n > 1 {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *filling) element(f int, id SetID, e ruleset.Element) {
@@ -125,7 +138,7 @@ func (r *filling) element(f int, id SetID, e ruleset.Element) {
 func (*filling) class(int, class) {}
 
 func (r *filling) hairpin(f int, a netip.Addr) {
-	if r.uses.hairpins[f][a] > 1 {
+	if r.repeats[f] && r.uses.hairpins[f][a] > 1 {
 		if r.seen[a] {
 			return
 		}

@@ -70,7 +70,7 @@ func TestBadAttribute(t *testing.T) {
 		{"an offset", extendedAck(ackAttr(offs, 100)...), 100},
 		{"a text before it", extendedAck(append(text, ackAttr(offs, 100)...)...), 100},
 		{"no attributes", extendedAck(), 0},
-		{"another attribute", extendedAck(ackAttr(3, 100)...), 0},
+		{"another attribute", extendedAck(ackAttr(3, 7)...), 0},
 		{"no flag", plain, 0},
 		{"short", short, 0},
 		{"an attribute without a length", extendedAck(0, 0, offs, 0, 1, 1, 1, 1), 0},

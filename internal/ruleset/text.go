@@ -3,6 +3,7 @@ package ruleset
 import (
 	"cmp"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -167,10 +168,14 @@ func (s *Set) sorted() []*Element {
 
 // append appends the element as nft writes it inside the braces.
 func (e *Element) append(b []byte, f Family, s *Set) []byte {
-	b = e.Key.append(b, f, s.Key)
-	if !e.End.IsZero() && e.End != e.Key {
-		b = append(b, '-')
-		b = e.End.append(b, f, s.Key)
+	if p, ok := e.prefix(f, s); ok {
+		b = append(b, prefixText(p)...)
+	} else {
+		b = e.Key.append(b, f, s.Key)
+		if !e.End.IsZero() && e.End != e.Key {
+			b = append(b, '-')
+			b = e.End.append(b, f, s.Key)
+		}
 	}
 	if e.Packets > 0 || e.Bytes > 0 {
 		b = fmt.Appendf(b, " counter packets %d bytes %d", e.Packets, e.Bytes)
@@ -192,6 +197,33 @@ func (e *Element) append(b []byte, f Family, s *Set) []byte {
 		b = e.Data.append(b, f, s.Data)
 	}
 	return b
+}
+
+// prefix is the interval as a prefix of addresses, if it is one.
+func (e *Element) prefix(f Family, s *Set) (p netip.Prefix, ok bool) {
+	if n := f.AddrLen(); !s.Interval || len(s.Key) != 1 || s.Key[0] != Addr || e.Key.Len() != n || e.End.Len() != n {
+		return p, false
+	}
+	first, last := e.Key.AddrAt(0, f), e.End.AddrAt(0, f)
+	length := 0
+	for i, b := range e.Key.Bytes() {
+		common := bits.LeadingZeros8(b ^ e.End.Bytes()[i])
+		if length += common; common < 8 {
+			break
+		}
+	}
+	p = netip.PrefixFrom(first, length)
+	return p, p.Masked() == p && LastAddr(p) == last
+}
+
+// LastAddr is the highest address of a prefix.
+func LastAddr(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }
 
 // append appends the tuple's fields; a tuple that is too short for its types

@@ -43,6 +43,18 @@ func TestChangeText(t *testing.T) {
 		{Key: Tuple{}.Addr(testAddr(IPv4, 0)), End: Tuple{}.Addr(testAddr(IPv4, 9))},
 		{Key: Tuple{}.Addr(testAddr(IPv4, 20)), End: Tuple{}.Addr(testAddr(IPv4, 20))},
 	}
+	var prefixes []Element
+	for _, p := range [][2]string{
+		{"0.0.0.0", "255.255.255.255"},
+		{"10.0.0.0", "10.0.0.1"},
+		{"10.0.0.1", "10.0.0.2"},
+		{"10.0.0.0", "10.0.0.255"},
+		{"10.0.0.0", "10.0.2.255"},
+	} {
+		prefixes = append(prefixes, Element{
+			Key: Tuple{}.Addr(netip.MustParseAddr(p[0])), End: Tuple{}.Addr(netip.MustParseAddr(p[1])),
+		})
+	}
 	type key struct {
 		verb   Verb
 		object object
@@ -81,6 +93,11 @@ func TestChangeText(t *testing.T) {
 			"element", in(Add, IPv4, Change{Set: plain, Elements: interval}),
 			"add element ip t s { 10.0.0.0-10.0.0.9 }\nadd element ip t s { 10.0.0.20 }",
 		},
+		{"element", in(Add, IPv4, Change{Set: plain, Elements: prefixes}), strings.Join([]string{
+			"add element ip t s { 0.0.0.0/0 }", "add element ip t s { 10.0.0.0/31 }",
+			"add element ip t s { 10.0.0.1-10.0.0.2 }", "add element ip t s { 10.0.0.0/24 }",
+			"add element ip t s { 10.0.0.0-10.0.2.255 }",
+		}, "\n")},
 		{"element", in(Delete, IPv4, Change{Set: plain, Elements: interval[:1]}), "delete element ip t s { 10.0.0.0-10.0.0.9 }"},
 		{"chain", in(Add, IPv4, Change{Chain: &Chain{Name: "c"}}), "add chain ip t c"},
 		{"chain", in(Delete, IPv4, Change{Chain: base}), "delete chain ip t b"},

@@ -1,0 +1,276 @@
+//go:build linux
+
+package nftdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// everyLook runs f with a context during whose n-th look something happens,
+// for every n there is.
+func everyLook(t *testing.T, f func(t *testing.T, ctx *looking, happen *func())) {
+	t.Helper()
+	for n := 1; ; n++ {
+		happened := false
+		happen := func() {}
+		ctx := looksAt(t.Context(), n, func() { happened = true; happen() })
+		f(t, ctx, &happen)
+		if !happened {
+			if n < 3 {
+				t.Error("it looks at the context too seldom for this test")
+			}
+			return
+		}
+		if t.Failed() {
+			t.Fatalf("at look %d", n)
+		}
+	}
+}
+
+// knownOrNot is dataplanes for tests that need many: each of them begins with
+// the services in the kernel.
+func knownOrNot(t *testing.T, held []Service, test func(*testing.T, *node, func() *Dataplane)) {
+	t.Helper()
+	dataplanes(t, held, func(t *testing.T, n *node, d *Dataplane) {
+		known := d.state != nil
+		test(t, n, func() *Dataplane {
+			apply(t, d, held)
+			if known {
+				return d
+			}
+			return n.open(t, Config{})
+		})
+	})
+}
+
+// TestDisturbed: at whatever moment somebody else changes rules, every method
+// begins anew and succeeds.
+func TestDisturbed(t *testing.T) {
+	held, next := someServices(), append(someServices()[1:], web("d", 4, 2))
+	for name, method := range map[string]struct {
+		do   func(context.Context, *Dataplane) error
+		want []Service
+	}{
+		"apply": {func(ctx context.Context, d *Dataplane) error { _, err := d.Apply(ctx, next); return err }, next},
+		"update": {func(ctx context.Context, d *Dataplane) error {
+			_, err := d.Update(ctx, Change{Set: next[2:], Delete: []string{"a"}})
+			return err
+		}, next},
+		"plan":    {func(ctx context.Context, d *Dataplane) error { _, err := d.Plan(ctx, next); return err }, held},
+		"inspect": {func(ctx context.Context, d *Dataplane) error { _, err := d.Inspect(ctx); return err }, held},
+	} {
+		t.Run(name, func(t *testing.T) {
+			knownOrNot(t, held, func(t *testing.T, n *node, open func() *Dataplane) {
+				everyLook(t, func(t *testing.T, ctx *looking, happen *func()) {
+					*happen = func() { n.disturb(t) }
+					if err := method.do(ctx, open()); err != nil {
+						t.Error(err)
+					}
+					n.wantServices(t, Config{}, method.want)
+				})
+			})
+		})
+	}
+}
+
+// TestDisturbedRemove is the same for a method that leaves nothing.
+func TestDisturbedRemove(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	everyLook(t, func(t *testing.T, ctx *looking, happen *func()) {
+		apply(t, d, someServices())
+		*happen = func() { n.disturb(t) }
+		if err := d.Remove(ctx); err != nil {
+			t.Error(err)
+		}
+		n.wantText(t, DefaultTable, "")
+	})
+}
+
+// TestTwoWriters: two processes that have just begun update a service each, at
+// the same moment, whichever it is. Both are there afterwards.
+func TestTwoWriters(t *testing.T) {
+	n := newNode(t)
+	a, b, c := web("a", 1, 1), web("b", 2, 2), web("c", 3, 3)
+	everyLook(t, func(t *testing.T, ctx *looking, happen *func()) {
+		apply(t, n.open(t, Config{}), []Service{a})
+		one, two := n.open(t, Config{}), n.open(t, Config{})
+		want := []Service{b}
+		*happen = func() {
+			updateWith(t, two, Change{Set: []Service{c}})
+			want = append(want, c)
+		}
+		plan, err := one.Update(ctx, Change{Set: []Service{b}, Delete: []string{"a"}})
+		if err != nil || plan.Empty() {
+			t.Errorf("plan %v, error %v", plan, err)
+		}
+		n.wantServices(t, Config{}, want)
+	})
+}
+
+// TestConflict: when others never stop changing rules, every method gives up
+// with ErrConflict and has changed nothing.
+func TestConflict(t *testing.T) {
+	dataplanes(t, someServices(), func(t *testing.T, n *node, d *Dataplane) {
+		text := n.read(t, DefaultTable).String()
+		ctx := &looking{Context: t.Context(), look: func(int) error { n.disturb(t); return nil }}
+		_, err := d.Plan(ctx, nil)
+		wantConflict(t, "plan", err)
+		_, err = d.Apply(ctx, nil)
+		wantConflict(t, "apply", err)
+		_, err = d.Update(ctx, Change{Set: []Service{web("d", 4, 1)}, Delete: []string{"a"}})
+		wantConflict(t, "update", err)
+		_, err = d.Inspect(ctx)
+		wantConflict(t, "inspect", err)
+		wantConflict(t, "remove", d.Remove(ctx))
+		n.wantText(t, DefaultTable, text)
+
+		// What was refused is not taken, and what was to go is still there.
+		next := append(someServices(), renamed(web("d", 4, 1), "e"))
+		updateWith(t, d, Change{Set: next[3:]})
+		n.wantServices(t, Config{}, next)
+	})
+}
+
+func wantConflict(t *testing.T, method string, err error) {
+	t.Helper()
+	if !errors.Is(err, ErrConflict) {
+		t.Errorf("%s: %v", method, err)
+	}
+}
+
+// TestCancelled: at whatever moment the context ends, the services are those
+// from before or those that were wanted, and the next change finds its way.
+func TestCancelled(t *testing.T) {
+	held, next := someServices(), append(someServices()[1:], web("d", 4, 2))
+	before, after := mustCompile(t, Config{}, held).status(), mustCompile(t, Config{}, next).status()
+	knownOrNot(t, held, func(t *testing.T, n *node, open func() *Dataplane) {
+		for at := 1; ; at++ {
+			d, cancelled := open(), false
+			ctx := &looking{Context: t.Context(), look: func(n int) error {
+				if n < at {
+					return nil
+				}
+				cancelled = true
+				return context.Canceled
+			}}
+			_, err := d.Update(ctx, Change{Set: next[2:], Delete: []string{"a"}})
+			got := n.read(t, DefaultTable).status()
+			isBefore, isAfter := cmp.Equal(before, got, plainAddrs()), cmp.Equal(after, got, plainAddrs())
+			switch {
+			case err == nil && (cancelled || !isAfter):
+				t.Fatalf("cancelled at look %d: no error, and the services are wrong or unasked for: %t, %t", at, isBefore, isAfter)
+			case err != nil && (!errors.Is(err, context.Canceled) || !isBefore && !isAfter):
+				t.Fatalf("cancelled at look %d: %v, %s", at, err, asJSON(got))
+			}
+			updateWith(t, d, Change{Set: []Service{web("e", 5, 4)}, Delete: []string{"b"}})
+			apply(t, d, next)
+			n.wantServices(t, Config{}, next)
+			if !cancelled {
+				return
+			}
+		}
+	})
+}
+
+// TestWaitForTurn: methods take turns, and waiting ends with the context.
+func TestWaitForTurn(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	d.turn <- struct{}{} // somebody is at work
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	_, err := d.Plan(ctx, nil)
+	wantDeadline(t, "plan", err)
+	_, err = d.Apply(ctx, nil)
+	wantDeadline(t, "apply", err)
+	_, err = d.Update(ctx, Change{})
+	wantDeadline(t, "update", err)
+	_, err = d.Inspect(ctx)
+	wantDeadline(t, "inspect", err)
+	wantDeadline(t, "remove", d.Remove(ctx))
+	d.unlock()
+	apply(t, d, someServices())
+}
+
+func wantDeadline(t *testing.T, method string, err error) {
+	t.Helper()
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%s: %v", method, err)
+	}
+}
+
+// TestManyCallers: one Dataplane serves several goroutines.
+func TestManyCallers(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	const callers, rounds = 8, 5
+	var want []Service
+	var wait sync.WaitGroup
+	for i := range callers {
+		name := fmt.Sprint("service ", i)
+		want = append(want, web(name, i, rounds))
+		wait.Go(func() {
+			for backends := 1; backends <= rounds; backends++ {
+				if _, err := d.Update(t.Context(), Change{Set: []Service{web(name, i, backends)}}); err != nil {
+					t.Error(err)
+				}
+				if _, err := d.Inspect(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	n.wantServices(t, Config{}, want)
+}
+
+// TestBusyNamespace: with another process that changes rules as fast as it
+// can, changes come through, or say that they have not.
+func TestBusyNamespace(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	apply(t, d, someServices())
+	ctx, stop := context.WithCancel(t.Context())
+	var wait sync.WaitGroup
+	wait.Go(func() { disturbUntil(ctx, t, n) })
+	services := someServices()
+	for i := range 20 {
+		next := web("b", 2, i%4)
+		switch _, err := d.Update(t.Context(), Change{Set: []Service{next}}); {
+		case err == nil:
+			services[1] = next
+		case !errors.Is(err, ErrConflict):
+			t.Error(err)
+		}
+	}
+	stop()
+	wait.Wait()
+	n.wantServices(t, Config{}, services)
+}
+
+func disturbUntil(ctx context.Context, t *testing.T, n *node) {
+	t.Helper()
+	change := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv6, Table: "disturbing"}
+	for ctx.Err() == nil || change.Verb == ruleset.Delete {
+		generation, err := n.conn.Generation(t.Context())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		// Our own commit may have come in between.
+		if _, err := n.conn.Commit(t.Context(), generation, []ruleset.Change{change}); err != nil {
+			continue
+		}
+		change.Verb = ruleset.Add + ruleset.Delete - change.Verb
+	}
+}

@@ -1,0 +1,318 @@
+//go:build linux
+
+package nftdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// FuzzSplit: when a change is split, every batch is within the limit, each
+// state on the way has every service wholly as it was or wholly as it shall
+// be, and the last one is what was wanted.
+func FuzzSplit(f *testing.F) {
+	addRandom(f, 200)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d := &dice{data}
+		limit := 2500 + 40*d.roll(256)
+		was, is, config := d.services(), d.services(), d.config()
+		a, b := mustCompile(t, config, was), mustCompile(t, config, is)
+		if d.roll(4) == 0 {
+			a = nothing()
+		}
+		taken := claims{}
+		if found := taken.admit(is); found != nil {
+			t.Fatal(found[0])
+		}
+		check := betweenStates(a, b)
+		got := a.rules
+		for _, phase := range phases(a.PlanTo(b).changes) {
+			batches, err := split(phase, taken, &kernel.TooBigError{Limit: limit})
+			if errors.Is(err, syscall.EMSGSIZE) {
+				return // one service by itself is too big
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, batch := range batches {
+				size, err := encodedSize(batch)
+				if err != nil || size > limit {
+					t.Errorf("a batch of %d bytes, %d are the limit, error %v", size, limit, err)
+				}
+				got = ruleset.Apply(got, batch)
+				if err := check(got, config); err != nil {
+					t.Fatalf("%v\nfrom %s\nto %s\nafter\n%v", err, asJSON(was), asJSON(is), &Plan{batch})
+				}
+			}
+		}
+		if diff := cmp.Diff(withoutSizes(b), withoutSizes(&Ruleset{got})); diff != "" {
+			t.Errorf("the parts lead elsewhere (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// betweenStates gives the check of a state on the way from a to b.
+func betweenStates(a, b *Ruleset) func(*ruleset.Ruleset, Config) error {
+	known := map[string]bool{}
+	for _, r := range []*Ruleset{a, b} {
+		for _, s := range r.status() {
+			known[asJSON(s)] = true
+		}
+	}
+	return func(r *ruleset.Ruleset, config Config) error {
+		held := compile.Holds(r)
+		services := make([]*compile.Service, len(held))
+		for i := range held {
+			services[i] = held[i].Service()
+		}
+		for _, s := range (&Ruleset{r}).status() {
+			if !known[asJSON(s)] {
+				return fmt.Errorf("this service is neither the former nor the next one: %s", asJSON(s))
+			}
+		}
+		return covers(r, compile.New(config.lower(), services).Ruleset())
+	}
+}
+
+// covers: there is all that the services need. What is more is harmless: no
+// service's frontend leads to it.
+func covers(r, needed *ruleset.Ruleset) error {
+	for _, change := range ruleset.Diff(r, needed) {
+		isExtra := change.Verb != ruleset.Add
+		if len(change.Elements) > 0 && !compile.SetNamed(change.Set.Name).Postrouting() {
+			isExtra = false
+		}
+		if !isExtra {
+			return fmt.Errorf("the services that it holds need: %s", &change)
+		}
+	}
+	return nil
+}
+
+// TestSplitLimits: what can not be split is an error that tells the sizes.
+func TestSplitLimits(t *testing.T) {
+	big := Service{Name: "big", Frontends: fronts("10.96.0.1:80"), Backends: manyBackends(200)}
+	grown := Service{Name: "big", Frontends: fronts("10.96.0.1:80"), Backends: manyBackends(1500)}
+	for _, c := range []struct {
+		name     string
+		from, to *Ruleset
+	}{
+		{"one big service", mustCompile(t, Config{}, nil), mustCompile(t, Config{}, []Service{big})},
+		{"a map is made anew", mustCompile(t, Config{}, []Service{big}), mustCompile(t, Config{}, []Service{grown})},
+		{"a table is replaced", mustCompile(t, Config{Table: "a"}, nil), mustCompile(t, Config{Table: "b"}, nil)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := split(c.from.PlanTo(c.to).changes, claims{}, &kernel.TooBigError{Size: 100_000, Limit: 8000})
+			var big *kernel.TooBigError
+			if !errors.As(err, &big) || big.Limit != 8000 || big.Size <= big.Limit || !errors.Is(err, syscall.EMSGSIZE) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// TestSendParts sends a change in small parts to the kernel, stops it after
+// each of them, and has the next Apply go on from there.
+func TestSendParts(t *testing.T) {
+	was := manyWebs(0, 30)
+	is := append(manyWebs(10, 50), renamed(web("", 3, 2), "handed over"))
+	config := Config{Internal: prefixes("10.0.0.0/8")}
+	a, b := mustCompile(t, config, was), mustCompile(t, config, is)
+	for stop := 1; ; stop++ {
+		n := newNode(t)
+		d := n.open(t, config)
+		apply(t, d, was)
+		sent := 0
+		ctx := &looking{Context: t.Context(), look: func(int) error {
+			if sent++; sent > stop {
+				return context.Canceled
+			}
+			return nil
+		}}
+		err := sendInParts(ctx, t, d, is, 12_000)
+		got := n.read(t, DefaultTable)
+		if err := betweenStates(a, b)(got.rules, config); err != nil {
+			t.Fatalf("stopped after %d parts: %v", stop, err)
+		}
+		if err == nil {
+			n.wantServices(t, config, is)
+			if sent < 5 {
+				t.Errorf("it took %d parts only", sent)
+			}
+			return
+		}
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		apply(t, d, is)
+		n.wantServices(t, config, is)
+	}
+}
+
+// manyWebs are services with numbers from first up to last.
+func manyWebs(first, last int) (all []Service) {
+	for i := first; i < last; i++ {
+		all = append(all, web(fmt.Sprint("web ", i), i, i%5))
+	}
+	return all
+}
+
+// sendInParts is what Apply does when the socket takes so many bytes only.
+func sendInParts(ctx context.Context, t *testing.T, d *Dataplane, services []Service, limit int) error {
+	t.Helper()
+	st, undo, err := d.prepare(t.Context(), &edit{whole: true, set: services})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.synced, d.generation = false, st.generation
+	for _, changes := range phases(st.changes) {
+		if err := d.sendParts(ctx, changes, st.taken, &kernel.TooBigError{Limit: limit}); err != nil {
+			undo()
+			return err
+		}
+	}
+	st.adopt()
+	return nil
+}
+
+// TestPhases: chains of new pools come ahead of the elements that lead there,
+// what postrouting asks goes behind, and nothing is lost or doubled.
+func TestPhases(t *testing.T) {
+	three, one := mustCompile(t, Config{}, []Service{web("a", 1, 3)}), mustCompile(t, Config{}, []Service{web("a", 1, 1)})
+	altered := &Ruleset{ruleset.Apply(three.rules, nil)}
+	comment(altered.rules.Tables[0].Set("masq"), "mine")
+	for _, c := range []struct {
+		name     string
+		from, to *Ruleset
+		want     int // batches
+	}{
+		{"nothing", one, one, 0},
+		{"a new table", nothing(), three, 1},
+		{"more backends", one, three, 2},
+		{"fewer backends", three, one, 3},
+		{"altered by others", altered, three, 1},
+		{"removed", three, nothing(), 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			plan := c.from.PlanTo(c.to)
+			batches := phases(plan.changes)
+			if len(batches) != c.want {
+				t.Errorf("%d batches, want %d", len(batches), c.want)
+			}
+			got := c.from.rules
+			var all []ruleset.Change
+			for i, batch := range batches {
+				text := (&Plan{batch}).String()
+				first, last := i == 0 && c.want > 1, i == 2
+				if first && strings.Contains(text, "element") || last && !onlyDeletes(batch) {
+					t.Errorf("batch %d:\n%s", i, text)
+				}
+				got = ruleset.Apply(got, batch)
+				all = append(all, batch...)
+			}
+			if diff := cmp.Diff(sortedLines(plan), sortedLines(&Plan{all})); diff != "" {
+				t.Errorf("(-planned +sent):\n%s", diff)
+			}
+			wantNoPlan(t, &Ruleset{got}, c.to)
+		})
+	}
+}
+
+func onlyDeletes(changes []ruleset.Change) bool {
+	return !slices.ContainsFunc(changes, func(c ruleset.Change) bool { return c.Verb != ruleset.Delete })
+}
+
+// TestManyElements loads 500,000 elements. With rights in the initial user
+// namespace they are one batch, else as many as net.core.wmem_max asks for.
+func TestManyElements(t *testing.T) {
+	if testing.Short() {
+		t.Skip("half a million elements, and -short is set")
+	}
+	loadElements(t, 500_000)
+}
+
+func loadElements(t *testing.T, elements int) {
+	t.Helper()
+	n := newNode(t)
+	d := n.open(t, Config{})
+	services := manyElements(elements)
+	generation := n.generation(t)
+	plan := apply(t, d, services)
+	if plan.Len() < elements {
+		t.Errorf("the plan has %d changes", plan.Len())
+	}
+	size, err := encodedSize(plan.changes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit, err := n.conn.MaxBatch(size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batches := n.generation(t) - generation
+	t.Logf("%d bytes in %d batches; the limit is %d bytes", size, batches, limit)
+	if (limit >= size) != (batches == 1) {
+		t.Errorf("%d batches, with %d bytes, of which %d fit in one", batches, size, limit)
+	}
+	if left, err := n.open(t, Config{}).Plan(t.Context(), services); err != nil || !left.Empty() {
+		t.Errorf("the kernel holds something else: %d changes are left, error %v", left.Len(), err)
+	}
+	if one := updateWith(t, d, Change{Set: []Service{web("one", 1, 2)}}); one.Len() > 50 {
+		t.Errorf("one service more is a plan of %d changes", one.Len())
+	}
+}
+
+// manyElements are services with so many elements together, or a few more. As
+// the kernel dumps a set in a time that grows with the square of its size, the
+// elements are spread over all maps.
+func manyElements(n int) []Service {
+	const backends = 30 // of each family, behind two frontends each
+	services := make([]Service, n/(4*backends)+1)
+	for i := range services {
+		s := &services[i]
+		*s = Service{Name: fmt.Sprint("service ", i), Frontends: []Frontend{
+			{Addr: numbered("10.0.0.0", i), Port: 80}, {Addr: numbered("fd00::", i), Port: 80}, {Port: uint16(i + 1)},
+		}}
+		for j := range backends {
+			s.Backends = append(s.Backends, numberedBackend("11.0.0.0", i+j), numberedBackend("fd01::", i+j))
+		}
+	}
+	return services
+}
+
+// TestLimitedBuffer loads more than fits into the send buffer of a process
+// with rights in a user namespace only, by running this test again in one.
+func TestLimitedBuffer(t *testing.T) {
+	const inside = "NFTDP_TEST_LIMITED_BUFFER"
+	if os.Getenv(inside) != "" {
+		loadElements(t, 150_000)
+		return
+	}
+	newNode(t) // or a reason why there is none
+	again := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run", "^TestLimitedBuffer$", "-test.v")
+	again.Env = append(os.Environ(), inside+"=1")
+	again.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+		Pdeathsig:   syscall.SIGKILL,
+	}
+	out, err := again.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestLimitedBuffer ") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+}

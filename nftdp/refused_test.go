@@ -1,0 +1,73 @@
+//go:build linux
+
+package nftdp
+
+import (
+	"errors"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// TestRefused: which error a caller gets of what the kernel refused.
+func TestRefused(t *testing.T) {
+	taken := claims{}
+	if found := taken.admit([]Service{{Name: "web", Frontends: fronts("10.96.0.1:80")}}); found != nil {
+		t.Fatal(found[0])
+	}
+	chain := &ruleset.Chain{Name: "c"}
+	add := func(c ruleset.Change) *ruleset.Change {
+		c.Verb, c.Family, c.Table = ruleset.Add, ruleset.IPv4, "t"
+		return &c
+	}
+	key := ruleset.Tuple{}.Addr(addr("10.96.0.1")).Proto(6).Port(80)
+	elements := func(set string, key ruleset.Tuple) *ruleset.Change {
+		s := mustCompile(t, Config{}, nil).rules.Tables[0].Set(set)
+		return add(ruleset.Change{Set: s, Elements: []ruleset.Element{{Key: key}}})
+	}
+	for _, c := range []struct {
+		name      string
+		err       kernel.RefusedError
+		service   string
+		supported bool
+	}{
+		{"an element of a service", kernel.RefusedError{Change: elements("masq", key), Errno: unix.ENFILE}, "web", true},
+		{"which of the elements is not known", kernel.RefusedError{Change: elements("masq", key), Element: -1, Errno: unix.ENFILE}, "", true},
+		{"an element of all services", kernel.RefusedError{Change: elements("hairpin", key), Errno: unix.ENFILE}, "", true},
+		{"an element of the skeleton", kernel.RefusedError{Change: elements("protocols", key.Prefix(4)), Errno: unix.ENFILE}, "", true},
+		{"the batch", kernel.RefusedError{Element: -1, Errno: unix.ENOMEM}, "", true},
+		{
+			"a rule that the kernel has no expression for",
+			kernel.RefusedError{Change: add(ruleset.Change{Chain: chain, Rule: ruleset.Rule{ruleset.Masquerade{}}}), Element: -1, Errno: unix.ENOENT},
+			"", false,
+		},
+		{
+			"a chain of a type that the kernel has not",
+			kernel.RefusedError{Change: add(ruleset.Change{Chain: chain}), Element: -1, Errno: unix.EOPNOTSUPP},
+			"", false,
+		},
+		{
+			"a chain that is not there",
+			kernel.RefusedError{Change: &ruleset.Change{Verb: ruleset.Delete, Chain: chain}, Element: -1, Errno: unix.ENOENT},
+			"", true,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := refused(&c.err, taken)
+			var got *ApplyError
+			if !errors.As(err, &got) || got.Service != c.service || got.Change != c.err.Command() {
+				t.Errorf("%#v, want service %q", err, c.service)
+			}
+			if !errors.Is(err, c.err.Errno) || errors.Is(err, ErrNotSupported) == c.supported {
+				t.Errorf("%v: not supported should be %t", err, !c.supported)
+			}
+		})
+	}
+	if err := refused(syscall.EPERM, nil); !errors.Is(err, syscall.EPERM) {
+		t.Errorf("another error becomes %v", err)
+	}
+}

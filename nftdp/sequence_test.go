@@ -1,0 +1,161 @@
+//go:build linux
+
+package nftdp
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var (
+	sequences = flag.Int("sequences", 20, "how many random sequences of changes to try in the kernel")
+	firstSeed = flag.Uint64("seed", 0, "seed of the first of them; 0 takes another one in every run")
+)
+
+// TestRandomSequences changes services at random, in every way there is. After
+// each step the kernel holds what is wanted, with the counts of all that has
+// been there without a break.
+func TestRandomSequences(t *testing.T) {
+	first := *firstSeed
+	if first == 0 {
+		first = uint64(rand.Uint32())
+	}
+	for seed := first; seed < first+uint64(*sequences); seed++ {
+		s := &sequence{
+			dice: &dice{randomBytes(seed, 20_000)}, node: newNode(t), counts: map[counted]Counter{},
+		}
+		for range 20 {
+			if s.step(t); t.Failed() {
+				t.Fatalf("to repeat it: go test -run TestRandomSequences -sequences 1 -seed %d; steps:\n%s", seed, s.log)
+			}
+		}
+	}
+}
+
+// sequence is what is known of a node in the course of random changes.
+type sequence struct {
+	*dice
+	node      *node
+	dataplane *Dataplane
+	config    Config
+	services  []Service
+	counts    map[counted]Counter
+	log       string
+}
+
+func (s *sequence) step(t *testing.T) {
+	t.Helper()
+	if s.dataplane == nil || s.roll(5) == 0 {
+		s.config = s.dice.config()
+		s.dataplane = s.node.open(t, s.config)
+		s.log += fmt.Sprintf("open %s\n", asJSON(s.config))
+		if s.roll(2) == 0 { // else the old skeleton stays until the next change
+			return
+		}
+	}
+	switch s.roll(10) {
+	case 0:
+		s.log += "disturb\n"
+		s.node.disturb(t)
+		return
+	case 1:
+		s.apply(t, s.dice.services())
+	case 2:
+		s.apply(t, s.reordered(s.services))
+	case 3:
+		s.remove(t)
+		return
+	default:
+		if !s.update(t) {
+			return
+		}
+	}
+	s.check(t)
+}
+
+func (s *sequence) apply(t *testing.T, services []Service) {
+	t.Helper()
+	s.log += fmt.Sprintf("apply %s\n", asJSON(services))
+	planned, err := s.dataplane.Plan(t.Context(), services)
+	if err != nil {
+		t.Fatal(err)
+	}
+	applied := apply(t, s.dataplane, services)
+	if diff := cmp.Diff(sortedLines(planned), sortedLines(applied)); diff != "" {
+		t.Errorf("another plan is applied than was planned (-planned +applied):\n%s", diff)
+	}
+	s.services = services
+}
+
+// update changes some services, if that is valid. What is not is refused and
+// changes nothing.
+func (s *sequence) update(t *testing.T) (valid bool) {
+	t.Helper()
+	var c Change
+	next := slices.Clone(s.services)
+	for _, svc := range s.dice.services() {
+		if s.roll(3) > 0 {
+			continue
+		}
+		at := slices.IndexFunc(next, func(x Service) bool { return x.Name == svc.Name })
+		switch {
+		case at >= 0 && s.roll(3) == 0:
+			c.Delete = append(c.Delete, svc.Name)
+			next = slices.Delete(next, at, at+1)
+		case at >= 0:
+			c.Set = append(c.Set, svc)
+			next[at] = svc
+		default:
+			c.Set = append(c.Set, svc)
+			next = append(next, svc)
+		}
+	}
+	s.log += fmt.Sprintf("update %s\n", asJSON(c))
+	generation := s.node.generation(t)
+	_, err := s.dataplane.Update(t.Context(), c)
+	valid = s.config.Validate(next) == nil
+	switch {
+	case valid != (err == nil):
+		t.Errorf("update to services that are valid, %t: %v", valid, err)
+	case valid:
+		s.services = next
+	case s.node.generation(t) != generation:
+		t.Error("something has changed")
+	}
+	return valid
+}
+
+func (s *sequence) remove(t *testing.T) {
+	t.Helper()
+	s.log += "remove\n"
+	if err := s.dataplane.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.services, s.counts = nil, map[counted]Counter{}
+}
+
+// check compares the kernel with what is wanted, and lets it count on.
+func (s *sequence) check(t *testing.T) {
+	t.Helper()
+	s.node.wantServices(t, s.config, s.services)
+	got := s.node.read(t, DefaultTable)
+	want := countsOf(mustCompile(t, s.config, s.services))
+	for key := range want {
+		want[key] = s.counts[key]
+	}
+	if diff := cmp.Diff(want, countsOf(got)); diff != "" {
+		t.Errorf("counts (-want +got):\n%s", diff)
+	}
+	if s.roll(3) == 0 {
+		s.log += "count\n"
+		count(got)
+		s.node.load(t, s.node.read(t, DefaultTable), nothing())
+		s.node.load(t, nothing(), got)
+	}
+	s.counts = countsOf(got)
+}

@@ -1,0 +1,263 @@
+//go:build linux
+
+package nftdp
+
+import (
+	"errors"
+	"slices"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// dataplanes runs a test with a Dataplane that knows the services which the
+// kernel holds, and with one that has just been opened.
+func dataplanes(t *testing.T, held []Service, test func(*testing.T, *node, *Dataplane)) {
+	t.Helper()
+	for name, known := range map[string]bool{"known": true, "just opened": false} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			d := n.open(t, Config{})
+			apply(t, d, held)
+			if !known {
+				d = n.open(t, Config{})
+			}
+			test(t, n, d)
+		})
+	}
+}
+
+// TestUpdate goes through what a change can be. All services that it does not
+// name stay.
+func TestUpdate(t *testing.T) {
+	a, b, c := web("a", 1, 2), web("b", 2, 2), web("c", 3, 3)
+	with := func(s Service, frontends []Frontend) Service { s.Frontends = frontends; return s }
+	draining := web("b", 2, 2)
+	draining.Backends[0].State = Draining
+	for _, test := range []struct {
+		name   string
+		change Change
+		want   []Service
+		empty  bool
+	}{
+		{"nothing", Change{}, []Service{a, b, c}, true},
+		{"the same", Change{Set: []Service{a, c}}, []Service{a, b, c}, true},
+		{"unknown names", Change{Delete: []string{"x", "", "x"}}, []Service{a, b, c}, true},
+		{"added", Change{Set: []Service{web("d", 4, 1)}}, []Service{a, b, c, web("d", 4, 1)}, false},
+		{"replaced", Change{Set: []Service{web("b", 9, 3)}}, []Service{a, web("b", 9, 3), c}, false},
+		{"deleted", Change{Delete: []string{"b", "b"}}, []Service{a, c}, false},
+		{"all deleted", Change{Delete: []string{"a", "b", "c"}}, nil, false},
+		{"backend added", Change{Set: []Service{web("b", 2, 3)}}, []Service{a, web("b", 2, 3), c}, false},
+		{"drained", Change{Set: []Service{draining}}, []Service{a, draining, c}, false},
+		{"another protocol", Change{Set: []Service{udp(b)}}, []Service{a, udp(b), c}, false},
+		{
+			"one goes, one comes",
+			Change{Set: []Service{web("d", 1, 1)}, Delete: []string{"a"}},
+			[]Service{b, c, web("d", 1, 1)},
+			false,
+		},
+		{
+			"renamed",
+			Change{Set: []Service{renamed(a, "z")}, Delete: []string{"a"}},
+			[]Service{b, c, renamed(a, "z")},
+			false,
+		},
+		{
+			"frontends exchanged",
+			Change{Set: []Service{with(a, b.Frontends), with(b, a.Frontends)}},
+			[]Service{with(a, b.Frontends), with(b, a.Frontends), c},
+			false,
+		},
+		{
+			"a frontend handed over",
+			Change{Set: []Service{with(a, a.Frontends[1:]), with(b, append(slices.Clone(b.Frontends), a.Frontends[0]))}},
+			[]Service{with(a, a.Frontends[1:]), with(b, append(slices.Clone(b.Frontends), a.Frontends[0])), c},
+			false,
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dataplanes(t, []Service{a, b, c}, func(t *testing.T, n *node, d *Dataplane) {
+				generation := n.generation(t)
+				plan := updateWith(t, d, test.change)
+				n.wantServices(t, Config{}, test.want)
+				if plan.Empty() != test.empty || test.empty != (n.generation(t) == generation) {
+					t.Errorf("from generation %d to %d by the plan\n%v", generation, n.generation(t), plan)
+				}
+				if plan := updateWith(t, d, test.change); !plan.Empty() {
+					t.Errorf("again:\n%v", plan)
+				}
+				if plan := apply(t, d, test.want); !plan.Empty() {
+					t.Errorf("apply finds something to do:\n%v", plan)
+				}
+			})
+		})
+	}
+}
+
+func udp(s Service) Service { s.Protocol = UDP; return s }
+
+func renamed(s Service, name string) Service { s.Name = name; return s }
+
+// TestUpdateRefused: a change that is not valid leaves everything as it is,
+// the index of frontends too: what was free before is free afterwards, and
+// what was taken is taken.
+func TestUpdateRefused(t *testing.T) {
+	a, b := web("a", 1, 1), web("b", 2, 2)
+	for _, test := range []struct {
+		name   string
+		change Change
+		want   []FieldError
+	}{
+		{
+			"a frontend of another service",
+			Change{Set: []Service{web("c", 3, 1), renamed(a, "d")}},
+			[]FieldError{
+				{"d", "frontends[0]", `tcp 10.96.0.1:80 is already a frontend of service "a"`},
+				{"d", "frontends[1]", `tcp [fd00:96::1]:80 is already a frontend of service "a"`},
+				{"d", "frontends[2]", `tcp node-wide port 30001 is already a frontend of service "a"`},
+			},
+		},
+		{
+			"one frontend for two",
+			Change{Set: []Service{{Name: "c", Frontends: fronts(":1")}, {Name: "d", Frontends: fronts("0.0.0.0:1")}}},
+			[]FieldError{{"d", "frontends[0]", `tcp node-wide port 1 (ip) is already a frontend of service "c"`}},
+		},
+		{
+			"to be set and deleted",
+			Change{Set: []Service{web("c", 3, 1), web("a", 1, 2)}, Delete: []string{"b", "a"}},
+			[]FieldError{{"a", "name", "is to be set and to be deleted: choose one"}},
+		},
+		{
+			"a name twice",
+			Change{Set: []Service{web("a", 4, 1), web("a", 5, 1)}, Delete: []string{"b"}},
+			[]FieldError{{"a", "name", "services[1] has the name of services[0]: choose another"}},
+		},
+		{
+			"no name",
+			Change{Set: []Service{{Frontends: fronts("10.96.0.9:80")}}, Delete: []string{"a"}},
+			[]FieldError{{"services[0]", "name", "is empty: give every service a name of its own"}},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dataplanes(t, []Service{a, b}, func(t *testing.T, n *node, d *Dataplane) {
+				generation := n.generation(t)
+				for range 2 {
+					plan, err := d.Update(t.Context(), test.change)
+					if diff := cmp.Diff(test.want, fieldErrors(t, err)); diff != "" || plan != nil {
+						t.Errorf("plan %v, errors (-want +got):\n%s", plan, diff)
+					}
+				}
+				if got := n.generation(t); got != generation {
+					t.Errorf("the generation moved from %d to %d", generation, got)
+				}
+				free := []Service{web("c", 3, 1), web("d", 4, 1), web("e", 5, 1), {Name: "f", Frontends: fronts(":1", "10.96.0.9:80")}}
+				updateWith(t, d, Change{Set: free, Delete: []string{"a"}})
+				updateWith(t, d, Change{Set: []Service{renamed(a, "z")}})
+				n.wantServices(t, Config{}, append(free, b, renamed(a, "z")))
+			})
+		})
+	}
+}
+
+// TestJustOpened: as long as a Dataplane has committed nothing, others may go
+// on changing the services, and an Update leaves those that they have made.
+func TestJustOpened(t *testing.T) {
+	a, b, c := web("a", 1, 1), web("b", 2, 2), web("c", 3, 3)
+	for name, do := range map[string]func(*Dataplane) error{
+		"nothing":   func(*Dataplane) error { return nil },
+		"planned":   func(d *Dataplane) error { _, err := d.Plan(t.Context(), nil); return err },
+		"inspected": func(d *Dataplane) error { _, err := d.Inspect(t.Context()); return err },
+		"refused": func(d *Dataplane) error {
+			if _, err := d.Update(t.Context(), Change{Set: []Service{renamed(a, "z")}}); err == nil {
+				return errors.New("a frontend of another service is not refused")
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			other := n.open(t, Config{})
+			apply(t, other, []Service{a})
+			d := n.open(t, Config{})
+			if err := do(d); err != nil {
+				t.Fatal(err)
+			}
+			apply(t, other, []Service{b})
+			updateWith(t, d, Change{Set: []Service{c}})
+			n.wantServices(t, Config{}, []Service{b, c})
+		})
+	}
+}
+
+// TestApplyError: what the kernel refuses is named by service and element,
+// nothing of it is applied, and everything goes on afterwards. As a valid
+// change is never refused, somebody else puts an element in its way, and the
+// Dataplane is made to believe that it knows.
+func TestApplyError(t *testing.T) {
+	a, b := web("a", 1, 1), web("b", 2, 2)
+	v4 := ruleset.Tuple{}.Addr(addr("10.96.0.2")).Proto(compile.TCP).Port(80)
+	node := ruleset.Tuple{}.Proto(compile.TCP).Port(30002)
+	backend := ruleset.Tuple{}.Addr(addr("10.180.0.1")).Port(1)
+	for _, test := range []struct {
+		name    string
+		family  ruleset.Family
+		set     string
+		element ruleset.Element
+		want    string
+	}{
+		{
+			"frontend", ruleset.IPv4, "frontends",
+			ruleset.Element{Key: v4, Verdict: ruleset.Verdict{Kind: ruleset.Drop}},
+			`add element ip nftdp frontends { 10.96.0.2 . tcp . 80 comment "b" : goto random-2 }`,
+		},
+		{
+			"backend", ruleset.IPv4, "backends",
+			ruleset.Element{Key: v4.Slot(1), Data: backend},
+			"add element ip nftdp backends { 10.96.0.2 . tcp . 80 . 1 : 10.180.0.201 . 8080 }",
+		},
+		{
+			"node-wide backend", ruleset.IPv4, "node_backends",
+			ruleset.Element{Key: node.Slot(0), Data: backend},
+			"add element ip nftdp node_backends { tcp . 30002 . 0 : 10.180.0.200 . 8080 }",
+		},
+		{
+			"masquerading", ruleset.IPv6, "node_masq",
+			ruleset.Element{Key: node.Addr(addr("fd00:180::c9"))},
+			"add element ip6 nftdp node_masq { tcp . 30002 . fd00:180::c9 }",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			n := newNode(t)
+			d := n.open(t, Config{})
+			apply(t, d, []Service{a})
+			set := n.read(t, DefaultTable).rules.Table(test.family).Set(test.set)
+			n.change(t, ruleset.Change{
+				Verb: ruleset.Add, Family: test.family, Table: DefaultTable, Set: set, Elements: []ruleset.Element{test.element},
+			})
+			held := n.read(t, DefaultTable)
+			d.generation = n.generation(t)
+
+			plan, err := d.Update(t.Context(), Change{Set: []Service{b}})
+			var refused *ApplyError
+			if !errors.As(err, &refused) || plan != nil {
+				t.Fatalf("plan %v, error %v", plan, err)
+			}
+			if want := (ApplyError{Service: "b", Change: test.want, Err: syscall.EEXIST}); *refused != want {
+				t.Errorf("%v, want %v", refused, &want)
+			}
+			if diff := cmp.Diff(held.status(), n.read(t, DefaultTable).status(), plainAddrs()); diff != "" {
+				t.Errorf("services changed (-before +after):\n%s", diff)
+			}
+
+			// The next one looks for itself and repairs.
+			updateWith(t, d, Change{Set: []Service{web("c", 3, 1)}})
+			n.wantServices(t, Config{}, []Service{a, web("c", 3, 1)})
+			updateWith(t, d, Change{Set: []Service{b}})
+			n.wantServices(t, Config{}, []Service{a, b, web("c", 3, 1)})
+		})
+	}
+}
