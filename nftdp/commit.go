@@ -26,6 +26,8 @@ type edit struct {
 type staged struct {
 	changes    []ruleset.Change
 	generation uint32
+	set        []*compile.Service
+	gone       []string
 	taken      claims // by all services that there will be
 	adopt      func() // makes it the Dataplane's state once it is committed
 }
@@ -72,6 +74,7 @@ func (d *Dataplane) commit(ctx context.Context, e *edit) (plan *Plan, err error)
 		if err != nil {
 			return err
 		}
+		d.touched.add(d.state, st)
 		generation, err := d.send(ctx, st)
 		if err != nil {
 			err = refused(err, st.taken)
@@ -83,7 +86,10 @@ func (d *Dataplane) commit(ctx context.Context, e *edit) (plan *Plan, err error)
 		plan = &Plan{append(done, st.changes...)}
 		return nil
 	})
-	return plan, err
+	if err != nil {
+		return nil, err
+	}
+	return plan, d.reconcile(ctx)
 }
 
 // send commits what is staged, in parts if it does not fit otherwise.
@@ -127,12 +133,13 @@ func (d *Dataplane) stageKnown(ctx context.Context, e *edit) (*staged, func(), e
 	if err != nil {
 		return nil, nil, err
 	}
-	delta := d.state.Stage(lowerAll(e.set), e.gone(d.state))
+	set, gone := lowerAll(e.set), e.gone(d.state)
+	delta := d.state.Stage(set, gone)
 	if !delta.Fits() {
 		undo()
 		return d.stageRead(ctx, e)
 	}
-	st := &staged{changes: delta.Changes(), generation: d.generation, taken: taken}
+	st := &staged{changes: delta.Changes(), generation: d.generation, set: set, gone: gone, taken: taken}
 	if err := d.carryCounters(ctx, st.changes); err != nil {
 		undo()
 		return nil, nil, err
@@ -156,8 +163,11 @@ func (d *Dataplane) stageRead(ctx context.Context, e *edit) (*staged, func(), er
 	if err != nil {
 		return nil, nil, err
 	}
-	next := d.state.With(lowerAll(e.set), e.gone(d.state))
-	st := &staged{changes: ruleset.Diff(current, next.Ruleset()), generation: generation, taken: taken}
+	set, gone := lowerAll(e.set), e.gone(d.state)
+	next := d.state.With(set, gone)
+	st := &staged{
+		changes: ruleset.Diff(current, next.Ruleset()), generation: generation, set: set, gone: gone, taken: taken,
+	}
 	next.SetSizes(current, st.changes)
 	st.adopt = func() { d.state, d.taken = next, taken }
 	return st, undo, nil

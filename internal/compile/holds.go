@@ -151,7 +151,7 @@ func SetNamed(name string) SetID {
 // Service is what compiles to the same elements, as far as the ruleset tells:
 // what is the matter with backends that are not in use, it does not.
 func (h *Held) Service() *Service {
-	s := &Service{Name: h.Name, Proto: h.Proto}
+	s := &Service{Name: h.Name, Proto: h.Proto, Adopted: true}
 	for i := range h.Frontends {
 		f := &h.Frontends[i]
 		s.Frontends = append(s.Frontends, f.Frontend)
