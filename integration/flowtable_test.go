@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -136,4 +137,128 @@ func natTo(dst netip.AddrPort) func(*netlink.AttributeEncoder) error {
 		})
 		return nil
 	}
+}
+
+// TestFlowFilter: what the kernel lists for a filter is what the filter says,
+// in both families.
+func TestFlowFilter(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		ns, err := nstest.New("table")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeOrFail(t, ns) })
+		var all []trackedFlow
+		for i, dst := range []netip.Addr{a.Node, a.ClusterIP, a.External} {
+			for j, port := range []uint16{53, 54, 255} {
+				for k, to := range []netip.AddrPort{netip.AddrPortFrom(dst, port), netip.AddrPortFrom(a.Backend(0), 8080)} {
+					src := netip.AddrPortFrom(a.Client, uint16(1000+100*i+10*j+k))
+					all = append(all, trackedFlow{unix.IPPROTO_UDP, src, netip.AddrPortFrom(dst, port), to, src})
+				}
+			}
+		}
+		addFlows(t, ns, all)
+		conn, err := kernel.Dial(int(ns.Handle()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeOrFail(t, conn) })
+		family := ruleset.IPv4
+		if a.Client.Is6() {
+			family = ruleset.IPv6
+		}
+		for _, f := range []conntrack.Filter{
+			{}, {Port: 53}, {Addr: a.Node}, {Addr: a.Node, Port: 54}, {Translated: true},
+			{Translated: true, Port: 255}, {Translated: true, Addr: a.ClusterIP, Port: 53}, {Addr: a.PodGW}, {Port: 1},
+		} {
+			f.Family, f.Proto = family, unix.IPPROTO_UDP
+			want := map[trackedFlow]bool{}
+			for _, flow := range all {
+				if (f.Port == 0 || f.Port == flow.dst.Port()) && (!f.Addr.IsValid() || f.Addr == flow.dst.Addr()) &&
+					(!f.Translated || flow.replySrc != flow.dst) {
+					want[flow] = true
+				}
+			}
+			if diff := cmp.Diff(want, listed(t, conn, f), cmp.AllowUnexported(trackedFlow{}), equateAddrs()); diff != "" {
+				t.Errorf("%+v (-want +got):\n%s", f, diff)
+			}
+		}
+	})
+}
+
+// listed lists flows as they are in the table.
+func listed(t *testing.T, conn *kernel.Conn, f conntrack.Filter) map[trackedFlow]bool {
+	t.Helper()
+	flows, err := conntrack.List(t.Context(), conn, f, func(*conntrack.Flow) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[trackedFlow]bool{}
+	for _, f := range flows {
+		out[trackedFlow{f.Proto, f.Src, f.Dst, f.ReplySrc, f.ReplyDst}] = true
+	}
+	return out
+}
+
+// TestFlowReplaced: deleting a flow leaves one that came in its place, and
+// deleting one that is gone is no error.
+func TestFlowReplaced(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		ns, err := nstest.New("table")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeOrFail(t, ns) })
+		conn, err := kernel.Dial(int(ns.Handle()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeOrFail(t, conn) })
+		// The identifier is made of the entry's place in memory, which a new
+		// one may get. Others come before it, to take that place.
+		const tries, others = 20, 100
+		for i := range tries {
+			src, dst := netip.AddrPortFrom(a.Client, 1), netip.AddrPortFrom(a.Node, uint16(1000+i))
+			flow := []trackedFlow{{unix.IPPROTO_UDP, src, dst, dst, src}}
+			addFlows(t, ns, flow)
+			old := findFlow(t, conn, dst)
+			if deleted, err := conntrack.Delete(t.Context(), conn, old); err != nil || !deleted {
+				t.Fatalf("delete: %v, %v; want true", deleted, err)
+			}
+			if deleted, err := conntrack.Delete(t.Context(), conn, old); err != nil || deleted {
+				t.Fatalf("delete what is gone: %v, %v; want false", deleted, err)
+			}
+			for j := range others {
+				src := netip.AddrPortFrom(a.Client, uint16(2000+i*others+j))
+				addFlows(t, ns, []trackedFlow{{unix.IPPROTO_UDP, src, dst, dst, src}})
+			}
+			addFlows(t, ns, flow)
+			deleted, err := conntrack.Delete(t.Context(), conn, old)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !deleted {
+				return
+			}
+		}
+		t.Errorf("in %d tries the newer flow was always deleted for the old one", tries)
+	})
+}
+
+// findFlow finds the only flow to a destination.
+func findFlow(t *testing.T, conn *kernel.Conn, dst netip.AddrPort) *conntrack.Flow {
+	t.Helper()
+	filter := conntrack.Filter{Family: ruleset.IPv4, Proto: unix.IPPROTO_UDP, Addr: dst.Addr(), Port: dst.Port()}
+	if dst.Addr().Is6() {
+		filter.Family = ruleset.IPv6
+	}
+	found, err := conntrack.List(t.Context(), conn, filter, func(*conntrack.Flow) bool { return true })
+	if err != nil || len(found) != 1 {
+		t.Fatalf("found %v, %v; want one flow", found, err)
+	}
+	return &found[0]
 }

@@ -17,7 +17,7 @@ const drainPoll = 250 * time.Millisecond
 
 // Drain waits until no flow leads from a service's frontends to these backends
 // any more: (0, nil). If the context ends before, it returns how many were
-// left at the last count, and the context's error. Without backends it waits
+// left at the last count, 0 if there was none, and the context's error. Without backends it waits
 // for all that take no new connections: draining, down and removed ones, but
 // not backups in reserve. It changes nothing: let Apply or Update make the
 // backends Draining first, and Cut the rest afterwards.
@@ -35,13 +35,17 @@ func (d *Dataplane) Drain(ctx context.Context, service string, backends ...netip
 	defer ticker.Stop()
 	for {
 		n, err := d.countLeft(ctx, service, backends)
+		if err == nil {
+			left = n
+		}
 		switch {
+		case err == nil && n == 0:
+			return 0, nil
 		case ctx.Err() != nil:
 			return left, ctx.Err()
-		case err != nil || n == 0:
-			return 0, err
+		case err != nil:
+			return left, err
 		}
-		left = n
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():

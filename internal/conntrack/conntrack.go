@@ -55,7 +55,10 @@ func List(ctx context.Context, c *kernel.Conn, f Filter, accept func(*Flow) bool
 }
 
 // Delete deletes a flow that List gave, and reports whether it still was
-// there. A newer flow with the same addresses is left alone.
+// there. A newer flow with the same addresses is left alone, unless the kernel
+// put it in the same place of its memory, which is what it makes identifiers
+// of (nf_ct_get_id): between a List and the Delete after it that is rare, and
+// costs such a flow no more than to begin anew.
 func Delete(ctx context.Context, c *kernel.Conn, f *Flow) (bool, error) {
 	family := ruleset.IPv4
 	if f.Dst.Addr().Is6() {

@@ -168,8 +168,8 @@ func decodeEnded(b []byte) (ended bool) {
 }
 
 // appendName appends those attributes of a flow that a request to delete it
-// needs: the original tuple, the zone, and the identifier, which no flow has
-// that takes its place later.
+// needs: the original tuple, the zone, and the identifier, so that a flow
+// which takes its place later is another one.
 func appendName(to, b []byte) []byte {
 	attributes(b[header:], func(typ int, p []byte) {
 		switch typ {
