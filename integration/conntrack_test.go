@@ -303,72 +303,122 @@ func TestCrashBeforeReconciliation(t *testing.T) {
 	})
 }
 
+// TestUDPOtherProcess: where two processes program the same table, the flows
+// follow the one that came last.
+func TestUDPOtherProcess(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 3)
+		other := openDataplane(t, w.Node, nftdp.Config{})
+		clients := udpClients(t, w, a)
+		for range 2 {
+			w.apply(t, udpService("dns", 0))
+			wantAll(t, clients, "backend-1")
+			if _, err := other.Apply(t.Context(), []nftdp.Service{udpService("dns", 1)}); err != nil {
+				t.Fatal(err)
+			}
+			wantAll(t, clients, "backend-2")
+		}
+	})
+}
+
+// TestUDPMapMadeAnew: flows follow also when the change makes the kernel's
+// maps too small, so that they are made anew with all that is in them.
+func TestUDPMapMadeAnew(t *testing.T) {
+	t.Parallel()
+	eachWay(t, 3, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
+		big := nftdp.Service{Name: "big", Frontends: append(nodeWide(90), on(clusterIP, 90)...), Balance: nftdp.Maglev, Backends: backends(0, 1)}
+		set(udpService("dns", 0))
+		clients := udpClients(t, w, a)
+		wantAll(t, clients, "backend-1")
+		for i, size := range []uint16{16381, 65521} {
+			big.MaglevSize = size
+			set(udpService("dns", (i+1)%2), big)
+			wantAll(t, clients, []string{"backend-2", "backend-1"}[i])
+		}
+	})
+}
+
 // TestForeignFlowsAreLeft: flows that are not of our frontends stay in the
 // table, whatever becomes of the services: plain ones, those that somebody
 // else translated, to other ports of our addresses, to our ports of other
 // addresses, to our backends directly, of other protocols, and our own replies.
 func TestForeignFlowsAreLeft(t *testing.T) {
 	t.Parallel()
-	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
-		t.Parallel()
-		w := newWorld(t, nftdp.Config{NodeAddrs: nodePrefixes()}, 3)
-		client := netip.AddrPortFrom(a.Client, 1234)
-		at := netip.AddrPortFrom
-		loopback := netip.MustParseAddr(map[bool]string{true: "127.0.0.1", false: "::1"}[a.Client.Is4()])
-		plain := func(src, dst netip.AddrPort) trackedFlow {
-			return trackedFlow{syscall.IPPROTO_UDP, src, dst, dst, src}
-		}
-		client2, client3 := netip.AddrPortFrom(a.Client, 1235), netip.AddrPortFrom(a.Client, 1236)
-		dnat := func(src, dst, to netip.AddrPort) trackedFlow {
-			return trackedFlow{syscall.IPPROTO_UDP, src, dst, to, src}
-		}
-		foreign := []trackedFlow{
-			plain(client, at(a.External, 53)),                       // somebody's server
-			plain(client, at(a.Backend(0), backendPort)),            // our backend itself
-			plain(client, at(a.ClusterIP, 54)),                      // another port
-			plain(client, at(a.Node, 30054)),                        //
-			plain(client, at(a.PodGW, 30053)),                       // no node address by the configuration
-			plain(client, at(a.External, 30053)),                    // no address of the node
-			plain(at(loopback, 1234), at(loopback, 30053)),          //
-			plain(at(a.Node, 30053), client),                        // a local server's own
-			plain(at(a.ClusterIP, 53), client),                      //
-			plain(at(a.Backend(1), backendPort), client),            //
-			dnat(client2, at(a.External, 53), at(a.Backend(0), 53)), // translated by others
-			dnat(client2, at(a.External, 30053), at(a.Backend(0), backendPort)),
-			dnat(client3, at(a.Uplink, 30053), at(a.Backend(0), backendPort)),
-		}
-		addFlows(t, w.Node, foreign)
-		check := func(after string) {
-			t.Helper()
-			table := flowTable(t, w.Node)
-			for _, f := range foreign {
-				if !table[f] {
-					t.Errorf("%+v is gone after %s", f, after)
-				}
+	for name, config := range map[string]nftdp.Config{"limited": {NodeAddrs: nodePrefixes()}, "all": {}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+				t.Parallel()
+				testForeignFlows(t, a, config)
+			})
+		})
+	}
+}
+
+func testForeignFlows(t *testing.T, a nstest.Addrs, config nftdp.Config) {
+	t.Helper()
+	w := newWorld(t, config, 3)
+	client := netip.AddrPortFrom(a.Client, 1234)
+	at := netip.AddrPortFrom
+	loopback := netip.MustParseAddr(map[bool]string{true: "127.0.0.1", false: "::1"}[a.Client.Is4()])
+	plain := func(src, dst netip.AddrPort) trackedFlow {
+		return trackedFlow{syscall.IPPROTO_UDP, src, dst, dst, src}
+	}
+	client2, client3 := netip.AddrPortFrom(a.Client, 1235), netip.AddrPortFrom(a.Client, 1236)
+	dnat := func(src, dst, to netip.AddrPort) trackedFlow {
+		return trackedFlow{syscall.IPPROTO_UDP, src, dst, to, src}
+	}
+	foreign := []trackedFlow{
+		plain(client, at(a.External, 53)),                       // somebody's server
+		plain(client, at(a.Backend(0), backendPort)),            // our backend itself
+		plain(client, at(a.ClusterIP, 54)),                      // another port
+		plain(client, at(a.Node, 30054)),                        //
+		plain(client, at(a.External, 30053)),                    // no address of the node
+		plain(at(loopback, 1234), at(loopback, 30053)),          //
+		plain(at(a.Node, 30053), client),                        // a local server's own
+		plain(at(a.ClusterIP, 53), client),                      //
+		plain(at(a.Backend(1), backendPort), client),            //
+		dnat(client2, at(a.External, 53), at(a.Backend(0), 53)), // translated by others
+		dnat(client2, at(a.External, 30053), at(a.Backend(0), backendPort)),
+	}
+	if config.NodeAddrs != nil { // These are other addresses then.
+		foreign = append(foreign,
+			plain(client, at(a.PodGW, 30053)),
+			dnat(client3, at(a.Uplink, 30053), at(a.Backend(0), backendPort)))
+	}
+	addFlows(t, w.Node, foreign)
+	check := func(after string) {
+		t.Helper()
+		table := flowTable(t, w.Node)
+		for _, f := range foreign {
+			if !table[f] {
+				t.Errorf("%+v is gone after %s", f, after)
 			}
 		}
-		check("adding it")
-		w.apply(t, udpService("dns", 0))
-		check("the first apply")
+	}
+	check("adding it")
+	w.apply(t, udpService("dns", 0))
+	check("the first apply")
 
-		// To the node's own address and our port, but to a destination that
-		// never was a backend of ours: a translation that came before ours.
-		own := dnat(client2, at(a.Node, 30053), at(a.Backend(2), 7))
-		addFlows(t, w.Node, []trackedFlow{own})
-		foreign = append(foreign, own)
-		draining := udpService("dns", 0, 1)
-		setState(&draining, 0, nftdp.Draining)
-		for i, services := range [][]nftdp.Service{
-			{udpService("dns", 1)}, {draining}, {udpService("dns", 1)}, {udpService("dns")}, {udpService("dns", 0)}, {},
-		} {
-			w.apply(t, services...)
-			check(fmt.Sprintf("apply %d", i))
-		}
-		w.apply(t, udpService("dns", 0))
-		if flowTable(t, w.Node)[own] {
-			t.Error("a flow to the address of a new frontend that leads elsewhere is still there")
-		}
-	})
+	// To the node's own address and our port, but to a destination that
+	// never was a backend of ours: a translation that came before ours.
+	own := dnat(client2, at(a.Node, 30053), at(a.Backend(2), 7))
+	addFlows(t, w.Node, []trackedFlow{own})
+	foreign = append(foreign, own)
+	draining := udpService("dns", 0, 1)
+	setState(&draining, 0, nftdp.Draining)
+	for i, services := range [][]nftdp.Service{
+		{udpService("dns", 1)}, {draining}, {udpService("dns", 1)}, {udpService("dns")}, {udpService("dns", 0)}, {},
+	} {
+		w.apply(t, services...)
+		check(fmt.Sprintf("apply %d", i))
+	}
+	w.apply(t, udpService("dns", 0))
+	if flowTable(t, w.Node)[own] {
+		t.Error("a flow to the address of a new frontend that leads elsewhere is still there")
+	}
 }
 
 // TestOthersFlowsAreLeft: a change of one service does nothing to the flows of

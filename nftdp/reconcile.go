@@ -28,9 +28,9 @@ type former struct {
 	anywhere bool // elsewhere, too
 }
 
-func (f *former) may(backend netip.AddrPort) bool {
-	return f != nil && (f.anywhere || f.backends[backend])
-}
+func (f *former) was(backend netip.AddrPort) bool { return f != nil && f.backends[backend] }
+
+func (f *former) may(backend netip.AddrPort) bool { return f.was(backend) || f != nil && f.anywhere }
 
 func (t touched) at(c claim) *former {
 	if t[c] == nil {
@@ -42,9 +42,10 @@ func (t touched) at(c claim) *former {
 // add notes what is about to be committed to a state. Should it not be
 // committed, then there is something to look at in vain.
 func (t touched) add(state *compile.State, st *staged) {
+	replaced := map[claim]bool{}
 	for i := range st.changes {
 		if c := &st.changes[i]; len(c.Elements) > 0 {
-			t.change(c)
+			t.change(c, replaced)
 		}
 	}
 	for _, s := range st.set {
@@ -56,8 +57,9 @@ func (t touched) add(state *compile.State, st *staged) {
 }
 
 // change notes new frontends, which had no rule for their packets, and
-// backends that leave.
-func (t touched) change(c *ruleset.Change) {
+// backends that leave. A frontend is not new if another verdict replaces its
+// former one, which was deleted before.
+func (t touched) change(c *ruleset.Change, replaced map[claim]bool) {
 	id := compile.SetNamed(c.Set.Name)
 	for i := range c.Elements {
 		e := &c.Elements[i]
@@ -67,12 +69,14 @@ func (t touched) change(c *ruleset.Change) {
 		}
 		at := claim{addr: addr, port: port, proto: UDP}
 		switch {
-		case c.Set.Verdict && c.Verb == ruleset.Add && t[at] == nil: // no other verdict in place of one
+		case c.Set.Verdict && c.Verb == ruleset.Delete:
+			replaced[at] = true
+		case c.Set.Verdict && !replaced[at]:
 			t.at(at).anywhere = true
-		case c.Set.Verdict:
-			t.at(at)
-		case c.Verb == ruleset.Delete && len(c.Set.Data) > 0 && !e.Opaque && e.Data.Len() == c.Family.AddrLen()+ruleset.Port.Len(c.Family):
-			t.at(at).backends[netip.AddrPortFrom(e.Data.AddrAt(0, c.Family), e.Data.PortAt(c.Family.AddrLen()))] = true
+		case c.Verb == ruleset.Delete:
+			if b, ok := compile.BackendOf(c.Family, e); ok {
+				t.at(at).backends[b] = true
+			}
 		}
 	}
 }
@@ -150,23 +154,17 @@ func (d *Dataplane) staleFlows(ctx context.Context, f ruleset.Family, users *use
 // stale reports whether a flow has to go.
 func (t touched) stale(flow *conntrack.Flow, local *nodeAddrs, users *users) bool {
 	addressed, node := claimsOf(flow, local)
-	owner, owned := users.owner(addressed, node)
 	at, nodeAt := t[addressed], t[node]
-	if owned && owner == addressed {
-		nodeAt = nil
-	}
-	translated := flow.ReplySrc != flow.Dst
-	switch {
-	case at == nil && nodeAt == nil:
-		return false
-	case !owned:
-		// Nobody translates such flows now: those that we did are told by
-		// where they lead.
-		return translated && (at.was(flow.ReplySrc) || nodeAt.was(flow.ReplySrc))
-	case users.backends(owner)[flow.ReplySrc]:
+	if at == nil && nodeAt == nil {
 		return false
 	}
-	return !translated || at.may(flow.ReplySrc) || nodeAt.may(flow.ReplySrc)
+	owner, owned := users.owner(addressed, node)
+	if !owned {
+		// Nobody takes such flows now: those that we had are told by where
+		// they lead.
+		return at.was(flow.ReplySrc) || nodeAt.was(flow.ReplySrc)
+	}
+	return !users.backends(owner)[flow.ReplySrc] && (at.may(flow.ReplySrc) || nodeAt.may(flow.ReplySrc))
 }
 
 // translated reports whether only translated flows can have to go. One to a
@@ -182,8 +180,6 @@ func (f *former) translated(c claim) bool {
 	}
 	return true
 }
-
-func (f *former) was(backend netip.AddrPort) bool { return f != nil && f.backends[backend] }
 
 // users tells which service has an address and where its flows may lead.
 type users struct {
