@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -95,13 +96,13 @@ func wantAll(t *testing.T, clients []*udpClient, server string) {
 }
 
 // eachWay runs a subtest in each family with a setter by Apply and by Update.
-func eachWay(t *testing.T, backends int, test func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service))) {
+func eachWay(t *testing.T, test func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service))) {
 	t.Helper()
 	for _, by := range []string{"apply", "update"} {
 		t.Run(by, func(t *testing.T) {
 			inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 				t.Parallel()
-				w := newWorld(t, nftdp.Config{}, backends)
+				w := newWorld(t, nftdp.Config{}, 3)
 				var held []string
 				test(t, w, a, func(services ...nftdp.Service) {
 					if by == "apply" {
@@ -133,7 +134,7 @@ func eachWay(t *testing.T, backends int, test func(t *testing.T, w *world, a nst
 // backend with its next datagram, or is refused if there is none (case 27).
 func TestUDPBackendReplaced(t *testing.T) {
 	t.Parallel()
-	eachWay(t, 3, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
+	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
 		set(udpService("dns", 0))
 		clients := udpClients(t, w, a)
 		wantAll(t, clients, "backend-1")
@@ -158,7 +159,7 @@ func TestUDPBackendReplaced(t *testing.T) {
 // were (case 31).
 func TestUDPBeforeService(t *testing.T) {
 	t.Parallel()
-	eachWay(t, 3, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
+	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
 		serve(t, w.Node, 30053, "udp")
 		node := dialUDP(t, w.Client, netip.AddrPortFrom(a.Node, 30053))
 		vip := dialUDP(t, w.Backends[2], netip.AddrPortFrom(a.ClusterIP, 53))
@@ -185,7 +186,7 @@ func TestUDPBeforeService(t *testing.T) {
 // one, or goes from over it, clients follow. The other addresses' clients stay.
 func TestUDPPrecedence(t *testing.T) {
 	t.Parallel()
-	eachWay(t, 3, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
+	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
 		wide := nftdp.Service{Name: "wide", Protocol: nftdp.UDP, Frontends: nodeWide(53), Backends: backends(0)}
 		narrow := nftdp.Service{Name: "narrow", Protocol: nftdp.UDP, Frontends: on(nodeAddr, 53), Backends: backends(1)}
 		node := dialUDP(t, w.Client, netip.AddrPortFrom(a.Node, 53))
@@ -327,15 +328,59 @@ func TestUDPOtherProcess(t *testing.T) {
 // maps too small, so that they are made anew with all that is in them.
 func TestUDPMapMadeAnew(t *testing.T) {
 	t.Parallel()
-	eachWay(t, 3, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
+	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
 		big := nftdp.Service{Name: "big", Frontends: append(nodeWide(90), on(clusterIP, 90)...), Balance: nftdp.Maglev, Backends: backends(0, 1)}
 		set(udpService("dns", 0))
 		clients := udpClients(t, w, a)
 		wantAll(t, clients, "backend-1")
-		for i, size := range []uint16{16381, 65521} {
+		for i, size := range []uint16{4093, 16381} {
 			big.MaglevSize = size
 			set(udpService("dns", (i+1)%2), big)
 			wantAll(t, clients, []string{"backend-2", "backend-1"}[i])
+		}
+	})
+}
+
+// endingContext ends at the n-th time that somebody asks.
+type endingContext struct {
+	context.Context
+	n int
+}
+
+func (c *endingContext) Err() error {
+	if c.n--; c.n < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestInterrupted: wherever an Apply is stopped, with or without a Plan to
+// show for it, the next one leaves no client behind.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 3)
+		w.apply(t, udpService("dns", 1))
+		clients := udpClients(t, w, a)
+		committed := 0
+		for n := 0; ; n++ {
+			wantAll(t, clients, fmt.Sprintf("backend-%d", (n+1)%2+1))
+			services := []nftdp.Service{udpService("dns", n%2)}
+			plan, err := w.dataplane.Apply(&endingContext{t.Context(), n}, services)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, context.Canceled) {
+				t.Fatalf("apply: %v", err)
+			}
+			if plan != nil {
+				committed++
+			}
+			w.apply(t, services...)
+		}
+		if committed < 5 {
+			t.Errorf("%d times the transaction was done, and the flows were not", committed)
 		}
 	})
 }

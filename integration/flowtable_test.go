@@ -170,8 +170,15 @@ func TestFlowFilter(t *testing.T) {
 			family = ruleset.IPv6
 		}
 		for _, f := range []conntrack.Filter{
-			{}, {Port: 53}, {Addr: a.Node}, {Addr: a.Node, Port: 54}, {Translated: true},
-			{Translated: true, Port: 255}, {Translated: true, Addr: a.ClusterIP, Port: 53}, {Addr: a.PodGW}, {Port: 1},
+			{},
+			{Port: 53},
+			{Addr: a.Node},
+			{Addr: a.Node, Port: 54},
+			{Translated: true},
+			{Translated: true, Port: 255},
+			{Translated: true, Addr: a.ClusterIP, Port: 53},
+			{Addr: a.PodGW},
+			{Port: 1},
 		} {
 			f.Family, f.Proto = family, unix.IPPROTO_UDP
 			want := map[trackedFlow]bool{}

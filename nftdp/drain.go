@@ -60,18 +60,12 @@ func (d *Dataplane) countLeft(ctx context.Context, service string, backends []ne
 	}
 	defer d.unlock()
 	flows, err := d.flowsTo(ctx, service, backends)
-	left := 0
-	for i := range flows {
-		if !flows[i].Ended {
-			left++
-		}
-	}
-	return left, err
+	return len(flows), err
 }
 
 // Cut deletes the flows from a service's frontends to these backends, of any
-// protocol, and returns how many there were. Without backends it deletes those
-// to all that take no new connections, as Drain counts them.
+// protocol, and returns how many there were. Which ones these are, also without
+// backends, is as for Drain: those that ended by themselves stay.
 //
 // The next packet of a flow that is cut begins a new one, to a backend that is
 // usable. For UDP that is just what a client wants. A TCP connection breaks at
@@ -92,7 +86,7 @@ func (d *Dataplane) Cut(ctx context.Context, service string, backends ...netip.A
 }
 
 // flowsTo lists the flows of a service to some backends, or to those that take
-// no new connections.
+// no new connections, which have not ended.
 func (d *Dataplane) flowsTo(ctx context.Context, service string, backends []netip.AddrPort) ([]conntrack.Flow, error) {
 	s, err := d.service(ctx, service)
 	if err != nil {
@@ -106,7 +100,9 @@ func (d *Dataplane) flowsTo(ctx context.Context, service string, backends []neti
 			among[unmapped(b)] = true
 		}
 	}
-	return d.flowsOf(ctx, s, true, func(f *conntrack.Flow) bool { return among[f.ReplySrc] == listed })
+	return d.flowsOf(ctx, s, true, func(f *conntrack.Flow) bool {
+		return !f.Ended && among[f.ReplySrc] == listed
+	})
 }
 
 // backendsInUse are those that new connections go to, now or if it has to be.
