@@ -26,8 +26,11 @@ type edit struct {
 type staged struct {
 	changes    []ruleset.Change
 	generation uint32
-	taken      claims // by all services that there will be
-	adopt      func() // makes it the Dataplane's state once it is committed
+	former     *compile.State
+	set        []*compile.Service // added to it or replaced
+	gone       []string           // deleted from it
+	taken      claims             // by all services that there will be
+	adopt      func()             // makes it the Dataplane's state once it is committed
 }
 
 // attempts bounds how often a transaction is begun anew because others changed
@@ -72,6 +75,7 @@ func (d *Dataplane) commit(ctx context.Context, e *edit) (plan *Plan, err error)
 		if err != nil {
 			return err
 		}
+		d.touched.add(st)
 		d.synced, d.generation = false, st.generation
 		for _, changes := range phases(st.changes) {
 			if err := d.send(ctx, changes, st.taken); err != nil {
@@ -88,7 +92,7 @@ func (d *Dataplane) commit(ctx context.Context, e *edit) (plan *Plan, err error)
 	if err != nil {
 		return nil, err
 	}
-	return plan, nil
+	return plan, d.reconcile(ctx)
 }
 
 // send commits changes as one batch, or in parts if that does not fit.
@@ -133,12 +137,15 @@ func (d *Dataplane) stageKnown(ctx context.Context, e *edit) (*staged, func(), e
 	if err != nil {
 		return nil, nil, err
 	}
-	delta := d.state.Stage(lowerAll(e.set), e.gone(d.state))
+	set, gone := lowerAll(e.set), e.gone(d.state)
+	delta := d.state.Stage(set, gone)
 	if !delta.Fits() {
 		undo()
 		return d.stageRead(ctx, e)
 	}
-	st := &staged{changes: delta.Changes(), generation: d.generation, taken: taken}
+	st := &staged{
+		changes: delta.Changes(), generation: d.generation, former: d.state, set: set, gone: gone, taken: taken,
+	}
 	if err := d.carryCounters(ctx, st.changes); err != nil {
 		undo()
 		return nil, nil, err
@@ -156,39 +163,44 @@ func (d *Dataplane) stageRead(ctx context.Context, e *edit) (*staged, func(), er
 		return nil, nil, err
 	}
 	state, index := d.state, d.taken
-	if state == nil && !e.whole {
-		state, index = d.takeOver(current)
+	if state == nil {
+		state, index = d.takeOver(current, e.whole)
 	}
 	taken, undo, err := e.claim(state, index)
 	if err != nil {
 		return nil, nil, err
 	}
-	next := e.after(d.cfg, state)
-	st := &staged{changes: ruleset.Diff(current, next.Ruleset()), generation: generation, taken: taken}
+	set, gone := lowerAll(e.set), e.gone(state)
+	var next *compile.State
+	if e.whole {
+		next = compile.New(d.cfg, set)
+	} else {
+		next = state.With(set, gone)
+	}
+	st := &staged{
+		changes: ruleset.Diff(current, next.Ruleset()), generation: generation,
+		former: state, set: set, gone: gone, taken: taken,
+	}
 	next.SetSizes(current, st.changes)
 	st.adopt = func() { d.state, d.taken = next, taken }
 	return st, undo, nil
 }
 
-// after is the state that the edit makes of another, which does not matter
-// when the edit is all there shall be.
-func (e *edit) after(cfg compile.Config, state *compile.State) *compile.State {
-	if e.whole {
-		return compile.New(cfg, lowerAll(e.set))
-	}
-	return state.With(lowerAll(e.set), e.gone(state))
-}
-
 // takeOver gives the services that the kernel holds as the state to start from.
 // It is kept only once an edit of it is committed: until then others may change
-// what there is.
-func (d *Dataplane) takeOver(current *ruleset.Ruleset) (*compile.State, claims) {
+// what there is. Where all of them are to be replaced, those of UDP suffice,
+// whose flows may have to be reconciled.
+func (d *Dataplane) takeOver(current *ruleset.Ruleset, whole bool) (*compile.State, claims) {
 	held := compile.Holds(current)
-	services := make([]*compile.Service, len(held))
+	services := make([]*compile.Service, 0, len(held))
 	taken := claims{}
 	for i := range held {
-		services[i] = held[i].Service()
-		taken.add(i, lift(services[i]))
+		if whole && held[i].Proto != compile.UDP {
+			continue
+		}
+		s := held[i].Service()
+		services = append(services, s)
+		taken.add(i, lift(s))
 	}
 	return compile.New(d.cfg, services), taken
 }

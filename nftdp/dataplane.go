@@ -29,6 +29,7 @@ type Dataplane struct {
 	taken      claims // by the services of state
 	synced     bool
 	generation uint32
+	touched    touched // whose flows are still to be reconciled
 }
 
 // Change is a change of a few services.
@@ -54,7 +55,7 @@ func (c Config) Open(ctx context.Context, ns netns.NsHandle) (*Dataplane, error)
 	if err != nil {
 		return nil, explain(err)
 	}
-	d := &Dataplane{cfg: c.lower(), conn: conn, turn: make(chan struct{}, 1)}
+	d := &Dataplane{cfg: c.lower(), conn: conn, turn: make(chan struct{}, 1), touched: touched{}}
 	if err := d.probe(ctx); err != nil {
 		return nil, errors.Join(explain(err), conn.Close())
 	}
@@ -121,6 +122,12 @@ func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error)
 // that the kernel refuses gives *ApplyError; ErrConflict says that others kept
 // changing the rules of the namespace meanwhile. In both cases the kernel
 // holds what it held before, or, if split, some services anew.
+//
+// After the transaction the UDP flows that it left without a way are deleted
+// (see Flows in the package documentation). If that fails, the Plan is
+// returned beside the error, as the services are programmed, and the next
+// Apply or Update deletes the flows. An error that matches ErrNotSupported
+// then says that the kernel lacks conntrack over netlink.
 func (d *Dataplane) Apply(ctx context.Context, services []Service) (*Plan, error) {
 	return d.run(ctx, &edit{whole: true, set: services}, (*Dataplane).commit)
 }

@@ -56,8 +56,7 @@
 // address wins over a node-wide one with the same port. A node-wide one takes
 // local addresses, except loopback. A frontend without usable backends rejects
 // at once, or drops, as [Frontend.NoBackend] says. Everything else passes as
-// if this package were not there. Established connections go on when their
-// service changes or goes; the kernel keeps translating them until they end.
+// if this package were not there.
 //
 // For replies to find back through this node, connections from clients outside
 // [Config.Internal] are masqueraded, and so is a backend that is sent to
@@ -67,11 +66,35 @@
 // net.ipv6.conf.all.forwarding are left to the caller. A local process reaches
 // a frontend only if the node has some route to its address.
 //
+// # Flows
+//
+// The kernel decides with a connection's first packet and then translates it
+// until it ends. So established TCP connections and SCTP associations go on
+// when their service changes or goes: [Dataplane.Flows] lists them,
+// [Dataplane.Drain] waits for their end and [Dataplane.Cut] brings it about.
+//
+// A UDP client that keeps its socket would never notice a change. So after its
+// transaction, Apply or Update deletes those UDP flows of the frontends that
+// it changed which lead to a backend that is removed or down, or which began
+// before the frontend was there: with its next datagram the client reaches a
+// backend that is usable. Flows to draining backends, and to backups that are
+// in reserve again, stay. A process that starts anew looks after the flows of
+// every service that it is told about. Flows that do not go to a frontend, or
+// that lead to where no frontend has led, are not touched, unless the frontend
+// is new. A datagram that is on its way through the node while the transaction
+// takes effect can still begin a flow by the former rules.
+//
+// A transaction that takes nothing from a UDP frontend costs nothing here. For
+// others the kernel goes through its table of connections: about ten
+// milliseconds for 262,144 buckets, thirty with 100,000 connections.
+//
 // # Kernel
 //
 // Linux 5.10 or later with nf_tables, NAT, conntrack, fib and numgen, and
 // CAP_NET_ADMIN in the user namespace that owns the network namespace. What is
-// missing is named by an error that matches [ErrNotSupported].
+// missing is named by an error that matches [ErrNotSupported]. Without conntrack
+// over netlink services work, but UDP flows are not deleted, which
+// [Dataplane.Apply] reports.
 //
 // # Limits
 //

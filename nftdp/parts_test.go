@@ -298,7 +298,7 @@ func manyElements(n int) []Service {
 func TestLimitedBuffer(t *testing.T) {
 	const inside = "NFTDP_TEST_LIMITED_BUFFER"
 	if os.Getenv(inside) != "" {
-		loadElements(t, 150_000)
+		loadElements(t, 125_000)
 		return
 	}
 	newNode(t) // or a reason why there is none

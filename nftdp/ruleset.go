@@ -2,6 +2,7 @@ package nftdp
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -120,16 +121,27 @@ func (s *Service) lower() *compile.Service {
 		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port))
 	})
 	for i, family := range [...]families{ipv4, ipv6} {
-		out.Pools[i] = compile.Slots(out.Balance, s.pool(family), int(s.MaglevSize))
+		pool, reserve := s.pool(family)
+		out.Pools[i] = compile.Slots(out.Balance, pool, int(s.MaglevSize))
+		for _, b := range reserve {
+			out.Reserve = append(out.Reserve, b.Addr)
+		}
 	}
+	for i := range s.Backends {
+		if b := &s.Backends[i]; b.State == Draining {
+			out.Draining = append(out.Draining, unmapped(b.Addr))
+		}
+	}
+	slices.SortFunc(out.Reserve, netip.AddrPort.Compare)
+	slices.SortFunc(out.Draining, netip.AddrPort.Compare)
 	return out
 }
 
-// pool lists the backends that new connections may go to: backups only if
-// there is nothing else.
-func (s *Service) pool(family families) []compile.Weighted {
+// pool lists the backends that new connections may go to, and the backups that
+// are held in reserve: all if there is anything else.
+func (s *Service) pool(family families) (pool, reserve []compile.Weighted) {
 	var backups []compile.Weighted
-	pool := make([]compile.Weighted, 0, len(s.Backends))
+	pool = make([]compile.Weighted, 0, len(s.Backends))
 	for i := range s.Backends {
 		b := &s.Backends[i]
 		if b.State != Active || familyOf(b.Addr.Addr().Unmap()) != family {
@@ -143,9 +155,9 @@ func (s *Service) pool(family families) []compile.Weighted {
 		}
 	}
 	if len(pool) == 0 {
-		return backups
+		return backups, nil
 	}
-	return pool
+	return pool, backups
 }
 
 // lift gives back a service with the frontends of a lowered one, for what

@@ -137,13 +137,14 @@ const (
 // in upper or lower case.
 type State uint8
 
-// The states. Established connections go on in every state: the kernel
-// translates them until they end.
+// The states. Established TCP connections and SCTP associations go on in every
+// state: the kernel translates them until they end.
 const (
 	// Active backends get new connections.
 	Active State = iota
-	// Draining backends get no new connections.
+	// Draining backends get no new connections, and keep their UDP flows.
 	Draining
-	// Down backends get no new connections.
+	// Down backends get no new connections, and lose their UDP flows to
+	// others.
 	Down
 )

@@ -35,11 +35,11 @@ func (s *State) Stage(set []*Service, remove []string) *Delta {
 		}
 	}
 	for _, svc := range set {
+		d.set = append(d.set, svc) // an equal one too: it may say more about flows
 		old := s.services[svc.Name]
 		if old != nil && old.Equal(svc) {
 			continue
 		}
-		d.set = append(d.set, svc)
 		if old != nil {
 			old.emit((*removing)(d))
 		}

@@ -103,15 +103,20 @@ func poolOf(f ruleset.Family, slots []*ruleset.Element) []HeldBackend {
 	slices.SortFunc(slots, func(x, y *ruleset.Element) int { return x.Key.Compare(&y.Key) })
 	var out []HeldBackend
 	for _, e := range slots {
-		if e.Data.Len() != f.AddrLen()+ruleset.Port.Len(f) {
-			continue
+		if b, ok := BackendOf(f, e); ok {
+			out = append(out, HeldBackend{Addr: b, Packets: e.Packets, Bytes: e.Bytes})
 		}
-		out = append(out, HeldBackend{
-			Addr:    netip.AddrPortFrom(e.Data.AddrAt(0, f), e.Data.PortAt(f.AddrLen())),
-			Packets: e.Packets, Bytes: e.Bytes,
-		})
 	}
 	return out
+}
+
+// BackendOf reads the backend that an element of a backends map leads to; ok
+// is false for one of another set.
+func BackendOf(f ruleset.Family, e *ruleset.Element) (b netip.AddrPort, ok bool) {
+	if e.Opaque || e.Data.Len() != f.AddrLen()+ruleset.Port.Len(f) {
+		return b, false
+	}
+	return netip.AddrPortFrom(e.Data.AddrAt(0, f), e.Data.PortAt(f.AddrLen())), true
 }
 
 // FrontendOf reads the frontend that a key of the set begins with; ok is false
@@ -151,7 +156,7 @@ func SetNamed(name string) SetID {
 // Service is what compiles to the same elements, as far as the ruleset tells:
 // what is the matter with backends that are not in use, it does not.
 func (h *Held) Service() *Service {
-	s := &Service{Name: h.Name, Proto: h.Proto}
+	s := &Service{Name: h.Name, Proto: h.Proto, Adopted: true}
 	for i := range h.Frontends {
 		f := &h.Frontends[i]
 		s.Frontends = append(s.Frontends, f.Frontend)

@@ -17,6 +17,12 @@ type Service struct {
 	Balance   Balance
 	Frontends []Frontend
 	Pools     [2][]netip.AddrPort // by the index of ruleset.Families, as from Slots
+
+	// What follows is for established flows and compiles to nothing. The
+	// lists are sorted.
+	Draining []netip.AddrPort
+	Reserve  []netip.AddrPort // backups while others are in use
+	Adopted  bool             // read from a ruleset, which does not hold the lists
 }
 
 // Frontend is an address and port; an unspecified address is node-wide.

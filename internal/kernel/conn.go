@@ -25,11 +25,12 @@ import (
 // is there when the call returns. No read waits for long; a deadline guards
 // against a kernel that does otherwise.
 type Conn struct {
-	nl   *netlink.Conn
-	raw  syscall.RawConn
-	seq  uint32
-	sndb int // what SO_SNDBUF lets through
-	buf  []byte
+	nl    *netlink.Conn
+	route *netlink.Conn // for what the namespace's addresses are
+	raw   syscall.RawConn
+	seq   uint32
+	sndb  int // what SO_SNDBUF lets through
+	buf   []byte
 }
 
 var (
@@ -54,9 +55,13 @@ func Dial(ns int) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	c := &Conn{nl: nl, buf: make([]byte, replyLimit)}
+	route, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: max(ns, 0)})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open netlink socket: %w", err), nl.Close())
+	}
+	c := &Conn{nl: nl, route: route, buf: make([]byte, replyLimit)}
 	if err := c.setup(); err != nil {
-		return nil, errors.Join(err, nl.Close())
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
@@ -78,12 +83,16 @@ func (c *Conn) setup() error {
 			return fmt.Errorf("netlink socket option: %w", err)
 		}
 	}
+	// The kernel looks at what a dump of routes asks for only with this.
+	if err := c.route.SetOption(netlink.GetStrictCheck, true); err != nil {
+		return fmt.Errorf("netlink socket option: %w", err)
+	}
 	return nil
 }
 
-// Close closes the socket. Tables stay.
+// Close closes the sockets. Tables stay.
 func (c *Conn) Close() error {
-	if err := c.nl.Close(); err != nil {
+	if err := errors.Join(c.nl.Close(), c.route.Close()); err != nil {
 		return fmt.Errorf("close netlink socket: %w", err)
 	}
 	return nil

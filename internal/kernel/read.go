@@ -192,14 +192,20 @@ func (c *Conn) dump(ctx context.Context, typ int, f ruleset.Family, attrs []byte
 	return c.request(ctx, typ, unix.NLM_F_DUMP, int(f), attrs, each)
 }
 
-// request sends one message and gives each reply's payload to each. A request
-// that is no dump and wants no acknowledgement has one reply. What is left
-// after an error is read and dropped, so that the next request finds nothing.
+// request is Request for nf_tables.
 func (c *Conn) request(ctx context.Context, typ, flags, family int, attrs []byte, each func([]byte) error) error {
+	return c.Request(ctx, unix.NFNL_SUBSYS_NFTABLES<<8|typ, flags, family, attrs, each)
+}
+
+// Request sends one message to a subsystem of netfilter and gives each reply's
+// payload, valid until it returns, to each. A request that is no dump and
+// wants no acknowledgement has one reply. What is left after an error is read
+// and dropped, so that the next request finds nothing.
+func (c *Conn) Request(ctx context.Context, typ, flags, family int, attrs []byte, each func([]byte) error) error {
 	c.seq++
 	seq := c.seq
 	c.seq++
-	b := nfnl.AppendHeader(nil, unix.NFNL_SUBSYS_NFTABLES<<8|typ, unix.NLM_F_REQUEST|flags, seq, family, 0)
+	b := nfnl.AppendHeader(nil, typ, unix.NLM_F_REQUEST|flags, seq, family, 0)
 	b = append(b, attrs...)
 	binary.NativeEndian.PutUint32(b, uint32(len(b)))
 	if err := c.send(ctx, b); err != nil {

@@ -1,0 +1,534 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// udpClient is a client that keeps one socket.
+type udpClient struct {
+	net.Conn
+	dst netip.AddrPort
+}
+
+func dialUDP(t *testing.T, from *nstest.Namespace, dst netip.AddrPort) *udpClient {
+	t.Helper()
+	c, err := nstest.Open(from, "udp", netip.Addr{}, dst, askTimeout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return &udpClient{c, dst}
+}
+
+// local is the client's address.
+func (c *udpClient) local() netip.AddrPort { return c.LocalAddr().(*net.UDPAddr).AddrPort() }
+
+// try sends one datagram and says in a word what came of it, as attempt does.
+func (c *udpClient) try(t *testing.T, timeout time.Duration) string {
+	t.Helper()
+	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := exchange(c, "datagram")
+	server, _, _ := strings.Cut(answer, " ")
+	switch {
+	case err == nil:
+		return server
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused"
+	case nstest.IsTimeout(err):
+		return "silence"
+	}
+	return err.Error()
+}
+
+// want fails unless the next datagram is answered by that server.
+func (c *udpClient) want(t *testing.T, server string) {
+	t.Helper()
+	if got := c.try(t, askTimeout); got != server {
+		t.Errorf("datagram from %v to %v: %s, want %s", c.local(), c.dst, got, server)
+	}
+}
+
+// udpService has frontends of every kind on a port that is not the backends'.
+func udpService(name string, indices ...int) nftdp.Service {
+	return nftdp.Service{
+		Name: name, Protocol: nftdp.UDP, Backends: backends(indices...),
+		Frontends: append(append(nodeWide(30053), on(clusterIP, 53)...), on(nodeAddr, 53)...),
+	}
+}
+
+// udpClients keep a socket to each frontend of udpService, from outside and
+// from a pod.
+func udpClients(t *testing.T, w *world, a nstest.Addrs) []*udpClient {
+	t.Helper()
+	pod := w.Backends[len(w.Backends)-1]
+	var all []*udpClient
+	for _, from := range []*nstest.Namespace{w.Client, pod} {
+		for _, dst := range []netip.AddrPort{
+			netip.AddrPortFrom(a.Node, 30053), netip.AddrPortFrom(a.PodGW, 30053), netip.AddrPortFrom(a.Uplink, 30053),
+			netip.AddrPortFrom(a.ClusterIP, 53), netip.AddrPortFrom(a.Node, 53),
+		} {
+			all = append(all, dialUDP(t, from, dst))
+		}
+	}
+	return all
+}
+
+func wantAll(t *testing.T, clients []*udpClient, server string) {
+	t.Helper()
+	for _, c := range clients {
+		c.want(t, server)
+	}
+}
+
+// eachWay runs a subtest in each family with a setter by Apply and by Update.
+func eachWay(t *testing.T, test func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service))) {
+	t.Helper()
+	for _, by := range []string{"apply", "update"} {
+		t.Run(by, func(t *testing.T) {
+			inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+				t.Parallel()
+				w := newWorld(t, nftdp.Config{}, 3)
+				var held []string
+				test(t, w, a, func(services ...nftdp.Service) {
+					if by == "apply" {
+						w.apply(t, services...)
+						return
+					}
+					change := nftdp.Change{Set: services}
+					named := map[string]bool{}
+					for _, s := range services {
+						named[s.Name] = true
+					}
+					for _, name := range held {
+						if !named[name] {
+							change.Delete = append(change.Delete, name)
+						}
+					}
+					held = nil
+					for name := range named {
+						held = append(held, name)
+					}
+					w.update(t, change)
+				})
+			})
+		})
+	}
+}
+
+// TestUDPBackendReplaced: a client that keeps one socket reaches the new
+// backend with its next datagram, or is refused if there is none (case 27).
+func TestUDPBackendReplaced(t *testing.T) {
+	t.Parallel()
+	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
+		set(udpService("dns", 0))
+		clients := udpClients(t, w, a)
+		wantAll(t, clients, "backend-1")
+		set(udpService("dns", 1))
+		wantAll(t, clients, "backend-2")
+
+		down := udpService("dns", 0, 1)
+		setState(&down, 1, nftdp.Down)
+		set(down)
+		wantAll(t, clients, "backend-1")
+
+		set(udpService("dns"))
+		wantAll(t, clients, "refused")
+		set(udpService("dns", 1)) // Case 28, for a frontend without backend.
+		wantAll(t, clients, "backend-2")
+	})
+}
+
+// TestUDPBeforeService: a client whose datagrams went nowhere, or to the
+// node's own server, before the service was there, reaches it with the next
+// one (case 28). Once the service is deleted its datagrams are again what they
+// were (case 31).
+func TestUDPBeforeService(t *testing.T) {
+	t.Parallel()
+	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
+		serve(t, w.Node, 30053, "udp")
+		node := dialUDP(t, w.Client, netip.AddrPortFrom(a.Node, 30053))
+		vip := dialUDP(t, w.Backends[2], netip.AddrPortFrom(a.ClusterIP, 53))
+		before := func() {
+			t.Helper()
+			node.want(t, "node")
+			if got := vip.try(t, silence); got != "silence" {
+				t.Errorf("datagram to a virtual address without service: %s", got)
+			}
+		}
+		before()
+		set(udpService("dns", 0))
+		wantAll(t, []*udpClient{node, vip}, "backend-1")
+		set()
+		before()
+		set(udpService("dns"))
+		wantAll(t, []*udpClient{node, vip}, "refused")
+		set(udpService("dns", 1))
+		wantAll(t, []*udpClient{node, vip}, "backend-2")
+	})
+}
+
+// TestUDPPrecedence: where a frontend with an address comes over a node-wide
+// one, or goes from over it, clients follow. The other addresses' clients stay.
+func TestUDPPrecedence(t *testing.T) {
+	t.Parallel()
+	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
+		wide := nftdp.Service{Name: "wide", Protocol: nftdp.UDP, Frontends: nodeWide(53), Backends: backends(0)}
+		narrow := nftdp.Service{Name: "narrow", Protocol: nftdp.UDP, Frontends: on(nodeAddr, 53), Backends: backends(1)}
+		node := dialUDP(t, w.Client, netip.AddrPortFrom(a.Node, 53))
+		other := dialUDP(t, w.Client, netip.AddrPortFrom(a.PodGW, 53))
+		for range 2 {
+			set(wide)
+			wantAll(t, []*udpClient{node, other}, "backend-1")
+			set(wide, narrow)
+			node.want(t, "backend-2")
+			other.want(t, "backend-1")
+		}
+		wide.Backends = backends(2)
+		set(wide, narrow)
+		node.want(t, "backend-2")
+		other.want(t, "backend-3")
+	})
+}
+
+// TestUDPDraining: a draining backend keeps its UDP flows and gets no new one;
+// once it is down or removed they go elsewhere (case 26). So they do if it was
+// another process that made it draining.
+func TestUDPDraining(t *testing.T) {
+	t.Parallel()
+	for _, end := range []string{"down", "removed", "removed after restart", "service updated after restart"} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+				t.Parallel()
+				w := newWorld(t, nftdp.Config{}, 3)
+				w.apply(t, udpService("dns", 0))
+				clients := udpClients(t, w, a)
+				wantAll(t, clients, "backend-1")
+
+				dns := udpService("dns", 0, 1)
+				setState(&dns, 0, nftdp.Draining)
+				w.apply(t, dns)
+				wantAll(t, clients, "backend-1")
+				wantAll(t, udpClients(t, w, a), "backend-2")
+
+				if strings.Contains(end, "restart") {
+					closeOrFail(t, w.dataplane)
+					w.open(t, nftdp.Config{})
+					w.apply(t, dns)
+					wantAll(t, clients, "backend-1")
+					closeOrFail(t, w.dataplane)
+					w.open(t, nftdp.Config{})
+				}
+				switch end {
+				case "down":
+					setState(&dns, 0, nftdp.Down)
+					w.apply(t, dns)
+				case "service updated after restart":
+					w.update(t, nftdp.Change{Set: []nftdp.Service{udpService("other", 2), udpService("dns", 1)}[1:]})
+				default:
+					w.apply(t, udpService("dns", 1))
+				}
+				wantAll(t, clients, "backend-2")
+			})
+		})
+	}
+}
+
+// TestUDPBackup: a backup that goes back into reserve keeps its UDP flows, and
+// loses them when it is removed.
+func TestUDPBackup(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 3)
+		dns := udpService("dns", 0, 1)
+		for i := range dns.Backends[2:] {
+			dns.Backends[2+i].Backup = true
+		}
+		setState(&dns, 0, nftdp.Down)
+		w.apply(t, dns)
+		clients := udpClients(t, w, a)
+		wantAll(t, clients, "backend-2")
+		setState(&dns, 0, nftdp.Active)
+		w.apply(t, dns)
+		wantAll(t, clients, "backend-2")
+		wantAll(t, udpClients(t, w, a), "backend-1")
+		w.apply(t, udpService("dns", 0))
+		wantAll(t, clients, "backend-1")
+	})
+}
+
+// TestCrashBeforeReconciliation: flows that a process left behind between its
+// transaction and the deletion of flows are found by the next process, and
+// those that the same process could not delete by its next call.
+func TestCrashBeforeReconciliation(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 3)
+		w.apply(t, udpService("dns", 1))
+		var stale []trackedFlow
+		for i, dst := range []netip.AddrPort{netip.AddrPortFrom(a.Node, 30053), netip.AddrPortFrom(a.ClusterIP, 53)} {
+			client := netip.AddrPortFrom(a.Client, uint16(1234+i))
+			stale = append(stale, trackedFlow{
+				syscall.IPPROTO_UDP, client, dst, netip.AddrPortFrom(a.Backend(0), backendPort), client,
+			})
+		}
+		addFlows(t, w.Node, stale)
+		closeOrFail(t, w.dataplane)
+		w.open(t, nftdp.Config{})
+		if plan := w.apply(t, udpService("dns", 1)); !plan.Empty() {
+			t.Errorf("the plan is not empty:\n%v", plan)
+		}
+		table := flowTable(t, w.Node)
+		for _, f := range stale {
+			if table[f] {
+				t.Errorf("%+v is still there", f)
+			}
+		}
+	})
+}
+
+// TestUDPOtherProcess: where two processes program the same table, the flows
+// follow the one that came last.
+func TestUDPOtherProcess(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 3)
+		other := openDataplane(t, w.Node, nftdp.Config{})
+		clients := udpClients(t, w, a)
+		for range 2 {
+			w.apply(t, udpService("dns", 0))
+			wantAll(t, clients, "backend-1")
+			if _, err := other.Apply(t.Context(), []nftdp.Service{udpService("dns", 1)}); err != nil {
+				t.Fatal(err)
+			}
+			wantAll(t, clients, "backend-2")
+		}
+	})
+}
+
+// TestUDPMapMadeAnew: flows follow also when the change makes the kernel's
+// maps too small, so that they are made anew with all that is in them.
+func TestUDPMapMadeAnew(t *testing.T) {
+	t.Parallel()
+	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
+		big := nftdp.Service{Name: "big", Frontends: append(nodeWide(90), on(clusterIP, 90)...), Balance: nftdp.Maglev, Backends: backends(0, 1)}
+		set(udpService("dns", 0))
+		clients := udpClients(t, w, a)
+		wantAll(t, clients, "backend-1")
+		for i, size := range []uint16{4093, 16381} {
+			big.MaglevSize = size
+			set(udpService("dns", (i+1)%2), big)
+			wantAll(t, clients, []string{"backend-2", "backend-1"}[i])
+		}
+	})
+}
+
+// endingContext ends at the n-th time that somebody asks.
+type endingContext struct {
+	context.Context
+	n int
+}
+
+func (c *endingContext) Err() error {
+	if c.n--; c.n < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestInterrupted: wherever an Apply is stopped, with or without a Plan to
+// show for it, the next one leaves no client behind.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 3)
+		w.apply(t, udpService("dns", 1))
+		clients := udpClients(t, w, a)
+		committed := 0
+		for n := 0; ; n++ {
+			wantAll(t, clients, fmt.Sprintf("backend-%d", (n+1)%2+1))
+			services := []nftdp.Service{udpService("dns", n%2)}
+			plan, err := w.dataplane.Apply(&endingContext{t.Context(), n}, services)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, context.Canceled) {
+				t.Fatalf("apply: %v", err)
+			}
+			if plan != nil {
+				committed++
+			}
+			w.apply(t, services...)
+		}
+		if committed < 5 {
+			t.Errorf("%d times the transaction was done, and the flows were not", committed)
+		}
+	})
+}
+
+// TestForeignFlowsAreLeft: flows that are not of our frontends stay in the
+// table, whatever becomes of the services: plain ones, those that somebody
+// else translated, to other ports of our addresses, to our ports of other
+// addresses, to our backends directly, of other protocols, and our own replies.
+func TestForeignFlowsAreLeft(t *testing.T) {
+	t.Parallel()
+	for name, config := range map[string]nftdp.Config{"limited": {NodeAddrs: nodePrefixes()}, "all": {}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+				t.Parallel()
+				testForeignFlows(t, a, config)
+			})
+		})
+	}
+}
+
+func testForeignFlows(t *testing.T, a nstest.Addrs, config nftdp.Config) {
+	t.Helper()
+	w := newWorld(t, config, 3)
+	client := netip.AddrPortFrom(a.Client, 1234)
+	at := netip.AddrPortFrom
+	loopback := netip.MustParseAddr(map[bool]string{true: "127.0.0.1", false: "::1"}[a.Client.Is4()])
+	plain := func(src, dst netip.AddrPort) trackedFlow {
+		return trackedFlow{syscall.IPPROTO_UDP, src, dst, dst, src}
+	}
+	client2, client3 := netip.AddrPortFrom(a.Client, 1235), netip.AddrPortFrom(a.Client, 1236)
+	dnat := func(src, dst, to netip.AddrPort) trackedFlow {
+		return trackedFlow{syscall.IPPROTO_UDP, src, dst, to, src}
+	}
+	foreign := []trackedFlow{
+		plain(client, at(a.External, 53)),                       // somebody's server
+		plain(client, at(a.Backend(0), backendPort)),            // our backend itself
+		plain(client, at(a.ClusterIP, 54)),                      // another port
+		plain(client, at(a.Node, 30054)),                        //
+		plain(client, at(a.External, 30053)),                    // no address of the node
+		plain(at(loopback, 1234), at(loopback, 30053)),          //
+		plain(at(a.Node, 30053), client),                        // a local server's own
+		plain(at(a.ClusterIP, 53), client),                      //
+		plain(at(a.Backend(1), backendPort), client),            //
+		dnat(client2, at(a.External, 53), at(a.Backend(0), 53)), // translated by others
+		dnat(client2, at(a.External, 30053), at(a.Backend(0), backendPort)),
+	}
+	if config.NodeAddrs != nil { // These are other addresses then.
+		foreign = append(foreign,
+			plain(client, at(a.PodGW, 30053)),
+			dnat(client3, at(a.Uplink, 30053), at(a.Backend(0), backendPort)))
+	}
+	addFlows(t, w.Node, foreign)
+	check := func(after string) {
+		t.Helper()
+		table := flowTable(t, w.Node)
+		for _, f := range foreign {
+			if !table[f] {
+				t.Errorf("%+v is gone after %s", f, after)
+			}
+		}
+	}
+	check("adding it")
+	w.apply(t, udpService("dns", 0))
+	check("the first apply")
+
+	// To the node's own address and our port, but to a destination that
+	// never was a backend of ours: a translation that came before ours.
+	own := dnat(client2, at(a.Node, 30053), at(a.Backend(2), 7))
+	addFlows(t, w.Node, []trackedFlow{own})
+	foreign = append(foreign, own)
+	draining := udpService("dns", 0, 1)
+	setState(&draining, 0, nftdp.Draining)
+	for i, services := range [][]nftdp.Service{
+		{udpService("dns", 1)}, {draining}, {udpService("dns", 1)}, {udpService("dns")}, {udpService("dns", 0)}, {},
+	} {
+		w.apply(t, services...)
+		check(fmt.Sprintf("apply %d", i))
+	}
+	w.apply(t, udpService("dns", 0))
+	if flowTable(t, w.Node)[own] {
+		t.Error("a flow to the address of a new frontend that leads elsewhere is still there")
+	}
+}
+
+// TestOthersFlowsAreLeft: a change of one service does nothing to the flows of
+// another one, also where they share backends.
+func TestOthersFlowsAreLeft(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 3)
+		other := nftdp.Service{Name: "other", Protocol: nftdp.UDP, Frontends: nodeWide(30054), Backends: backends(0, 1, 2)}
+		w.apply(t, udpService("dns", 0, 1, 2), other)
+		var sockets []*udpClient
+		var servers []string
+		for range 20 {
+			c := dialUDP(t, w.Client, netip.AddrPortFrom(a.Node, 30054))
+			sockets, servers = append(sockets, c), append(servers, c.try(t, askTimeout))
+		}
+		w.update(t, nftdp.Change{Set: []nftdp.Service{udpService("dns", 0)}})
+		w.update(t, nftdp.Change{Delete: []string{"dns"}})
+		for i, c := range sockets {
+			c.want(t, servers[i])
+		}
+	})
+}
+
+// TestManyForeignFlows: 100,000 flows of others are neither harmed nor in the
+// way of an Update. The times are for information.
+func TestManyForeignFlows(t *testing.T) {
+	w := newWorld(t, nftdp.Config{}, 3)
+	a := nstest.IPv4()
+	flip := func(n int) time.Duration {
+		w.apply(t, udpService("dns", 0))
+		begin := time.Now()
+		for i := range n {
+			w.update(t, nftdp.Change{Set: []nftdp.Service{udpService("dns", (i+1)%2)}})
+		}
+		return time.Since(begin) / time.Duration(n)
+	}
+	client := dialUDP(t, w.Client, netip.AddrPortFrom(a.Node, 30053))
+	without := flip(20)
+	flows := make([]trackedFlow, 100_000)
+	addr := netip.MustParseAddr("198.18.0.0")
+	for i := range flows {
+		if i%1000 == 0 {
+			addr = addr.Next()
+		}
+		src, dst := netip.AddrPortFrom(addr, uint16(1024+i%1000)), netip.AddrPortFrom(a.Client, 443)
+		flows[i] = trackedFlow{syscall.IPPROTO_UDP, src, dst, dst, src}
+	}
+	addFlows(t, w.Node, flows)
+	with := flip(20)
+	t.Logf("update of a UDP service: %v without and %v with 100,000 foreign flows, ratio %.2f",
+		without, with, float64(with)/float64(without))
+
+	client.want(t, "backend-1")
+	w.update(t, nftdp.Change{Set: []nftdp.Service{udpService("dns", 1)}})
+	client.want(t, "backend-2")
+	table := flowTable(t, w.Node)
+	missing := 0
+	for _, f := range flows {
+		if !table[f] {
+			missing++
+		}
+	}
+	if missing > 0 {
+		t.Errorf("%d of %d foreign flows are gone", missing, len(flows))
+	}
+}

@@ -1,0 +1,209 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// drainTimeout ends a Drain that has nothing to wait for.
+const drainTimeout = 20 * time.Second
+
+// expireSoon ends a Drain that waits in vain, after a few counts.
+const expireSoon = time.Second
+
+// drained is what came of a Drain.
+type drained struct {
+	left int
+	err  error
+}
+
+func (w *world) drain(t *testing.T, timeout time.Duration, backends ...netip.AddrPort) drained {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	left, err := w.dataplane.Drain(ctx, "web", backends...)
+	return drained{left, err}
+}
+
+func (d drained) want(t *testing.T, left int, err error) {
+	t.Helper()
+	if d.left != left || !errors.Is(d.err, err) {
+		t.Errorf("drain: %d left, %v; want %d, %v", d.left, d.err, left, err)
+	}
+}
+
+// perServer sorts connections by who answers.
+func perServer(conns []*nstest.Conn) map[string][]*nstest.Conn {
+	out := map[string][]*nstest.Conn{}
+	for _, c := range conns {
+		out[c.Answer.Server] = append(out[c.Answer.Server], c)
+	}
+	return out
+}
+
+// TestDrain: it counts the connections that are left to draining backends, or
+// to those named, over all frontends, and returns when they are closed or the
+// context ends. What is left can be cut (case 26).
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 3)
+		web := nftdp.Service{Name: "web", Frontends: append(nodeWide(30080), on(external, 80)...), Backends: backends(0, 1)}
+		other := nftdp.Service{Name: "other", Frontends: nodeWide(30081), Backends: backends(0)}
+		w.apply(t, web, other)
+		conns := perServer(slices.Concat(
+			connect(t, attempts, w.Client, netip.AddrPortFrom(a.Node, 30080)),
+			connect(t, attempts, w.Backends[2], netip.AddrPortFrom(a.External, 80))))
+		others := connect(t, 3, w.Client, netip.AddrPortFrom(a.Node, 30081))
+		first, second := conns["backend-1"], conns["backend-2"]
+		to := func(i int) netip.AddrPort { return netip.AddrPortFrom(a.Backend(i), backendPort) }
+
+		w.drain(t, drainTimeout).want(t, 0, nil)
+		w.drain(t, expireSoon, to(0)).want(t, len(first), context.DeadlineExceeded)
+		w.drain(t, expireSoon, to(0), to(1)).want(t, len(first)+len(second), context.DeadlineExceeded)
+		setState(&web, 0, nftdp.Draining)
+		w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
+		w.drain(t, expireSoon).want(t, len(first), context.DeadlineExceeded)
+		wantAlive(t, slices.Concat(first, second, others))
+
+		result := make(chan drained)
+		go func() { result <- w.drain(t, drainTimeout) }()
+		for _, c := range first[3:] {
+			closeOrFail(t, c)
+		}
+		w.drain(t, expireSoon).want(t, 3, context.DeadlineExceeded)
+		for _, c := range first[:3] {
+			closeOrFail(t, c)
+		}
+		(<-result).want(t, 0, nil)
+		wantAlive(t, slices.Concat(second, others))
+	})
+}
+
+// TestCut: the connections of a service to a backend break at once, and others
+// go on; the next one goes to a backend that is left.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 3)
+		web := nftdp.Service{Name: "web", Frontends: nodeWide(30080), Backends: backends(0, 1, 2)}
+		other := nftdp.Service{Name: "other", Frontends: nodeWide(30081), Backends: backends(0)}
+		w.apply(t, web, other)
+		dst := netip.AddrPortFrom(a.Node, 30080)
+		conns := perServer(connect(t, attempts, w.Client, dst))
+		others := connect(t, 3, w.Client, netip.AddrPortFrom(a.Node, 30081))
+
+		setState(&web, 0, nftdp.Draining)
+		setState(&web, 1, nftdp.Down)
+		w.apply(t, web, other)
+		w.cut(t, len(conns["backend-2"]), netip.AddrPortFrom(a.Backend(1), backendPort))
+		wantBroken(t, conns["backend-2"])
+		wantAlive(t, slices.Concat(conns["backend-1"], conns["backend-3"], others))
+
+		w.apply(t, nftdp.Service{Name: "web", Frontends: nodeWide(30080), Backends: backends(2)}, other)
+		wantAlive(t, conns["backend-1"])
+		w.cut(t, len(conns["backend-1"]))
+		w.cut(t, 0)
+		wantBroken(t, conns["backend-1"])
+		wantAlive(t, slices.Concat(conns["backend-3"], others))
+		askFor(t, "backend-3", w.Client, "tcp", dst)
+	})
+}
+
+func (w *world) cut(t *testing.T, want int, backends ...netip.AddrPort) {
+	t.Helper()
+	got, err := w.dataplane.Cut(t.Context(), "web", backends...)
+	if err != nil || got != want {
+		t.Errorf("cut %v: %d flows, %v; want %d", backends, got, err, want)
+	}
+}
+
+// wantBroken fails unless all connections end with an error that is no
+// timeout.
+func wantBroken(t *testing.T, conns []*nstest.Conn) {
+	t.Helper()
+	if len(conns) == 0 {
+		t.Error("no connection to break")
+	}
+	for i, c := range conns {
+		if err := c.Echo("anybody there?", askTimeout); err == nil || nstest.IsTimeout(err) {
+			t.Errorf("connection %d to %s: %v, want it broken", i, c.Answer.Server, err)
+		}
+	}
+}
+
+// TestFlows: the flows of a service are listed with both sides as they are,
+// and after they are closed as ended.
+func TestFlows(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{Internal: podNets()}, 2)
+		node, vip := netip.AddrPortFrom(a.Node, 30080), netip.AddrPortFrom(a.ClusterIP, 80)
+		w.apply(t,
+			nftdp.Service{Name: "web", Frontends: append(nodeWide(30080), on(clusterIP, 80)...), Backends: backends(0)},
+			nftdp.Service{Name: "udp", Protocol: nftdp.UDP, Frontends: nodeWide(30080), Backends: backends(0)})
+		outside := connect(t, 1, w.Client, node)[0]
+		inside := connect(t, 1, w.Backends[1], vip)[0]
+		ask(t, w.Client, "udp", node)
+
+		backend := netip.AddrPortFrom(a.Backend(0), backendPort)
+		want := map[netip.AddrPort]nftdp.Flow{
+			node: {Frontend: node, Backend: backend, Source: outside.Answer.Client},
+			vip:  {Frontend: vip, Backend: backend, Source: inside.Answer.Client, Client: inside.Answer.Client},
+		}
+		got := w.flows(t, "web")
+		for dst, f := range got {
+			if dst == node && f.Client.Addr() == a.Client { // whose port is masqueraded
+				f.Client = netip.AddrPort{}
+				got[dst] = f
+			}
+		}
+		if diff := cmp.Diff(want, got, equateAddrs()); diff != "" {
+			t.Errorf("flows (-want +got):\n%s", diff)
+		}
+
+		// A new process knows the service from the kernel.
+		closeOrFail(t, w.dataplane)
+		w.open(t, nftdp.Config{Internal: podNets()})
+		if got := w.flows(t, "udp")[node]; got.Protocol != nftdp.UDP || got.Backend != backend {
+			t.Errorf("flow of the UDP service is %+v", got)
+		}
+		closeOrFail(t, outside)
+		for !w.flows(t, "web")[node].Ended { // until the last segment is through
+			if t.Context().Err() != nil {
+				t.Fatal("the closed connection did not end")
+			}
+		}
+		var unknown *nftdp.FieldError
+		if _, err := w.dataplane.Flows(t.Context(), "none"); !errors.As(err, &unknown) || unknown.Service != "none" {
+			t.Errorf("flows of an unknown service: %v", err)
+		}
+	})
+}
+
+func (w *world) flows(t *testing.T, service string) map[netip.AddrPort]nftdp.Flow {
+	t.Helper()
+	flows, err := w.dataplane.Flows(t.Context(), service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[netip.AddrPort]nftdp.Flow{}
+	for _, f := range flows {
+		out[f.Frontend] = f
+	}
+	return out
+}

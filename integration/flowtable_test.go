@@ -1,0 +1,271 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/conntrack"
+	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// trackedFlow is an entry of the conntrack table without what the kernel adds.
+type trackedFlow struct {
+	proto                        uint8
+	src, dst, replySrc, replyDst netip.AddrPort
+}
+
+// flowTable lists the UDP flows of a namespace.
+func flowTable(t *testing.T, ns *nstest.Namespace) map[trackedFlow]bool {
+	t.Helper()
+	conn, err := kernel.Dial(int(ns.Handle()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeOrFail(t, conn)
+	all := map[trackedFlow]bool{}
+	for _, family := range ruleset.Families {
+		flows, err := conntrack.List(context.WithoutCancel(t.Context()), conn,
+			conntrack.Filter{Family: family, Proto: unix.IPPROTO_UDP}, func(*conntrack.Flow) bool { return true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range flows {
+			all[trackedFlow{f.Proto, f.Src, f.Dst, f.ReplySrc, f.ReplyDst}] = true
+		}
+	}
+	return all
+}
+
+// addFlows puts flows into a namespace's table, as if packets had made them.
+func addFlows(t *testing.T, ns *nstest.Namespace, flows []trackedFlow) {
+	t.Helper()
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(ns.Handle())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeOrFail(t, conn)
+	const batch = 200 // messages in one datagram, of which the last is answered
+	for len(flows) > 0 {
+		n := min(batch, len(flows))
+		messages := make([]netlink.Message, n)
+		for i, f := range flows[:n] {
+			messages[i] = newFlow(t, f)
+		}
+		messages[n-1].Header.Flags |= netlink.Acknowledge
+		if _, err := conn.SendMessages(messages); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Receive(); err != nil {
+			t.Fatalf("add flows: %v", err)
+		}
+		flows = flows[n:]
+	}
+}
+
+// newFlow is the request to make a flow; the numbers are of
+// linux/netfilter/nfnetlink_conntrack.h.
+func newFlow(t *testing.T, f trackedFlow) netlink.Message {
+	t.Helper()
+	family := byte(unix.AF_INET)
+	if f.src.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	e := netlink.NewAttributeEncoder()
+	e.ByteOrder = binary.BigEndian
+	e.Nested(1, tupleOf(f.proto, f.src, f.dst)) // CTA_TUPLE_ORIG
+	e.Nested(2, tupleOf(f.proto, f.dst, f.src)) // CTA_TUPLE_REPLY, before NAT
+	e.Uint32(7, 600)                            // CTA_TIMEOUT, in seconds
+	if f.replySrc != f.dst {
+		e.Nested(13, natTo(f.replySrc)) // CTA_NAT_DST
+	}
+	body, err := e.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return netlink.Message{
+		Header: netlink.Header{
+			Type:  unix.NFNL_SUBSYS_CTNETLINK << 8,
+			Flags: netlink.Request | netlink.Create | netlink.Excl,
+		},
+		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, body...),
+	}
+}
+
+func tupleOf(proto uint8, src, dst netip.AddrPort) func(*netlink.AttributeEncoder) error {
+	first := uint16(1) // CTA_IP_V4_SRC
+	if src.Addr().Is6() {
+		first = 3
+	}
+	return func(e *netlink.AttributeEncoder) error {
+		e.Nested(1, func(e *netlink.AttributeEncoder) error { // CTA_TUPLE_IP
+			e.Bytes(first, src.Addr().AsSlice())
+			e.Bytes(first+1, dst.Addr().AsSlice())
+			return nil
+		})
+		e.Nested(2, func(e *netlink.AttributeEncoder) error { // CTA_TUPLE_PROTO
+			e.ByteOrder = binary.BigEndian
+			e.Uint8(1, proto)
+			e.Uint16(2, src.Port())
+			e.Uint16(3, dst.Port())
+			return nil
+		})
+		return nil
+	}
+}
+
+func natTo(dst netip.AddrPort) func(*netlink.AttributeEncoder) error {
+	addr := uint16(1) // CTA_NAT_V4_MINIP
+	if dst.Addr().Is6() {
+		addr = 4
+	}
+	return func(e *netlink.AttributeEncoder) error {
+		e.Bytes(addr, dst.Addr().AsSlice())
+		e.Nested(3, func(e *netlink.AttributeEncoder) error { // CTA_NAT_PROTO
+			e.ByteOrder = binary.BigEndian
+			e.Uint16(1, dst.Port()) // CTA_PROTONAT_PORT_MIN
+			return nil
+		})
+		return nil
+	}
+}
+
+// TestFlowFilter: what the kernel lists for a filter is what the filter says,
+// in both families.
+func TestFlowFilter(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		ns, err := nstest.New("table")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeOrFail(t, ns) })
+		var all []trackedFlow
+		for i, dst := range []netip.Addr{a.Node, a.ClusterIP, a.External} {
+			for j, port := range []uint16{53, 54, 255} {
+				for k, to := range []netip.AddrPort{netip.AddrPortFrom(dst, port), netip.AddrPortFrom(a.Backend(0), 8080)} {
+					src := netip.AddrPortFrom(a.Client, uint16(1000+100*i+10*j+k))
+					all = append(all, trackedFlow{unix.IPPROTO_UDP, src, netip.AddrPortFrom(dst, port), to, src})
+				}
+			}
+		}
+		addFlows(t, ns, all)
+		conn, err := kernel.Dial(int(ns.Handle()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeOrFail(t, conn) })
+		family := ruleset.IPv4
+		if a.Client.Is6() {
+			family = ruleset.IPv6
+		}
+		for _, f := range []conntrack.Filter{
+			{},
+			{Port: 53},
+			{Addr: a.Node},
+			{Addr: a.Node, Port: 54},
+			{Translated: true},
+			{Translated: true, Port: 255},
+			{Translated: true, Addr: a.ClusterIP, Port: 53},
+			{Addr: a.PodGW},
+			{Port: 1},
+		} {
+			f.Family, f.Proto = family, unix.IPPROTO_UDP
+			want := map[trackedFlow]bool{}
+			for _, flow := range all {
+				if (f.Port == 0 || f.Port == flow.dst.Port()) && (!f.Addr.IsValid() || f.Addr == flow.dst.Addr()) &&
+					(!f.Translated || flow.replySrc != flow.dst) {
+					want[flow] = true
+				}
+			}
+			if diff := cmp.Diff(want, listed(t, conn, f), cmp.AllowUnexported(trackedFlow{}), equateAddrs()); diff != "" {
+				t.Errorf("%+v (-want +got):\n%s", f, diff)
+			}
+		}
+	})
+}
+
+// listed lists flows as they are in the table.
+func listed(t *testing.T, conn *kernel.Conn, f conntrack.Filter) map[trackedFlow]bool {
+	t.Helper()
+	flows, err := conntrack.List(t.Context(), conn, f, func(*conntrack.Flow) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[trackedFlow]bool{}
+	for _, f := range flows {
+		out[trackedFlow{f.Proto, f.Src, f.Dst, f.ReplySrc, f.ReplyDst}] = true
+	}
+	return out
+}
+
+// TestFlowReplaced: deleting a flow leaves one that came in its place, and
+// deleting one that is gone is no error.
+func TestFlowReplaced(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		ns, err := nstest.New("table")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeOrFail(t, ns) })
+		conn, err := kernel.Dial(int(ns.Handle()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeOrFail(t, conn) })
+		// The identifier is made of the entry's place in memory, which a new
+		// one may get. Others come before it, to take that place.
+		const tries, others = 20, 100
+		for i := range tries {
+			src, dst := netip.AddrPortFrom(a.Client, 1), netip.AddrPortFrom(a.Node, uint16(1000+i))
+			flow := []trackedFlow{{unix.IPPROTO_UDP, src, dst, dst, src}}
+			addFlows(t, ns, flow)
+			old := findFlow(t, conn, dst)
+			if deleted, err := conntrack.Delete(t.Context(), conn, old); err != nil || !deleted {
+				t.Fatalf("delete: %v, %v; want true", deleted, err)
+			}
+			if deleted, err := conntrack.Delete(t.Context(), conn, old); err != nil || deleted {
+				t.Fatalf("delete what is gone: %v, %v; want false", deleted, err)
+			}
+			for j := range others {
+				src := netip.AddrPortFrom(a.Client, uint16(2000+i*others+j))
+				addFlows(t, ns, []trackedFlow{{unix.IPPROTO_UDP, src, dst, dst, src}})
+			}
+			addFlows(t, ns, flow)
+			deleted, err := conntrack.Delete(t.Context(), conn, old)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !deleted {
+				return
+			}
+		}
+		t.Errorf("in %d tries the newer flow was always deleted for the old one", tries)
+	})
+}
+
+// findFlow finds the only flow to a destination.
+func findFlow(t *testing.T, conn *kernel.Conn, dst netip.AddrPort) *conntrack.Flow {
+	t.Helper()
+	filter := conntrack.Filter{Family: ruleset.IPv4, Proto: unix.IPPROTO_UDP, Addr: dst.Addr(), Port: dst.Port()}
+	if dst.Addr().Is6() {
+		filter.Family = ruleset.IPv6
+	}
+	found, err := conntrack.List(t.Context(), conn, filter, func(*conntrack.Flow) bool { return true })
+	if err != nil || len(found) != 1 {
+		t.Fatalf("found %v, %v; want one flow", found, err)
+	}
+	return &found[0]
+}

@@ -1,0 +1,115 @@
+//go:build linux
+
+package conntrack
+
+import (
+	"encoding/hex"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
+)
+
+// message is a flow as the kernel gives it, built of attributes.
+func message(proto, state byte, extra ...byte) []byte {
+	tuple := func(typ int, src, dst netip.AddrPort) []byte {
+		first := ctaIPv4Src
+		if src.Addr().Is6() {
+			first = ctaIPv6Src
+		}
+		ip := appendAttr(appendAttr(nil, first, src.Addr().AsSlice()), first+1, dst.Addr().AsSlice())
+		ports := appendAttr(nil, ctaProtoNum, []byte{proto})
+		ports = appendAttr(ports, ctaProtoSrcPort, []byte{byte(src.Port() >> 8), byte(src.Port())})
+		ports = appendAttr(ports, ctaProtoDstPort, []byte{byte(dst.Port() >> 8), byte(dst.Port())})
+		return appendAttr(nil, typ|unix.NLA_F_NESTED,
+			append(appendAttr(nil, ctaTupleIP|unix.NLA_F_NESTED, ip), appendAttr(nil, ctaTupleProto|unix.NLA_F_NESTED, ports)...))
+	}
+	b := []byte{unix.AF_INET6, 0, 0, 0}
+	b = append(b, tuple(ctaTupleOrig, addrPort("[fd00::1]:1000"), addrPort("[fd00::2]:53"))...)
+	b = append(b, tuple(ctaTupleReply, addrPort("[fd00::3]:5353"), addrPort("[fd00::4]:2000"))...)
+	b = appendAttr(b, ctaID, []byte{1, 2, 3, 4})
+	b = appendAttr(b, ctaZone, []byte{0, 7})
+	kind := map[byte]int{unix.IPPROTO_TCP: ctaProtoinfoTCP, unix.IPPROTO_SCTP: ctaProtoinfoSCTP}[proto]
+	if kind != 0 {
+		b = appendAttr(b, ctaProtoinfo|unix.NLA_F_NESTED, appendAttr(nil, kind|unix.NLA_F_NESTED, appendAttr(nil, ctaState, []byte{state})))
+	}
+	return append(b, extra...)
+}
+
+func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+func TestDecode(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		proto, state byte
+		ended        bool
+	}{
+		{"udp", unix.IPPROTO_UDP, 0, false},
+		{"tcp established", unix.IPPROTO_TCP, 3, false},
+		{"tcp last ack", unix.IPPROTO_TCP, 6, false},
+		{"tcp time wait", unix.IPPROTO_TCP, 7, true},
+		{"tcp close", unix.IPPROTO_TCP, 8, true},
+		{"sctp closed", unix.IPPROTO_SCTP, 1, true},
+		{"sctp established", unix.IPPROTO_SCTP, 4, false},
+	} {
+		want := Flow{
+			Proto: c.proto, Src: addrPort("[fd00::1]:1000"), Dst: addrPort("[fd00::2]:53"),
+			ReplySrc: addrPort("[fd00::3]:5353"), ReplyDst: addrPort("[fd00::4]:2000"), Ended: c.ended,
+		}
+		got, ok := decode(message(c.proto, c.state))
+		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.IgnoreUnexported(Flow{})); diff != "" || !ok {
+			t.Errorf("%s: ok is %v, flow (-want +got):\n%s", c.name, ok, diff)
+		}
+	}
+}
+
+// TestDecodeIncomplete: a message that is cut off anywhere, or ends with
+// garbage, is no flow.
+func TestDecodeIncomplete(t *testing.T) {
+	whole := message(unix.IPPROTO_UDP, 0)
+	last := len(whole) - 16 // the identifier and the zone
+	for n := range last {
+		if f, ok := decode(whole[:n]); ok {
+			t.Errorf("%d of %d bytes give the flow %+v", n, len(whole), f)
+		}
+	}
+	if _, ok := decode(message(unix.IPPROTO_UDP, 0, 99, 0, 1, 0)); ok {
+		t.Error("an attribute longer than the message is taken")
+	}
+}
+
+// TestName: a request to delete has the original tuple, the identifier and the
+// zone, byte for byte.
+func TestName(t *testing.T) {
+	b := message(unix.IPPROTO_TCP, 3)
+	want := "4c000180" + // 76 bytes of CTA_TUPLE_ORIG, nested
+		"2c00018014000300" + "fd000000000000000000000000000001" + "14000400" + "fd000000000000000000000000000002" +
+		"1c00028005000100060000000600020003e80000060003000035" + "0000" +
+		"08000c0001020304" + "060012000007" + "0000"
+	got := hex.EncodeToString(appendName(nil, b))
+	if got != want {
+		t.Errorf("name is\n%s, want\n%s", got, want)
+	}
+}
+
+// FuzzDecode: whatever comes, decoding ends, and what is taken for a flow has
+// two addresses of one family in each direction.
+func FuzzDecode(f *testing.F) {
+	f.Add(message(unix.IPPROTO_UDP, 0))
+	f.Add(message(unix.IPPROTO_TCP, 7))
+	f.Add([]byte{2, 0, 0, 0, 4, 0, 1, 128})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		flow, ok := decode(b)
+		if !ok {
+			return
+		}
+		for _, pair := range [][2]netip.AddrPort{{flow.Src, flow.Dst}, {flow.ReplySrc, flow.ReplyDst}} {
+			if !pair[0].IsValid() || pair[0].Addr().Is4() != pair[1].Addr().Is4() {
+				t.Errorf("flow %+v", flow)
+			}
+		}
+		_ = appendName(nil, b)
+	})
+}

@@ -1,0 +1,237 @@
+//go:build linux
+
+package nftdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/conntrack"
+	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// touched are the UDP frontends that changes may have left flows behind of. A
+// flow goes through the nat chains once, with its first datagram. It would
+// follow an old state for as long as datagrams come.
+type touched map[claim]*former
+
+// former says where a frontend's flows may lead that began before.
+type former struct {
+	backends map[netip.AddrPort]bool
+	anywhere bool // elsewhere, too
+}
+
+func (f *former) was(backend netip.AddrPort) bool { return f != nil && f.backends[backend] }
+
+func (f *former) may(backend netip.AddrPort) bool { return f.was(backend) || f != nil && f.anywhere }
+
+func (t touched) at(c claim) *former {
+	if t[c] == nil {
+		t[c] = &former{backends: map[netip.AddrPort]bool{}}
+	}
+	return t[c]
+}
+
+// add notes what is about to be committed. Should it not be
+// committed, then there is something to look at in vain.
+func (t touched) add(st *staged) {
+	replaced := map[claim]bool{}
+	for i := range st.changes {
+		if c := &st.changes[i]; len(c.Elements) > 0 {
+			t.change(c, replaced)
+		}
+	}
+	for _, s := range st.set {
+		t.service(st.former.Service(s.Name), s)
+	}
+	for _, name := range st.gone {
+		t.service(st.former.Service(name), &compile.Service{})
+	}
+}
+
+// change notes new frontends, which had no rule for their packets, and
+// backends that leave. A frontend is not new if another verdict replaces its
+// former one, which was deleted before.
+func (t touched) change(c *ruleset.Change, replaced map[claim]bool) {
+	id := compile.SetNamed(c.Set.Name)
+	for i := range c.Elements {
+		e := &c.Elements[i]
+		addr, proto, port, ok := compile.FrontendOf(id, c.Family, e.Key)
+		if !ok || proto != compile.UDP {
+			continue
+		}
+		at := claim{addr: addr, port: port, proto: UDP}
+		switch {
+		case c.Set.Verdict && c.Verb == ruleset.Delete:
+			replaced[at] = true
+		case c.Set.Verdict && !replaced[at]:
+			t.at(at).anywhere = true
+		case c.Verb == ruleset.Delete:
+			if b, ok := compile.BackendOf(c.Family, e); ok {
+				t.at(at).backends[b] = true
+			}
+		}
+	}
+}
+
+// service notes what does not show in the elements: backends that kept their
+// flows while they were in no pool, and those in a map that is made anew. Of a
+// service that another process has left not all are known.
+func (t touched) service(old, next *compile.Service) {
+	if old == nil || old.Proto != compile.UDP {
+		return
+	}
+	led := slices.Concat(old.Draining, old.Reserve)
+	if !old.Equal(next) {
+		led = slices.Concat(led, old.Pools[0], old.Pools[1])
+	}
+	if len(led) == 0 && !old.Adopted {
+		return
+	}
+	for _, f := range slices.Concat(old.Frontends, next.Frontends) {
+		at := t.at(claim{addr: f.Addr, port: f.Port, proto: UDP})
+		at.anywhere = at.anywhere || old.Adopted
+		for _, b := range led {
+			at.backends[b] = true
+		}
+	}
+}
+
+// prune forgets the frontends whose flows can only lead where they may.
+func (t touched) prune(users *users) {
+	for c, f := range t {
+		maps := users.backends(c)
+		for b := range f.backends {
+			if maps[b] {
+				delete(f.backends, b)
+			}
+		}
+		if len(f.backends) == 0 && !f.anywhere {
+			delete(t, c)
+		}
+	}
+}
+
+// reconcile deletes the UDP flows that lead to where the state does not send
+// them. What could not be done is left for the next time.
+func (d *Dataplane) reconcile(ctx context.Context) error {
+	users := &users{state: d.state, taken: d.taken, usable: map[claim]map[netip.AddrPort]bool{}}
+	d.touched.prune(users)
+	for _, f := range ruleset.Families {
+		stale, err := d.staleFlows(ctx, f, users)
+		if err == nil {
+			_, err = d.deleteFlows(ctx, stale)
+		}
+		if err != nil {
+			return fmt.Errorf("services are programmed, but not their UDP flows reconciled: %w", explainConntrack(err))
+		}
+	}
+	clear(d.touched)
+	return nil
+}
+
+func (d *Dataplane) staleFlows(ctx context.Context, f ruleset.Family, users *users) ([]conntrack.Flow, error) {
+	var at []claim
+	translated := true
+	for c, former := range d.touched {
+		if familyFor(c.addr) == f {
+			at = append(at, c)
+			translated = translated && former.translated(c)
+		}
+	}
+	return d.listFlows(ctx, users, at, translated, func(flow *conntrack.Flow, local *nodeAddrs) bool {
+		return d.touched.stale(flow, local, users)
+	})
+}
+
+// stale reports whether a flow has to go.
+func (t touched) stale(flow *conntrack.Flow, local *nodeAddrs, users *users) bool {
+	addressed, node := claimsOf(flow, local)
+	at, nodeAt := t[addressed], t[node]
+	if at == nil && nodeAt == nil {
+		return false
+	}
+	owner, owned := users.owner(addressed, node)
+	if !owned {
+		// Nobody takes such flows now: those that we had are told by where
+		// they lead.
+		return at.was(flow.ReplySrc) || nodeAt.was(flow.ReplySrc)
+	}
+	return !users.backends(owner)[flow.ReplySrc] && (at.may(flow.ReplySrc) || nodeAt.may(flow.ReplySrc))
+}
+
+// translated reports whether only translated flows can have to go. One to a
+// backend with the frontend's own address has nothing to translate.
+func (f *former) translated(c claim) bool {
+	if f.anywhere {
+		return false
+	}
+	for b := range f.backends {
+		if b.Port() == c.port && (b.Addr() == c.addr || c.addr.IsUnspecified()) {
+			return false
+		}
+	}
+	return true
+}
+
+// users tells which service has an address and where its flows may lead.
+type users struct {
+	state  *compile.State
+	taken  claims
+	usable map[claim]map[netip.AddrPort]bool
+}
+
+// owner is the frontend that takes packets which could be for either.
+func (u *users) owner(addressed, node claim) (claim, bool) {
+	for _, c := range []claim{addressed, node} {
+		if _, ok := u.taken[c]; ok && c.port != 0 {
+			return c, true
+		}
+	}
+	return claim{}, false
+}
+
+// backends are those that a frontend's flows may lead to: new ones are sent
+// there, or established ones are kept.
+func (u *users) backends(c claim) map[netip.AddrPort]bool {
+	if out, ok := u.usable[c]; ok {
+		return out
+	}
+	out := map[netip.AddrPort]bool{}
+	if s := u.state.Service(u.taken[c]); s != nil {
+		for _, b := range slices.Concat(s.Pools[0], s.Pools[1], s.Draining, s.Reserve) {
+			out[b] = true
+		}
+	}
+	u.usable[c] = out
+	return out
+}
+
+// explainConntrack adds to an error of the kernel what to do about it.
+func explainConntrack(err error) error {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
+		return fmt.Errorf("conntrack over netlink (CONFIG_NF_CT_NETLINK): %w: %w", ErrNotSupported, err)
+	}
+	return err
+}
+
+// again repeats f while the kernel changes what f reads.
+func again(ctx context.Context, f func() error) error {
+	for range attempts {
+		err := f()
+		if !errors.Is(err, kernel.ErrStale) && !errors.Is(err, kernel.ErrUnknown) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return fmt.Errorf("%w: %d attempts", ErrConflict, attempts)
+}
