@@ -45,7 +45,7 @@ func TestNoPacketEscapesDuringChanges(t *testing.T) {
 	}()
 	n := 0
 	for done := false; !done; n++ {
-		dns.Backends = backends(upTo(1 + n%3)...)
+		dns.Backends = firstActive(1+n%3, 3)
 		w.update(t, nftdp.Change{Set: []nftdp.Service{dns}})
 		select {
 		case <-sent:
