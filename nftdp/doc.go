@@ -108,8 +108,8 @@
 // Reading is slower than writing: the kernel walks a map from its start for
 // every 32 KiB of a dump, so that time grows with the square of the map's size.
 // On the machine of the README's figures a map of 100,000 elements took 0.3 s
-// and one of 500,000 ten. That is what a restart costs, and what a [Dataplane.Update] costs
-// that finds that somebody else has changed any rules in the namespace.
+// and one of 500,000 ten. A restart costs that, and so does an Update that finds
+// that somebody else has changed any rules in the namespace.
 //
 // A pool has at most [MaxBackends] slots. Maps are declared with head-room;
 // when one is full, it is made anew and larger in the same transaction as the
