@@ -154,6 +154,11 @@ func TestUpdateRefused(t *testing.T) {
 				if got := n.generation(t); got != generation {
 					t.Errorf("the generation moved from %d to %d", generation, got)
 				}
+				for _, other := range []Service{renamed(a, "x"), renamed(b, "y")} {
+					if _, err := d.Update(t.Context(), Change{Set: []Service{other}}); len(fieldErrors(t, err)) != 3 {
+						t.Errorf("the frontends of another service are given to %q: %v", other.Name, err)
+					}
+				}
 				free := []Service{web("c", 3, 1), web("d", 4, 1), web("e", 5, 1), {Name: "f", Frontends: fronts(":1", "10.96.0.9:80")}}
 				updateWith(t, d, Change{Set: free, Delete: []string{"a"}})
 				updateWith(t, d, Change{Set: []Service{renamed(a, "z")}})

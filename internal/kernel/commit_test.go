@@ -414,3 +414,31 @@ func TestMaxBatch(t *testing.T) {
 		t.Errorf("%v, want that %d bytes are the limit", err, limit)
 	}
 }
+
+// TestRepliesLost: when there is no room for the kernel's answers, the outcome
+// is not known. The connection goes on working.
+func TestRepliesLost(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	generation := load(t, c, setOfPorts(1, 0))
+	if err := c.nl.SetReadBuffer(1); err != nil { // the kernel has a minimum
+		t.Fatal(err)
+	}
+	var changes []ruleset.Change
+	for i := range 3000 {
+		changes = append(changes, ruleset.Change{
+			Verb: ruleset.Delete, Family: ruleset.IPv4, Table: "t",
+			Set: setOfPorts(0, 0).Tables[0].Set("ports"), Elements: ports(100+i, 1),
+		})
+	}
+	if _, err := c.Commit(t.Context(), generation, changes); !errors.Is(err, ErrUnknown) {
+		t.Errorf("%v, want that the outcome is unknown", err)
+	}
+	if err := c.nl.SetReadBuffer(recvBuffer); err != nil {
+		t.Fatal(err)
+	}
+	got, after := read(t, c)
+	wantRuleset(t, setOfPorts(1, 0), got)
+	if _, err := c.Commit(t.Context(), after, ruleset.Diff(got, setOfPorts(2, 0))); err != nil {
+		t.Error(err)
+	}
+}

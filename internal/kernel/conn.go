@@ -187,13 +187,30 @@ func (c *Conn) read() (int, error) {
 	})
 	switch {
 	case errors.Is(got, unix.ENOBUFS):
-		return 0, ErrUnknown
+		return 0, errors.Join(ErrUnknown, c.drain())
 	case err != nil || got != nil:
 		return 0, os.NewSyscallError("recvfrom", errors.Join(err, got))
 	case n > len(c.buf):
 		return 0, fmt.Errorf("netlink reply of %d bytes: %w", n, ErrUnknown)
 	}
 	return n, nil
+}
+
+// drain drops what has been received. After an overrun the kernel drops every
+// reply until the socket is empty (NETLINK_S_CONGESTED in net/netlink/
+// af_netlink.c), also those to the next request.
+func (c *Conn) drain() error {
+	var got error
+	err := c.raw.Read(func(fd uintptr) bool {
+		for got == nil || errors.Is(got, unix.EINTR) || errors.Is(got, unix.ENOBUFS) {
+			_, _, got = unix.Recvfrom(int(fd), c.buf, unix.MSG_DONTWAIT)
+		}
+		return true
+	})
+	if err == nil && !errors.Is(got, unix.EAGAIN) {
+		err = got
+	}
+	return os.NewSyscallError("recvfrom", err)
 }
 
 var errMalformed = errors.New("malformed netlink reply")
