@@ -4,8 +4,11 @@ package integration
 
 import (
 	"encoding/binary"
+	"errors"
 	"math"
 	"net/netip"
+	"runtime"
+	"syscall"
 	"testing"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
@@ -85,11 +88,15 @@ func newSilentWorld(t *testing.T, backends int) *world {
 	return w
 }
 
+// sendTimeout is for all packets of one test. They take a second; the rest is
+// for an emulated processor that has other work too.
+const sendTimeout = 5 * askTimeout
+
 // sendEach sends n UDP datagrams, each from a port of its own, through a raw
 // socket: one system call makes one new connection.
 func sendEach(t *testing.T, from *nstest.Namespace, dst netip.AddrPort, n int) {
 	t.Helper()
-	socket, err := nstest.Open(from, "ip4:17", netip.Addr{}, netip.AddrPortFrom(dst.Addr(), 0), askTimeout)
+	socket, err := nstest.Open(from, "ip4:17", netip.Addr{}, netip.AddrPortFrom(dst.Addr(), 0), sendTimeout)
 	if err != nil {
 		t.Error(err)
 		return
@@ -100,7 +107,15 @@ func sendEach(t *testing.T, from *nstest.Namespace, dst netip.AddrPort, n int) {
 	binary.BigEndian.PutUint16(header[4:], uint16(len(header)))
 	for port := range n {
 		binary.BigEndian.PutUint16(header, uint16(port+1))
-		if _, err := socket.Write(header); err != nil {
+		// The socket's buffer is full (__ip_append_data in net/ipv4/ip_output.c)
+		// while another processor has not taken what was sent before. The
+		// socket's deadline bounds how often this is tried again.
+		_, err := socket.Write(header)
+		for errors.Is(err, syscall.ENOBUFS) {
+			runtime.Gosched()
+			_, err = socket.Write(header)
+		}
+		if err != nil {
 			t.Errorf("packet %d to %v: %v", port, dst, err)
 			return
 		}

@@ -119,6 +119,8 @@ func split(changes []ruleset.Change, taken claims, big *kernel.TooBigError) ([][
 		switch {
 		case c.Chain != nil && gone[chainID{c.Family, c.Chain.Name}]:
 			last.changes = append(last.changes, *c)
+		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) == compile.NumSets: // of no service
+			first.changes = append(first.changes, *c)
 		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) < compile.Hairpin:
 			groups.add(c)
 		case len(c.Elements) > 0 && c.Verb == ruleset.Add:

@@ -30,7 +30,11 @@ func FuzzSplit(f *testing.F) {
 		d := &dice{data}
 		limit := 2500 + 40*d.roll(256)
 		was, is, config := d.services(), d.services(), d.config()
-		a, b := mustCompile(t, config, was), mustCompile(t, config, is)
+		former := config
+		if d.roll(4) == 0 {
+			former = d.config()
+		}
+		a, b := mustCompile(t, former, was), mustCompile(t, config, is)
 		if d.roll(4) == 0 {
 			a = nothing()
 		}
@@ -38,7 +42,7 @@ func FuzzSplit(f *testing.F) {
 		if found := taken.admit(is); found != nil {
 			t.Fatal(found[0])
 		}
-		check := betweenStates(a, b)
+		check := betweenStates(a, b, former, config)
 		got := a.rules
 		for _, phase := range phases(a.PlanTo(b).changes) {
 			batches, err := split(phase, taken, &kernel.TooBigError{Limit: limit})
@@ -54,7 +58,7 @@ func FuzzSplit(f *testing.F) {
 					t.Errorf("a batch of %d bytes, %d are the limit, error %v", size, limit, err)
 				}
 				got = ruleset.Apply(got, batch)
-				if err := check(got, config); err != nil {
+				if err := check(got); err != nil {
 					t.Fatalf("%v\nfrom %s\nto %s\nafter\n%v", err, asJSON(was), asJSON(is), &Plan{batch})
 				}
 			}
@@ -65,19 +69,17 @@ func FuzzSplit(f *testing.F) {
 	})
 }
 
-// betweenStates gives the check of a state on the way from a to b.
-func betweenStates(a, b *Ruleset) func(*ruleset.Ruleset, Config) error {
+// betweenStates gives the check of a state on the way from a to b, in which one
+// of the configurations has to be in force.
+func betweenStates(a, b *Ruleset, configs ...Config) func(*ruleset.Ruleset) error {
 	known := map[string]bool{}
 	for _, r := range []*Ruleset{a, b} {
 		for _, s := range r.status() {
 			known[asJSON(s)] = true
 		}
 	}
-	return func(r *ruleset.Ruleset, config Config) error {
+	return func(r *ruleset.Ruleset) error {
 		held := compile.Holds(r)
-		if len(held) == 0 {
-			return nil // the fixed parts may still be on their way
-		}
 		services := make([]*compile.Service, len(held))
 		for i := range held {
 			services[i] = held[i].Service()
@@ -87,7 +89,15 @@ func betweenStates(a, b *Ruleset) func(*ruleset.Ruleset, Config) error {
 				return fmt.Errorf("this service is neither the former nor the next one: %s", asJSON(s))
 			}
 		}
-		return covers(r, compile.New(config.lower(), services).Ruleset())
+		var errs []error
+		for _, c := range configs {
+			err := covers(r, compile.New(c.lower(), services).Ruleset())
+			if err == nil {
+				return nil
+			}
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
 	}
 }
 
@@ -172,7 +182,7 @@ func TestSendParts(t *testing.T) {
 		}}
 		err := sendInParts(ctx, t, d, is, 12_000)
 		got := n.read(t, DefaultTable)
-		if err := betweenStates(a, b)(got.rules, config); err != nil {
+		if err := betweenStates(a, b, config)(got.rules); err != nil {
 			t.Fatalf("stopped after %d parts: %v", stop, err)
 		}
 		if err == nil {

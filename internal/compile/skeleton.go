@@ -139,6 +139,13 @@ func baseChain(name string, h ruleset.HookNum, prio int32, rule ...ruleset.State
 
 // servicesRules send a packet to the chain of its frontend's pool. Frontends
 // with an address come first, so they win over node-wide ones.
+//
+// Each map is asked twice, since before Linux 6.17 (and stable kernels without
+// b2f742c846ca, "restart set lookup on base_seq change") a lookup may miss an
+// element that is replaced just then: it looks for what is valid in the old
+// generation, which the commit has already unlinked, and does not take the new
+// element either. A lookup that begins afterwards finds that one. The packet
+// would else escape untranslated, and conntrack keep its connection so.
 func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 	decl := declarations()
 	nodeWide := ruleset.Rule{
@@ -148,10 +155,11 @@ func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 	if len(c.NodeAddrs) > 0 {
 		nodeWide = append(nodeWide, ruleset.Lookup{Key: ops(ruleset.Daddr), Set: nodeAddrsSet})
 	}
-	return []ruleset.Rule{
-		{ruleset.VMap{Key: ops(ruleset.Daddr, ruleset.L4proto, ruleset.Dport), Map: decl[Frontends].Name}},
-		append(nodeWide, ruleset.VMap{Key: ops(ruleset.L4proto, ruleset.Dport), Map: decl[NodeFrontends].Name}),
+	nodeWide = append(nodeWide, ruleset.VMap{Key: ops(ruleset.L4proto, ruleset.Dport), Map: decl[NodeFrontends].Name})
+	addressed := ruleset.Rule{
+		ruleset.VMap{Key: ops(ruleset.Daddr, ruleset.L4proto, ruleset.Dport), Map: decl[Frontends].Name},
 	}
+	return []ruleset.Rule{addressed, addressed, nodeWide, nodeWide}
 }
 
 func loopback(f ruleset.Family) netip.Prefix {
