@@ -163,16 +163,17 @@ func TestSplitByService(t *testing.T) {
 }
 
 // TestSendParts sends a change in small parts to the kernel, stops it after
-// each of them, and has the next Apply go on from there.
+// each of them, and has the next Apply go on from there. The prefixes of the
+// former configuration would overlap with those of the next one.
 func TestSendParts(t *testing.T) {
 	was := manyWebs(0, 30)
 	is := append(manyWebs(10, 50), renamed(web("", 3, 2), "handed over"))
-	config := Config{Internal: prefixes("10.0.0.0/8")}
-	a, b := mustCompile(t, config, was), mustCompile(t, config, is)
+	former, config := Config{Internal: prefixes("10.0.0.0/9")}, Config{Internal: prefixes("10.0.0.0/8")}
+	check := betweenStates(mustCompile(t, former, was), mustCompile(t, config, is), former, config)
 	for stop := 1; ; stop++ {
 		n := newNode(t)
+		apply(t, n.open(t, former), was)
 		d := n.open(t, config)
-		apply(t, d, was)
 		sent := 0
 		ctx := &looking{Context: t.Context(), look: func(int) error {
 			if sent++; sent > stop {
@@ -182,7 +183,7 @@ func TestSendParts(t *testing.T) {
 		}}
 		err := sendInParts(ctx, t, d, is, 12_000)
 		got := n.read(t, DefaultTable)
-		if err := betweenStates(a, b, config)(got.rules); err != nil {
+		if err := check(got.rules); err != nil {
 			t.Fatalf("stopped after %d parts: %v", stop, err)
 		}
 		if err == nil {
