@@ -99,24 +99,37 @@ func balanceOf(chain string) Balance {
 // slot serves, and if the whole pool is gone, the packet is dropped: it has no
 // conntrack entry yet, so that the client's next one is evaluated afresh.
 func (c class) chain() *ruleset.Chain {
-	key, id := ops(ruleset.Daddr, ruleset.L4proto, ruleset.Dport), Backends
-	if c.node {
-		key, id = key[1:], NodeBackends
-	}
 	field := [...]ruleset.Field{
 		Random: ruleset.Random, RoundRobin: ruleset.Increment, SourceHash: ruleset.Hash, Maglev: ruleset.Hash,
 	}[c.balance]
-	dnat := func(slot ruleset.Operand) ruleset.Rule {
-		return ruleset.Rule{
-			ruleset.Lookup{Key: ops(ruleset.L4proto), Set: protocolsSet},
-			ruleset.DNAT{Key: append(slices.Clip(key), slot), Map: declarations()[id].Name},
-		}
-	}
-	rules := []ruleset.Rule{dnat(ruleset.Operand{Field: field, Mod: uint32(c.size)})}
+	rules := []ruleset.Rule{c.dnat(ruleset.Operand{Field: field, Mod: uint32(c.size)})}
 	if c.size > 1 {
-		rules = append(rules, dnat(ruleset.Operand{Field: ruleset.Random, Mod: 1}))
+		rules = append(rules, c.dnat(firstSlot()))
 	}
 	return &ruleset.Chain{Name: c.name(), Rules: append(rules, ruleset.Rule{ruleset.Verdict{Kind: ruleset.Drop}})}
+}
+
+// firstSlot is a slot that every pool has.
+func firstSlot() ruleset.Operand { return ruleset.Operand{Field: ruleset.Random, Mod: 1} }
+
+// key is what the class's frontends are found by.
+func (c class) key() []ruleset.Operand {
+	if c.node {
+		return ops(ruleset.L4proto, ruleset.Dport)
+	}
+	return ops(ruleset.Daddr, ruleset.L4proto, ruleset.Dport)
+}
+
+// dnat sends a packet to a slot of its frontend's pool.
+func (c class) dnat(slot ruleset.Operand) ruleset.Rule {
+	id := Backends
+	if c.node {
+		id = NodeBackends
+	}
+	return ruleset.Rule{
+		ruleset.Lookup{Key: ops(ruleset.L4proto), Set: protocolsSet},
+		ruleset.DNAT{Key: append(c.key(), slot), Map: declarations()[id].Name},
+	}
 }
 
 // sink takes what a service is made of.

@@ -140,26 +140,28 @@ func baseChain(name string, h ruleset.HookNum, prio int32, rule ...ruleset.State
 // servicesRules send a packet to the chain of its frontend's pool. Frontends
 // with an address come first, so they win over node-wide ones.
 //
-// Each map is asked twice, since before Linux 6.17 (and stable kernels without
-// b2f742c846ca, "restart set lookup on base_seq change") a lookup may miss an
-// element that is replaced just then: it looks for what is valid in the old
-// generation, which the commit has already unlinked, and does not take the new
-// element either. A lookup that begins afterwards finds that one. The packet
-// would else escape untranslated, and conntrack keep its connection so.
+// A packet whose frontend is not found is still looked up in the pools: before
+// Linux 6.17 (and stable kernels without b2f742c846ca, "restart set lookup on
+// base_seq change") a lookup may miss an element that is replaced just then,
+// and everywhere it does while the whole map is made anew. The packet would
+// escape untranslated, and conntrack keep its connection so. The first slot is
+// an element of its own, which hardly ever changes in the same moment.
 func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 	decl := declarations()
-	nodeWide := ruleset.Rule{
+	local := ruleset.Rule{
 		ruleset.Match{Field: ruleset.FibDaddr, Value: ruleset.FibLocal},
 		ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)},
 	}
 	if len(c.NodeAddrs) > 0 {
-		nodeWide = append(nodeWide, ruleset.Lookup{Key: ops(ruleset.Daddr), Set: nodeAddrsSet})
+		local = append(local, ruleset.Lookup{Key: ops(ruleset.Daddr), Set: nodeAddrsSet})
 	}
-	nodeWide = append(nodeWide, ruleset.VMap{Key: ops(ruleset.L4proto, ruleset.Dport), Map: decl[NodeFrontends].Name})
-	addressed := ruleset.Rule{
-		ruleset.VMap{Key: ops(ruleset.Daddr, ruleset.L4proto, ruleset.Dport), Map: decl[Frontends].Name},
+	addressed, nodeWide := class{size: 1}, class{size: 1, node: true}
+	return []ruleset.Rule{
+		{ruleset.VMap{Key: addressed.key(), Map: decl[Frontends].Name}},
+		addressed.dnat(firstSlot()),
+		slices.Concat(local, ruleset.Rule{ruleset.VMap{Key: nodeWide.key(), Map: decl[NodeFrontends].Name}}),
+		slices.Concat(local, nodeWide.dnat(firstSlot())),
 	}
-	return []ruleset.Rule{addressed, addressed, nodeWide, nodeWide}
 }
 
 func loopback(f ruleset.Family) netip.Prefix {
