@@ -44,7 +44,7 @@ func (t touched) at(c claim) *former {
 func (t touched) add(st *staged) {
 	replaced := map[claim]bool{}
 	for i := range st.changes {
-		if c := &st.changes[i]; len(c.Elements) > 0 {
+		if c := &st.changes[i]; len(c.Elements) > 0 && (c.Set.Verdict || len(c.Set.Data) > 0) {
 			t.change(c, replaced)
 		}
 	}

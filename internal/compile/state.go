@@ -50,6 +50,9 @@ func New(cfg Config, services []*Service) *State {
 		s.services[svc.Name] = svc
 		svc.emit((*counting)(s))
 	}
+	for i := range s.elements {
+		s.elements[i][Hairpin] = len(s.shared.hairpins[i])
+	}
 	return s
 }
 
@@ -71,11 +74,7 @@ type counting State
 
 func (s *counting) element(f int, id SetID, _ ruleset.Element) { s.elements[f][id]++ }
 func (s *counting) class(f int, c class)                       { s.shared.classes[f][c]++ }
-func (s *counting) hairpin(f int, a netip.Addr) {
-	if s.shared.hairpins[f][a]++; s.shared.hairpins[f][a] == 1 {
-		s.elements[f][Hairpin]++
-	}
-}
+func (s *counting) hairpin(f int, a netip.Addr)                { s.shared.hairpins[f][a]++ }
 
 // Names iterates over the names of the services, in no order.
 func (s *State) Names() iter.Seq[string] { return maps.Keys(s.services) }
