@@ -9,9 +9,9 @@
 // where clients connect to: an address and port (a ClusterIP, an external or
 // load-balancer address, the node's own address with port 80), or a port on
 // every node address (a NodePort). A [Backend] is where connections go. Both
-// may be of IPv4 and IPv6; each connection stays in its family. A [Config]
-// says which of the node's addresses take part and which clients keep their
-// source address.
+// may be of IPv4 and IPv6; each connection stays in its family, and
+// [Service.Balance] chooses its backend. A [Config] says which of the node's
+// addresses take part and which clients keep their source address.
 //
 // # Ruleset
 //
@@ -41,8 +41,9 @@
 // package, and whatever else is put into them is removed by the next Apply.
 // They carry a comment as a mark; without it a table of that name is somebody
 // else's and refused with [ErrNotOwned]. No other table is touched. Several
-// processes may share the namespace: a transaction that began before a change
-// of others is refused by the kernel and computed anew.
+// processes may share the namespace, each with tables of its own: a transaction
+// that began before a change of others is refused by the kernel and computed
+// anew. In the same tables, each undoes what it does not know of.
 //
 // Hooks are part of the API: chains of type nat at prerouting and output with
 // priority -100 (dstnat) and at postrouting with priority 100 (srcnat). As all

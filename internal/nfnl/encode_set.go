@@ -121,7 +121,7 @@ func (b *Batch) declaration(s *ruleset.Set, f ruleset.Family) {
 	b.attr32(unix.NFTA_SET_FLAGS, flags)
 	b.setID++ // the kernel insists on a number, although we refer to sets by name
 	b.attr32(unix.NFTA_SET_ID, b.setID)
-	b.description(s, f)
+	b.description(s)
 	b.attrBytes(unix.NFTA_SET_USERDATA, setUserdata(s, f))
 	if s.Counter {
 		b.buf = counterExpr(b.buf, nftaSetExpr, 0, 0)
@@ -130,7 +130,7 @@ func (b *Batch) declaration(s *ruleset.Set, f ruleset.Family) {
 
 // description declares the size. A set with a known size becomes a hash table
 // that never has to grow, which loads more than twice as fast.
-func (b *Batch) description(s *ruleset.Set, _ ruleset.Family) {
+func (b *Batch) description(s *ruleset.Set) {
 	if s.Size == 0 {
 		return
 	}
