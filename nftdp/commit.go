@@ -39,13 +39,27 @@ const attempts = 16
 
 // retry repeats f until the rules stay the same while it works.
 func (d *Dataplane) retry(ctx context.Context, f func() error) error {
+	return again(ctx, func() error {
+		err := f()
+		if overtaken(err) {
+			d.synced = false // the next attempt reads what there is: it may be what we sent
+		}
+		return err
+	})
+}
+
+// overtaken reports whether others changed what was read or written.
+func overtaken(err error) bool {
+	return errors.Is(err, kernel.ErrStale) || errors.Is(err, kernel.ErrUnknown)
+}
+
+// again repeats f while it is overtaken.
+func again(ctx context.Context, f func() error) error {
 	for range attempts {
 		err := f()
-		if !errors.Is(err, kernel.ErrStale) && !errors.Is(err, kernel.ErrUnknown) {
+		if !overtaken(err) {
 			return err
 		}
-		// The next attempt reads what there is: it may be what we sent.
-		d.synced = false
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

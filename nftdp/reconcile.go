@@ -13,7 +13,6 @@ import (
 
 	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/conntrack"
-	"github.com/nftdp/go-nftdp/internal/kernel"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -220,18 +219,4 @@ func explainConntrack(err error) error {
 		return fmt.Errorf("conntrack over netlink (CONFIG_NF_CT_NETLINK): %w: %w", ErrNotSupported, err)
 	}
 	return err
-}
-
-// again repeats f while the kernel changes what f reads.
-func again(ctx context.Context, f func() error) error {
-	for range attempts {
-		err := f()
-		if !errors.Is(err, kernel.ErrStale) && !errors.Is(err, kernel.ErrUnknown) {
-			return err
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-	}
-	return fmt.Errorf("%w: %d attempts", ErrConflict, attempts)
 }

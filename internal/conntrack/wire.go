@@ -7,6 +7,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/kernel"
 )
 
 // Flow is an entry of the conntrack table.
@@ -68,27 +70,13 @@ const (
 
 const header = 4 // struct nfgenmsg
 
-// attributes gives each the attributes of b, and reports whether they are
-// well-formed to the end.
-func attributes(b []byte, each func(typ int, payload []byte)) bool {
-	for len(b) >= unix.NLA_HDRLEN {
-		size := int(binary.NativeEndian.Uint16(b))
-		if size < unix.NLA_HDRLEN || size > len(b) {
-			return false
-		}
-		each(int(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER)), b[unix.NLA_HDRLEN:size])
-		b = b[min((size+3)&^3, len(b)):]
-	}
-	return true
-}
-
 // decode reads a flow; ok is false for what is none with ports.
 func decode(b []byte) (f Flow, ok bool) {
 	if len(b) < header {
 		return f, false
 	}
 	var orig, reply tuple
-	ok = attributes(b[header:], func(typ int, p []byte) {
+	ok = kernel.Attributes(b[header:], func(typ int, p []byte) {
 		switch typ {
 		case ctaTupleOrig:
 			orig = decodeTuple(p)
@@ -120,12 +108,12 @@ func (t *tuple) complete() bool {
 }
 
 func decodeTuple(b []byte) (t tuple) {
-	attributes(b, func(typ int, p []byte) {
+	kernel.Attributes(b, func(typ int, p []byte) {
 		switch typ {
 		case ctaTupleIP:
-			attributes(p, t.addr)
+			kernel.Attributes(p, t.addr)
 		case ctaTupleProto:
-			attributes(p, t.field)
+			kernel.Attributes(p, t.field)
 		}
 	})
 	return t
@@ -153,8 +141,8 @@ func (t *tuple) field(typ int, p []byte) {
 
 // decodeEnded reads the state that the protocol keeps.
 func decodeEnded(b []byte) (ended bool) {
-	attributes(b, func(proto int, p []byte) {
-		attributes(p, func(typ int, p []byte) {
+	kernel.Attributes(b, func(proto int, p []byte) {
+		kernel.Attributes(p, func(typ int, p []byte) {
 			switch {
 			case typ != ctaState || len(p) != 1:
 			case proto == ctaProtoinfoTCP:
@@ -171,7 +159,7 @@ func decodeEnded(b []byte) (ended bool) {
 // needs: the original tuple, the zone, and the identifier, so that a flow
 // which takes its place later is another one.
 func appendName(to, b []byte) []byte {
-	attributes(b[header:], func(typ int, p []byte) {
+	kernel.Attributes(b[header:], func(typ int, p []byte) {
 		switch typ {
 		case ctaTupleOrig:
 			to = appendAttr(to, typ|unix.NLA_F_NESTED, p)

@@ -119,7 +119,7 @@ func (c *Conn) outcome(batch *nfnl.Batch) error {
 
 // badAttribute reads NLMSGERR_ATTR_OFFS, where in the request the offending
 // attribute is; 0 is unknown.
-func badAttribute(m message) int {
+func badAttribute(m message) (offset int) {
 	const (
 		tlvsFlag = 0x200 // NLM_F_ACK_TLVS
 		offs     = 2     // NLMSGERR_ATTR_OFFS
@@ -128,15 +128,10 @@ func badAttribute(m message) int {
 	if m.flags&tlvsFlag == 0 || len(m.data) < fixed {
 		return 0
 	}
-	for b := m.data[fixed:]; len(b) >= 8; {
-		size := int(binary.NativeEndian.Uint16(b))
-		if size < 4 || size > len(b) {
-			return 0
+	Attributes(m.data[fixed:], func(typ int, p []byte) {
+		if typ == offs && len(p) >= 4 {
+			offset = int(binary.NativeEndian.Uint32(p))
 		}
-		if binary.NativeEndian.Uint16(b[2:]) == offs {
-			return int(binary.NativeEndian.Uint32(b[4:]))
-		}
-		b = b[min((size+3)&^3, len(b)):]
-	}
-	return 0
+	})
+	return offset
 }

@@ -233,6 +233,20 @@ func parse(b []byte, each func(message) (bool, error)) (done bool, err error) {
 	return false, nil
 }
 
+// Attributes gives each the attributes of b, and reports whether they are
+// well-formed to the end.
+func Attributes(b []byte, each func(typ int, payload []byte)) bool {
+	for len(b) >= unix.NLA_HDRLEN {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < unix.NLA_HDRLEN || size > len(b) {
+			return false
+		}
+		each(int(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER)), b[unix.NLA_HDRLEN:size])
+		b = b[min((size+3)&^3, len(b)):]
+	}
+	return true
+}
+
 // errnoOf reads the code of an NLMSG_ERROR or NLMSG_DONE message; zero is an
 // acknowledgement.
 func errnoOf(m message) (unix.Errno, error) {

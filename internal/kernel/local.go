@@ -4,7 +4,6 @@ package kernel
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 
@@ -45,24 +44,16 @@ func (c *Conn) LocalAddrs(ctx context.Context, f ruleset.Family) ([]netip.Prefix
 }
 
 // localPrefix reads the destination of a route of type local.
-func localPrefix(b []byte, f ruleset.Family) (netip.Prefix, bool) {
+func localPrefix(b []byte, f ruleset.Family) (p netip.Prefix, ok bool) {
 	if len(b) < unix.SizeofRtMsg || b[0] != byte(f) || b[7] != unix.RTN_LOCAL {
-		return netip.Prefix{}, false
+		return p, false
 	}
 	bits := int(b[1])
-	for b = b[unix.SizeofRtMsg:]; len(b) >= 4; {
-		size := int(binary.NativeEndian.Uint16(b))
-		if size < 4 || size > len(b) {
-			break
+	Attributes(b[unix.SizeofRtMsg:], func(typ int, payload []byte) {
+		addr, isAddr := netip.AddrFromSlice(payload)
+		if typ == unix.RTA_DST && isAddr && bits <= addr.BitLen() {
+			p, ok = netip.PrefixFrom(addr, bits), true
 		}
-		if binary.NativeEndian.Uint16(b[2:]) == unix.RTA_DST {
-			addr, ok := netip.AddrFromSlice(b[4:size])
-			if !ok || bits > addr.BitLen() {
-				break
-			}
-			return netip.PrefixFrom(addr, bits), true
-		}
-		b = b[min((size+3)&^3, len(b)):]
-	}
-	return netip.Prefix{}, false
+	})
+	return p, ok
 }
