@@ -63,7 +63,7 @@ func sameDeclarations(a, b *Table) bool {
 func (s *Set) sameDeclaration(o *Set) bool {
 	return s.Opaque == "" && o.Opaque == "" &&
 		slices.Equal(s.Key, o.Key) && slices.Equal(s.Data, o.Data) &&
-		s.Verdict == o.Verdict && s.Interval == o.Interval && s.Counter == o.Counter
+		s.Verdict == o.Verdict && s.Interval == o.Interval && s.Dynamic == o.Dynamic && s.Counter == o.Counter
 }
 
 func (c *Chain) sameDeclaration(o *Chain) bool {
@@ -160,6 +160,8 @@ func uses(c *Chain, sets map[string]bool) bool {
 				return sets[s.Map]
 			case DNAT:
 				return sets[s.Map]
+			case Update:
+				return sets[s.Map]
 			}
 			return false
 		})
@@ -183,11 +185,12 @@ func (d tableDiff) elements() (changes []Change, remade map[string]bool) {
 	var adds []Change
 	for _, s := range d.Sets {
 		old := d.old.Set(s.Name)
-		if old == nil {
+		exists := old != nil
+		if !exists {
 			old = &Set{}
 		}
 		del, add := diffElements(old, s)
-		if !old.fits(len(add)) && d.old.Set(s.Name) != nil {
+		if exists && (!old.fits(len(add)) || s.Dynamic && old.Size != s.Size) {
 			remade[s.Name] = true
 			del, add = nil, s.Elements
 		}
@@ -281,7 +284,7 @@ func (e *Element) Same(o *Element) bool {
 // one that has the same data behind the same frontend, since slots shift.
 func CarryCounters(s *Set, from, to []Element) {
 	type count struct{ packets, bytes uint64 }
-	counts := map[[2]Tuple]count{}
+	counts := map[identity]count{}
 	for i := range from {
 		if e := &from[i]; e.Packets > 0 || e.Bytes > 0 {
 			c := counts[s.identity(e)]
@@ -303,7 +306,7 @@ func CarryCounters(s *Set, from, to []Element) {
 // Heirs gives those of the deleted elements whose counts CarryCounters would
 // carry on to the added ones.
 func (s *Set) Heirs(deleted, added []Element) []Element {
-	ids := make(map[[2]Tuple]bool, len(added))
+	ids := make(map[identity]bool, len(added))
 	for i := range added {
 		ids[s.identity(&added[i])] = true
 	}
@@ -323,7 +326,7 @@ func (s *Set) Bereft(deleted, added []Element, kept iter.Seq[*Element]) []Elemen
 	if len(deleted) == 0 || !s.slotted() || !s.Counter {
 		return nil
 	}
-	ids := make(map[[2]Tuple]*Element, len(deleted))
+	ids := make(map[identity]*Element, len(deleted))
 	for i := range deleted {
 		ids[s.identity(&deleted[i])] = nil
 	}
@@ -353,9 +356,14 @@ func (s *Set) Bereft(deleted, added []Element, kept iter.Seq[*Element]) []Elemen
 func (s *Set) slotted() bool { return len(s.Key) > 0 && s.Key[len(s.Key)-1] == Slot }
 
 // identity is what an element's counter belongs to.
-func (s *Set) identity(e *Element) [2]Tuple {
+type identity struct {
+	key, data Tuple
+	verdict   Verdict
+}
+
+func (s *Set) identity(e *Element) identity {
 	if s.slotted() && e.Key.Len() > 4 {
-		return [2]Tuple{e.Key.Prefix(e.Key.Len() - 4), e.Data}
+		return identity{e.Key.Prefix(e.Key.Len() - 4), e.Data, e.Verdict}
 	}
-	return [2]Tuple{e.Key}
+	return identity{key: e.Key}
 }

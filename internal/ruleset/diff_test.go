@@ -385,7 +385,7 @@ func FuzzCarryCounters(f *testing.F) {
 				}
 			}
 		}
-		want := totals(b, func(f Family, set string, id [2]Tuple) uint64 { return totals(a, nil)[total{f, set, id}] })
+		want := totals(b, func(f Family, set string, id identity) uint64 { return totals(a, nil)[total{f, set, id}] })
 		if diff := cmp.Diff(want, totals(Apply(a, Diff(a, b)), nil), cmp.AllowUnexported(Tuple{}, total{})); diff != "" {
 			t.Errorf("packets by what they belong to (-want +got):\n%s\nfrom\n%s\nto\n%s", diff, a, b)
 		}
@@ -396,11 +396,11 @@ func FuzzCarryCounters(f *testing.F) {
 type total struct {
 	family Family
 	set    string
-	id     [2]Tuple
+	id     identity
 }
 
 // totals adds the packets up, or asks for them.
-func totals(r *Ruleset, ask func(Family, string, [2]Tuple) uint64) map[total]uint64 {
+func totals(r *Ruleset, ask func(Family, string, identity) uint64) map[total]uint64 {
 	out := map[total]uint64{}
 	for _, t := range r.Tables {
 		for _, s := range t.Sets {

@@ -148,7 +148,7 @@ func (d *dice) chain(name string, base, opaque bool) *Chain {
 		c.Rules = append(c.Rules, one(d,
 			Rule{VMap{Key: dport, Map: "s0"}},
 			Rule{Lookup{Key: []Operand{{Field: Saddr}}, Set: "s2"}, Verdict{Kind: Return}},
-			Rule{DNAT{Key: append(dport, Operand{Random, 3}), Map: "s1"}},
+			Rule{DNAT{Key: append(dport, Operand{Field: Random, Mod: 3}), Map: "s1"}},
 			Rule{Verdict{Kind: Jump, Chain: "c0"}},
 		))
 	}

@@ -1,13 +1,16 @@
 package ruleset
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Rule is a list of statements, evaluated from first to last until one does
 // not match. Two rules are equal when their text is.
 type Rule []Statement
 
-// Statement is one of Match, MatchAddr, Lookup, VMap, DNAT, Masquerade,
-// Reject, Verdict and Opaque.
+// Statement is one of Match, MatchAddr, Lookup, VMap, Update, ConnCount, DNAT,
+// DNATTo, SNATTo, Masquerade, Reject, Verdict and Opaque.
 type Statement interface {
 	// text is the statement in nft words.
 	text(Family) string
@@ -29,28 +32,34 @@ const (
 	Hash                       // jhash of Saddr mod Mod, with HashSeed
 	CtStatus                   // ct status, a bit mask
 	FibDaddr                   // fib daddr type
+	FibSaddr                   // fib saddr type
+	IifType                    // meta iiftype: the link type of the input interface
 )
 
-// Operand is a field with its parameter.
+// Operand is a field with its parameters.
 type Operand struct {
 	Field
-	Mod uint32 // of Random, Increment and Hash: the number is below it
+	Mod    uint32 // of Random, Increment and Hash: the number is below it,
+	Offset uint32 // and then this is added
 }
 
 // HashSeed makes every node hash alike; without a seed the kernel takes a
 // random one.
 const HashSeed = 0x6e667464 // "nftd"
 
-// Values that Match compares with, as in linux/netfilter/nf_conntrack_common.h
-// and linux/rtnetlink.h.
+// Values that Match compares with, as in linux/netfilter/nf_conntrack_common.h,
+// linux/rtnetlink.h and linux/if_arp.h.
 const (
-	StatusDNAT = 1 << 5 // IPS_DST_NAT
-	FibLocal   = 2      // RTN_LOCAL
+	StatusDNAT  = 1 << 5 // IPS_DST_NAT
+	FibLocal    = 2      // RTN_LOCAL
+	IifLoopback = 772    // ARPHRD_LOOPBACK
 )
 
-// Match compares L4proto or FibDaddr with a value, or tests a bit of CtStatus.
+// Match compares L4proto, FibDaddr, FibSaddr or IifType with a value, or tests
+// a bit of CtStatus. Only IifType can be negated.
 type Match struct {
 	Field Field
+	Not   bool
 	Value uint32
 }
 
@@ -61,9 +70,10 @@ type MatchAddr struct {
 	Prefix netip.Prefix
 }
 
-// Lookup matches when the key is in a set.
+// Lookup matches when the key is in a set, or with Not when it is not.
 type Lookup struct {
 	Key []Operand
+	Not bool
 	Set string
 }
 
@@ -73,11 +83,36 @@ type VMap struct {
 	Map string
 }
 
-// DNAT rewrites the destination to the address and port that a map has for
-// the key; without an element the rule does not match.
+// DNAT rewrites the destination to the address and port, or the address alone,
+// that a map has for the key; without an element the rule does not match.
 type DNAT struct {
 	Key []Operand
 	Map string
+}
+
+// DNATTo rewrites the destination. A port of 0 keeps the packet's.
+type DNATTo struct {
+	Addr netip.AddrPort
+}
+
+// SNATTo rewrites the source address.
+type SNATTo struct {
+	Addr netip.Addr
+}
+
+// Update adds an element to a dynamic map, or makes one with the same key last
+// as long as a new one: its data stays. It does not match when the map is full.
+type Update struct {
+	Map     string
+	Key     []Operand
+	Timeout time.Duration // whole seconds
+	Data    []Operand
+}
+
+// ConnCount counts connections, each rule for itself: it adds the packet's, and
+// matches when there are more than Over.
+type ConnCount struct {
+	Over uint32
 }
 
 // Masquerade rewrites the source to the outgoing interface's address.

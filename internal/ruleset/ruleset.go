@@ -55,6 +55,7 @@ type Set struct {
 	Data     []Type // of a map of values
 	Verdict  bool   // a verdict map; Data is empty
 	Interval bool   // elements are ranges of keys
+	Dynamic  bool   // rules add elements, which time out; they are no part of the ruleset
 	Counter  bool   // every element counts its lookups
 	Size     uint32 // most elements it can hold; 0 is unlimited
 	Opaque   string // what this package can not express; equal to nothing
@@ -64,7 +65,7 @@ type Set struct {
 // Element is a member of a set or map.
 type Element struct {
 	Key     Tuple
-	End     Tuple   // last key of an interval, inclusive; empty elsewhere
+	End     Tuple   // last key of an interval, inclusive in each field; empty elsewhere
 	Data    Tuple   // of a map of values
 	Verdict Verdict // of a verdict map
 	Comment string
@@ -81,10 +82,11 @@ type Chain struct {
 	Rules  []Rule
 }
 
-// Hook is where a base chain of type nat with policy accept is attached.
+// Hook is where a base chain with policy accept is attached.
 type Hook struct {
 	Num      HookNum
 	Priority int32
+	Filter   bool // of type filter, which sees every packet; else nat, which sees the first of a connection
 }
 
 // HookNum is a netfilter hook, numbered as NF_INET_* in linux/netfilter.h.

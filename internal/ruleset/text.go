@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"math/bits"
@@ -104,8 +105,11 @@ func (s *Set) declaration(f Family) []string {
 	if s.Size > 0 {
 		lines = append(lines, "size "+strconv.FormatUint(uint64(s.Size), 10))
 	}
-	if s.Interval {
+	switch {
+	case s.Interval:
 		lines = append(lines, "flags interval")
+	case s.Dynamic:
+		lines = append(lines, "flags dynamic,timeout")
 	}
 	if s.Counter {
 		lines = append(lines, "counter")
@@ -171,11 +175,7 @@ func (e *Element) append(b []byte, f Family, s *Set) []byte {
 	if p, ok := e.prefix(f, s); ok {
 		b = append(b, prefixText(p)...)
 	} else {
-		b = e.Key.append(b, f, s.Key)
-		if !e.End.IsZero() && e.End != e.Key {
-			b = append(b, '-')
-			b = e.End.append(b, f, s.Key)
-		}
+		b = e.Key.append(b, f, s.Key, &e.End)
 	}
 	if e.Packets > 0 || e.Bytes > 0 {
 		b = fmt.Appendf(b, " counter packets %d bytes %d", e.Packets, e.Bytes)
@@ -194,7 +194,7 @@ func (e *Element) append(b []byte, f Family, s *Set) []byte {
 		b = append(b, e.Verdict.text(f)...)
 	case len(s.Data) > 0:
 		b = append(b, " : "...)
-		b = e.Data.append(b, f, s.Data)
+		b = e.Data.append(b, f, s.Data, nil)
 	}
 	return b
 }
@@ -227,27 +227,37 @@ func LastAddr(p netip.Prefix) netip.Addr {
 }
 
 // append appends the tuple's fields; a tuple that is too short for its types
-// is cut off.
-func (t *Tuple) append(b []byte, f Family, types []Type) []byte {
+// is cut off. Fields that differ in end are ranges.
+func (t *Tuple) append(b []byte, f Family, types []Type, end *Tuple) []byte {
 	at := 0
 	for i, typ := range types {
-		if at+typ.Len(f) > t.Len() {
+		next := at + typ.Len(f)
+		if next > t.Len() {
 			return append(b, "..."...)
 		}
 		if i > 0 {
 			b = append(b, " . "...)
 		}
-		switch typ {
-		case Addr:
-			b = t.AddrAt(at, f).AppendTo(b)
-		case Proto:
-			b = append(b, ProtoName(t.ProtoAt(at))...)
-		case Port:
-			b = strconv.AppendUint(b, uint64(t.PortAt(at)), 10)
-		case Slot:
-			b = strconv.AppendUint(b, uint64(t.SlotAt(at)), 10)
+		b = t.appendField(b, f, typ, at)
+		if end != nil && end.Len() >= next && !bytes.Equal(t.b[at:next], end.b[at:next]) {
+			b = append(b, '-')
+			b = end.appendField(b, f, typ, at)
 		}
-		at += typ.Len(f)
+		at = next
+	}
+	return b
+}
+
+func (t *Tuple) appendField(b []byte, f Family, typ Type, at int) []byte {
+	switch typ {
+	case Addr:
+		return t.AddrAt(at, f).AppendTo(b)
+	case Proto:
+		return append(b, ProtoName(t.ProtoAt(at))...)
+	case Port:
+		return strconv.AppendUint(b, uint64(t.PortAt(at)), 10)
+	case Slot:
+		return strconv.AppendUint(b, uint64(t.SlotAt(at)), 10)
 	}
 	return b
 }
@@ -281,7 +291,11 @@ func (c *Chain) write(b *strings.Builder, f Family) {
 
 // String is the hook's declaration in a chain.
 func (h *Hook) String() string {
-	return fmt.Sprintf("type nat hook %s priority %d; policy accept;", h.Num, h.Priority)
+	kind := "nat"
+	if h.Filter {
+		kind = "filter"
+	}
+	return fmt.Sprintf("type %s hook %s priority %d; policy accept;", kind, h.Num, h.Priority)
 }
 
 // String is nft's name of the hook.
@@ -317,17 +331,28 @@ func (o Operand) text(f Family) string {
 	case OrigDport:
 		return "ct original proto-dst"
 	case Random:
-		return fmt.Sprintf("numgen random mod %d", o.Mod)
+		return fmt.Sprintf("numgen random mod %d", o.Mod) + o.offset()
 	case Increment:
-		return fmt.Sprintf("numgen inc mod %d", o.Mod)
+		return fmt.Sprintf("numgen inc mod %d", o.Mod) + o.offset()
 	case Hash:
-		return fmt.Sprintf("jhash %s mod %d seed %#x", Operand{Field: Saddr}.text(f), o.Mod, HashSeed)
+		return fmt.Sprintf("jhash %s mod %d seed %#x", Operand{Field: Saddr}.text(f), o.Mod, HashSeed) + o.offset()
 	case CtStatus:
 		return "ct status"
 	case FibDaddr:
 		return "fib daddr type"
+	case FibSaddr:
+		return "fib saddr type"
+	case IifType:
+		return "meta iiftype"
 	}
 	return fmt.Sprintf("field-%d", uint8(o.Field))
+}
+
+func (o Operand) offset() string {
+	if o.Offset == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" offset %d", o.Offset)
 }
 
 func key(ops []Operand, f Family) string {
@@ -339,20 +364,25 @@ func (m Match) text(f Family) string {
 	switch {
 	case m.Field == L4proto:
 		value = ProtoName(m.Value)
-	case m.Field == FibDaddr && m.Value == FibLocal:
+	case (m.Field == FibDaddr || m.Field == FibSaddr) && m.Value == FibLocal:
 		value = "local"
+	case m.Field == IifType && m.Value == IifLoopback:
+		value = "loopback"
 	case m.Field == CtStatus && m.Value == StatusDNAT:
 		value = "dnat"
 	}
-	return Operand{Field: m.Field}.text(f) + " " + value
+	return Operand{Field: m.Field}.text(f) + operator(m.Not) + value
 }
 
 func (m MatchAddr) text(f Family) string {
-	op := " "
-	if m.Not {
-		op = " != "
+	return Operand{Field: m.Field}.text(f) + operator(m.Not) + prefixText(m.Prefix)
+}
+
+func operator(not bool) string {
+	if not {
+		return " != "
 	}
-	return Operand{Field: m.Field}.text(f) + op + prefixText(m.Prefix)
+	return " "
 }
 
 // prefixText leaves out the length of a whole address, as nft does.
@@ -363,13 +393,29 @@ func prefixText(p netip.Prefix) string {
 	return p.String()
 }
 
-func (l Lookup) text(f Family) string { return key(l.Key, f) + " @" + l.Set }
+func (l Lookup) text(f Family) string { return key(l.Key, f) + operator(l.Not) + "@" + l.Set }
 
 func (v VMap) text(f Family) string { return key(v.Key, f) + " vmap @" + v.Map }
 
 func (d DNAT) text(f Family) string {
 	return "dnat " + f.String() + " to " + key(d.Key, f) + " map @" + d.Map
 }
+
+func (d DNATTo) text(f Family) string {
+	to := d.Addr.String()
+	if d.Addr.Port() == 0 {
+		to = d.Addr.Addr().String()
+	}
+	return "dnat " + f.String() + " to " + to
+}
+
+func (s SNATTo) text(f Family) string { return "snat " + f.String() + " to " + s.Addr.String() }
+
+func (u Update) text(f Family) string {
+	return fmt.Sprintf("update @%s { %s timeout %ds : %s }", u.Map, key(u.Key, f), int(u.Timeout.Seconds()), key(u.Data, f))
+}
+
+func (c ConnCount) text(Family) string { return fmt.Sprintf("ct count over %d", c.Over) }
 
 func (Masquerade) text(Family) string { return "masquerade" }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -135,7 +136,7 @@ func TestRuleText(t *testing.T) {
 		{Field: Dport},
 		{Field: OrigDaddr},
 		{Field: OrigDport},
-		{Random, 3},
+		{Field: Random, Mod: 3},
 		{Field: CtStatus},
 		{Field: FibDaddr},
 		{Field: 99},
@@ -148,18 +149,31 @@ func TestRuleText(t *testing.T) {
 		{
 			"ip saddr . ip daddr . meta l4proto . th dport . ct original ip daddr . ct original proto-dst . " +
 				"numgen random mod 3 . ct status . fib daddr type . field-99 @s",
-			Rule{Lookup{all, "s"}},
+			Rule{Lookup{Key: all, Set: "s"}},
 		},
 		{"th dport vmap @m", Rule{VMap{one(Dport), "m"}}},
 		{"dnat ip to th dport map @m", Rule{DNAT{one(Dport), "m"}}},
-		{"meta l4proto tcp masquerade", Rule{Match{L4proto, 6}, Masquerade{}}},
-		{"meta l4proto 47 accept", Rule{Match{L4proto, 47}, Verdict{Kind: Accept}}},
-		{"fib daddr type local drop", Rule{Match{FibDaddr, FibLocal}, Verdict{Kind: Drop}}},
-		{"fib daddr type 3 return", Rule{Match{FibDaddr, 3}, Verdict{Kind: Return}}},
-		{"ct status dnat jump c", Rule{Match{CtStatus, StatusDNAT}, Verdict{Jump, "c"}}},
-		{"ct status 16 goto c", Rule{Match{CtStatus, 16}, Verdict{Goto, "c"}}},
+		{"meta l4proto tcp masquerade", Rule{Match{Field: L4proto, Value: 6}, Masquerade{}}},
+		{"meta l4proto 47 accept", Rule{Match{Field: L4proto, Value: 47}, Verdict{Kind: Accept}}},
+		{"fib daddr type local drop", Rule{Match{Field: FibDaddr, Value: FibLocal}, Verdict{Kind: Drop}}},
+		{"fib daddr type 3 return", Rule{Match{Field: FibDaddr, Value: 3}, Verdict{Kind: Return}}},
+		{"ct status dnat jump c", Rule{Match{Field: CtStatus, Value: StatusDNAT}, Verdict{Jump, "c"}}},
+		{"ct status 16 goto c", Rule{Match{Field: CtStatus, Value: 16}, Verdict{Goto, "c"}}},
 		{"ip daddr != 127.0.0.0/8", Rule{MatchAddr{Daddr, true, netip.MustParsePrefix("127.0.0.0/8")}}},
 		{"ip saddr 10.0.0.1", Rule{MatchAddr{Saddr, false, netip.MustParsePrefix("10.0.0.1/32")}}},
+		{"meta iiftype != loopback fib saddr type local", Rule{
+			Match{Field: IifType, Not: true, Value: IifLoopback}, Match{Field: FibSaddr, Value: FibLocal},
+		}},
+		{"ip saddr != @s", Rule{Lookup{Key: one(Saddr), Not: true, Set: "s"}}},
+		{"dnat ip to numgen random mod 3 offset 7 map @m", Rule{DNAT{[]Operand{{Field: Random, Mod: 3, Offset: 7}}, "m"}}},
+		{"dnat ip to 10.0.0.1:80", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:80")}}},
+		{"dnat ip to 10.0.0.1", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:0")}}},
+		{"snat ip to 10.0.0.1", Rule{SNATTo{netip.MustParseAddr("10.0.0.1")}}},
+		{"ct count over 20 drop", Rule{ConnCount{20}, Verdict{Kind: Drop}}},
+		{
+			"update @m { ip saddr timeout 10s : ip daddr . th dport }",
+			Rule{Update{Map: "m", Key: one(Saddr), Timeout: 10 * time.Second, Data: []Operand{{Field: Daddr}, {Field: Dport}}}},
+		},
 		{"reject with tcp reset", Rule{Reject{Reset: true}}},
 		{"reject", Rule{Reject{}}},
 		{`verdict-0 # not understood: "a\nb"`, Rule{Verdict{}, Opaque{"a\nb"}}},
