@@ -112,17 +112,16 @@ func loadRaw(b *testing.B, n int) {
 func compiled(n int) *ruleset.Ruleset {
 	services := make([]*compile.Service, n)
 	for i := range services {
-		s := &compile.Service{
+		pool := make([]netip.AddrPort, poolSize)
+		for j := range pool {
+			pool[j] = backendAddr(i, j)
+		}
+		services[i] = &compile.Service{
 			Name: service(i, poolSize).Name, Proto: compile.TCP,
-			Frontends: []compile.Frontend{{Addr: clusterAddr(i), Port: 80}},
-			Pools:     [2][]netip.AddrPort{make([]netip.AddrPort, poolSize), nil},
+			Frontends: []compile.Frontend{{Addr: clusterAddr(i), Port: 80, Pool: pool}},
 		}
-		for j := range poolSize {
-			s.Pools[0][j] = backendAddr(i, j)
-		}
-		services[i] = s
 	}
-	return compile.New(compile.Config{Table: nftdp.DefaultTable}, services).Ruleset()
+	return compile.New(compile.Config{Table: nftdp.DefaultTable, Affinities: 65536}, services).Ruleset()
 }
 
 // encode makes the batch of the changes for the present generation.

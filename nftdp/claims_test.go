@@ -71,7 +71,7 @@ func claimCases() []problemCase {
 func TestClaims(t *testing.T) {
 	a := Service{Name: "a", Frontends: fronts("10.96.0.1:80", ":80")}
 	b := Service{Name: "b", Frontends: fronts("10.96.0.2:80")}
-	taken := make(claims)
+	taken := newClaims(0)
 	if found := taken.admit([]Service{a, b}); found != nil {
 		t.Fatal(found[0])
 	}
@@ -96,7 +96,7 @@ func TestClaims(t *testing.T) {
 		t.Error("after the conflict was removed:", found[0])
 	}
 	taken.remove(&greedy)
-	if len(taken) != 0 {
+	if len(taken.owner) != 0 {
 		t.Errorf("claims without services: %v", taken)
 	}
 }

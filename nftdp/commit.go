@@ -207,12 +207,12 @@ func (d *Dataplane) stageRead(ctx context.Context, e *edit) (*staged, func(), er
 func (d *Dataplane) takeOver(current *ruleset.Ruleset, whole bool) (*compile.State, claims) {
 	held := compile.Holds(current)
 	services := make([]*compile.Service, 0, len(held))
-	taken := claims{}
+	taken := newClaims(len(held))
 	for i := range held {
 		if whole && held[i].Proto != compile.UDP {
 			continue
 		}
-		s := held[i].Service()
+		s := &held[i].Service
 		services = append(services, s)
 		taken.add(i, lift(s))
 	}
@@ -237,12 +237,12 @@ func (d *Dataplane) read(ctx context.Context) (*ruleset.Ruleset, uint32, error) 
 // that of the state. With undo the index is again what it was.
 func (e *edit) claim(state *compile.State, index claims) (taken claims, undo func(), err error) {
 	if e.whole {
-		taken = make(claims, len(e.set))
+		taken = newClaims(len(e.set))
 		return taken, func() {}, joinProblems(taken.admit(e.set))
 	}
 	former, err := e.former(state)
 	if err != nil {
-		return nil, nil, err
+		return claims{}, nil, err
 	}
 	for _, s := range former {
 		index.remove(s)
@@ -254,7 +254,7 @@ func (e *edit) claim(state *compile.State, index claims) (taken claims, undo fun
 	}
 	if problems := index.admit(e.set); len(problems) > 0 {
 		restore()
-		return nil, nil, joinProblems(problems)
+		return claims{}, nil, joinProblems(problems)
 	}
 	return index, func() {
 		for i := range e.set {
@@ -371,11 +371,12 @@ func owner(r *kernel.RefusedError, taken claims) string {
 	if !ok {
 		return ""
 	}
-	return taken[c]
+	return taken.owner[c]
 }
 
 // claimOf is the frontend that an element of the change is part of.
 func claimOf(c *ruleset.Change, e *ruleset.Element) (claim, bool) {
-	addr, proto, port, ok := compile.FrontendOf(compile.SetNamed(c.Set.Name), c.Family, e.Key)
-	return claim{addr: addr, port: port, proto: protocolOf(proto)}, ok
+	id := compile.SetNamed(c.Set.Name)
+	addr, proto, port, ok := compile.FrontendOf(id, c.Family, e.Key)
+	return claim{addr, port, protocolOf(proto), id.Ranged()}, ok
 }

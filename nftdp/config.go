@@ -28,4 +28,25 @@ type Config struct {
 	// of this node. Nil masquerades every connection. A backend that
 	// reaches itself through its own service is masqueraded always.
 	Internal []netip.Prefix `json:"internal,omitempty"`
+	// ServiceCIDRs lists the prefixes that belong to services as a whole.
+	// What no frontend takes there is rejected, be it another port of an
+	// address in use or an address that no service has: TCP with a reset,
+	// everything else, also an ICMP echo request, with an ICMP or ICMPv6
+	// port-unreachable error.
+	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs,omitempty"`
+	// Localhost publishes node-wide frontends on 127.0.0.0/8 and ::1 too, for
+	// processes on this node. The kernel sends IPv4 packets from there to
+	// other machines only with the sysctl net.ipv4.conf.all.route_localnet,
+	// which Requirements tells about and Require sets. As that opens loopback
+	// addresses to the neighbours of the node, packets for them that arrive
+	// on any other interface are dropped then, whoever listens there.
+	Localhost bool `json:"localhost,omitempty"`
+	// Affinities is how many pairs of client and frontend are remembered at
+	// a time for services with affinity, in each family: 0 is 65536. When
+	// the map is full, further clients have no affinity until others have
+	// timed out. Another number than before begins with an empty map.
+	Affinities uint32 `json:"affinities,omitempty"`
 }
+
+// defaultAffinities is the size of the affinity map when nothing is said.
+const defaultAffinities = 65536

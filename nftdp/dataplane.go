@@ -188,7 +188,7 @@ func (d *Dataplane) Remove(ctx context.Context) error {
 		}
 		d.state, d.synced = nil, false
 		_, err = d.conn.Commit(ctx, generation, ruleset.Diff(tables, &ruleset.Ruleset{}))
-		return refused(err, nil)
+		return refused(err, claims{})
 	})
 }
 
@@ -223,6 +223,6 @@ func (d *Dataplane) Close() error {
 		return nil
 	}
 	err := d.conn.Close()
-	d.conn, d.state, d.taken = nil, nil, nil
+	d.conn, d.state, d.taken = nil, nil, claims{}
 	return err
 }

@@ -101,14 +101,20 @@ func (d *Dataplane) flowsTo(ctx context.Context, service string, backends []neti
 		}
 	}
 	return d.flowsOf(ctx, users, s, true, func(f *conntrack.Flow) bool {
-		return !f.Ended && among[f.ReplySrc] == listed
+		return !f.Ended && leads(among, f.ReplySrc) == listed
 	})
+}
+
+// leads reports whether a flow to a backend leads to one of these, of which
+// those without a port stand for all ports.
+func leads(among map[netip.AddrPort]bool, to netip.AddrPort) bool {
+	return among[to] || among[netip.AddrPortFrom(to.Addr(), 0)]
 }
 
 // backendsInUse are those that new connections go to, now or if it has to be.
 func backendsInUse(s *compile.Service) map[netip.AddrPort]bool {
 	out := map[netip.AddrPort]bool{}
-	for _, b := range slices.Concat(s.Pools[0], s.Pools[1], s.Reserve) {
+	for _, b := range slices.Concat(s.Backends(), s.Reserve) {
 		out[b] = true
 	}
 	return out

@@ -93,12 +93,12 @@ func (d *Dataplane) flowsOf(ctx context.Context, users *users, s *compile.Servic
 		var at []claim
 		for _, front := range s.Frontends {
 			if familyFor(front.Addr) == f {
-				at = append(at, claim{addr: front.Addr, port: front.Port, proto: protocolOf(s.Proto)})
+				at = append(at, claim{front.Addr, front.Port, protocolOf(s.Proto), front.End > 0})
 			}
 		}
 		found, err := d.listFlows(ctx, users, at, translated, func(flow *conntrack.Flow, local *nodeAddrs) bool {
 			owner, ok := users.owner(claimsOf(flow, local))
-			return ok && users.taken[owner] == s.Name && accept(flow)
+			return ok && users.taken.owner[owner] == s.Name && accept(flow)
 		})
 		if err != nil {
 			return nil, explainConntrack(err)
@@ -144,11 +144,13 @@ const maxDumps = 4
 // filters let through all flows to these frontends, and few others.
 func filters(at []claim, translated bool) []conntrack.Filter {
 	byPort := map[uint16][]claim{}
+	ranged := false
 	for _, c := range at {
 		byPort[c.port] = append(byPort[c.port], c)
+		ranged = ranged || c.ranged
 	}
 	// There are few translated flows to other ports, compared with all.
-	if len(byPort) > 1 && translated || len(byPort) > maxDumps {
+	if ranged || len(byPort) > 1 && translated || len(byPort) > maxDumps {
 		byPort = map[uint16][]claim{0: at}
 	}
 	out := make([]conntrack.Filter, 0, len(byPort))
@@ -204,19 +206,19 @@ func claimsOf(flow *conntrack.Flow, local *nodeAddrs) (addressed, node claim) {
 
 // nodeAddrs are the addresses that take node-wide frontends.
 type nodeAddrs struct {
-	limits []netip.Prefix // none: no limit
-	addrs  map[netip.Addr]bool
-	nets   []netip.Prefix // local as a whole
+	limits   []netip.Prefix // none: no limit
+	loopback bool           // so do loopback addresses
+	addrs    map[netip.Addr]bool
+	nets     []netip.Prefix // local as a whole
 }
 
 // nodeAddrs reads them if the flows to these frontends can have to do with
 // node-wide ones. Otherwise there are none.
 func (d *Dataplane) nodeAddrs(ctx context.Context, users *users, at []claim) (*nodeAddrs, error) {
-	out := &nodeAddrs{limits: d.cfg.NodeAddrs, addrs: map[netip.Addr]bool{}}
+	out := &nodeAddrs{limits: d.cfg.NodeAddrs, loopback: d.cfg.Localhost, addrs: map[netip.Addr]bool{}}
 	needed := false
 	for _, c := range at {
-		_, taken := users.taken[c]
-		needed = needed || c.addr.IsUnspecified() || !taken
+		needed = needed || c.addr.IsUnspecified() || !users.taken.has(c)
 	}
 	if !needed {
 		return out, nil
@@ -236,7 +238,10 @@ func (d *Dataplane) nodeAddrs(ctx context.Context, users *users, at []claim) (*n
 }
 
 func (n *nodeAddrs) contains(a netip.Addr) bool {
-	if a.IsLoopback() || !n.addrs[a] && !inAny(n.nets, a) {
+	if a.IsLoopback() {
+		return n.loopback
+	}
+	if !n.addrs[a] && !inAny(n.nets, a) {
 		return false
 	}
 	return len(n.limits) == 0 || inAny(n.limits, a)

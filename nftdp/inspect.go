@@ -26,10 +26,12 @@ type ServiceStatus struct {
 type FrontendStatus struct {
 	// Addr is 0.0.0.0 or :: for a node-wide frontend; one that is node-wide
 	// for both families is two of these.
-	Addr netip.Addr `json:"addr"`
-	Port uint16     `json:"port"`
+	Addr    netip.Addr `json:"addr"`
+	Port    uint16     `json:"port"`
+	EndPort uint16     `json:"endPort,omitempty"` // of a range
 	// NoBackend is set while there is no usable backend: new connections
-	// are rejected or dropped.
+	// are rejected or dropped. With ExternalLocalOnly that may hold for
+	// clients outside alone, and there are backends for others.
 	NoBackend *Action         `json:"noBackend,omitempty"`
 	Counter   Counter         `json:"counter"`
 	Backends  []BackendStatus `json:"backends,omitempty"`
@@ -37,7 +39,7 @@ type FrontendStatus struct {
 
 // BackendStatus is a usable backend of one frontend.
 type BackendStatus struct {
-	Addr    netip.AddrPort `json:"addr"`
-	Slots   int            `json:"slots"` // of the frontend's pool: its share
+	Addr    netip.AddrPort `json:"addr"`  // port 0: the one that the client connects to
+	Slots   int            `json:"slots"` // of the frontend's pools: its share
 	Counter Counter        `json:"counter"`
 }

@@ -19,29 +19,57 @@ import (
 // packet, but anew for every set (see class.chain in internal/compile), and a
 // packet meets the sets of postrouting a little after the maps of prerouting:
 //
-//  1. chains of pool sizes that were not in use come ahead, as the elements
-//     that lead there are seen before the rules that they come with;
+//  1. chains and sets that were not in use come ahead, as the elements that
+//     lead there are seen before the rules that they come with;
 //  2. the change itself;
-//  3. what postrouting asks about backends that are gone goes afterwards.
+//  3. what postrouting asks about backends that are gone goes afterwards, and
+//     what only that has been leading to.
 //
 // The first and the last change nothing for anybody by themselves. Mostly
 // there is the second only.
 func phases(changes []ruleset.Change) [][]ruleset.Change {
-	fresh := freshChains(changes)
+	fresh := freshObjects(changes)
+	gone := deletedObjects(changes)
+	late := make([]bool, len(changes))
+	for i := range changes {
+		late[i] = postponed(&changes[i], changes)
+	}
+	anyLate := slices.Contains(late, true)
 	var ahead, now, after []ruleset.Change
 	for i := range changes {
 		c := &changes[i]
-		switch {
-		case c.Chain != nil && c.Verb == ruleset.Add && fresh[chainID{c.Family, c.Chain.Name}]:
+		switch id := objectOf(c); {
+		case c.Verb == ruleset.Add && fresh[id]:
 			ahead = append(ahead, *c)
-		case len(c.Elements) > 0 && c.Verb == ruleset.Delete && compile.SetNamed(c.Set.Name).Postrouting() &&
-			!replaces(c, changes):
+		case late[i], anyLate && gone[id]:
 			after = append(after, *c)
 		default:
 			now = append(now, *c)
 		}
 	}
 	return slices.DeleteFunc([][]ruleset.Change{ahead, now, after}, func(p []ruleset.Change) bool { return len(p) == 0 })
+}
+
+// postponed reports whether the change deletes what postrouting asks.
+func postponed(c *ruleset.Change, changes []ruleset.Change) bool {
+	return len(c.Elements) > 0 && c.Verb == ruleset.Delete && compile.SetNamed(c.Set.Name).Postrouting() &&
+		!replaces(c, changes)
+}
+
+// object is a chain or set of a table; the zero one is none.
+type object struct {
+	family     ruleset.Family
+	chain, set string
+}
+
+func objectOf(c *ruleset.Change) object {
+	switch {
+	case c.Chain != nil:
+		return object{family: c.Family, chain: c.Chain.Name}
+	case c.Set != nil:
+		return object{family: c.Family, set: c.Set.Name}
+	}
+	return object{}
 }
 
 // replaces reports whether an element that is deleted comes back otherwise. In
@@ -65,22 +93,22 @@ func replaces(deleted *ruleset.Change, changes []ruleset.Change) bool {
 	return false
 }
 
-// freshChains are chains that are added to a table that is there already, all
-// of whose sets stay.
-func freshChains(changes []ruleset.Change) map[chainID]bool {
-	out := map[chainID]bool{}
+// freshObjects are chains, and sets of prefixes, that are added to a table that
+// is there already, all of whose other sets stay.
+func freshObjects(changes []ruleset.Change) map[object]bool {
+	out := map[object]bool{}
 	remade := map[ruleset.Family]bool{}
 	for i := range changes {
 		c := &changes[i]
 		switch {
 		case len(c.Elements) > 0 || c.Rule != nil || c.Verb == ruleset.Flush:
-		case c.Chain == nil: // a table or a set
+		case c.Chain == nil && (c.Set == nil || !compile.Shared(c.Set.Name)): // a table or a set
 			remade[c.Family] = true
-		case c.Verb == ruleset.Add && c.Chain.Hook == nil:
-			out[chainID{c.Family, c.Chain.Name}] = true
+		case c.Verb == ruleset.Add && (c.Chain == nil || c.Chain.Hook == nil):
+			out[objectOf(c)] = true
 		}
 	}
-	maps.DeleteFunc(out, func(id chainID, _ bool) bool { return remade[id.family] })
+	maps.DeleteFunc(out, func(id object, _ bool) bool { return remade[id.family] })
 	return out
 }
 
@@ -113,11 +141,11 @@ func split(changes []ruleset.Change, taken claims, big *kernel.TooBigError) ([][
 	var first, last part
 	var loose []part
 	groups := newGroups(changes, taken)
-	gone := deletedChains(changes)
+	gone := deletedObjects(changes)
 	for i := range changes {
 		c := &changes[i]
 		switch {
-		case c.Chain != nil && gone[chainID{c.Family, c.Chain.Name}]:
+		case gone[objectOf(c)]:
 			last.changes = append(last.changes, *c)
 		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) == compile.NumSets: // of no service
 			first.changes = append(first.changes, *c)
@@ -140,17 +168,15 @@ func split(changes []ruleset.Change, taken claims, big *kernel.TooBigError) ([][
 	return pack(parts, big)
 }
 
-type chainID struct {
-	family ruleset.Family
-	name   string
-}
-
-// deletedChains are in use until the last service has let go of them.
-func deletedChains(changes []ruleset.Change) map[chainID]bool {
-	out := map[chainID]bool{}
+// deletedObjects are chains, and sets of prefixes, that are in use until the
+// last service has let go of them.
+func deletedObjects(changes []ruleset.Change) map[object]bool {
+	out := map[object]bool{}
 	for i := range changes {
-		if c := &changes[i]; c.Chain != nil && c.Verb == ruleset.Delete {
-			out[chainID{c.Family, c.Chain.Name}] = true
+		c := &changes[i]
+		shared := c.Set != nil && len(c.Elements) == 0 && compile.Shared(c.Set.Name)
+		if c.Verb == ruleset.Delete && (c.Chain != nil || shared) {
+			out[objectOf(c)] = true
 		}
 	}
 	return out
@@ -223,7 +249,7 @@ func newGroups(changes []ruleset.Change, taken claims) *groups {
 		for j := range c.Elements {
 			e := &c.Elements[j]
 			cl, ok := claimOf(c, e)
-			if !ok || !c.Set.Verdict {
+			if !ok || !compile.SetNamed(c.Set.Name).Frontends() {
 				continue
 			}
 			if other, ok := g.owner[cl]; ok && g.find(other) != g.find(e.Comment) {
@@ -251,7 +277,7 @@ func (g *groups) add(c *ruleset.Change) {
 		cl, _ := claimOf(c, &c.Elements[i])
 		name, ok := g.owner[cl]
 		if !ok {
-			name = g.taken[cl]
+			name = g.taken.owner[cl]
 		}
 		name = g.find(name)
 		if _, ok := g.byName[name]; !ok {

@@ -38,7 +38,7 @@ func FuzzSplit(f *testing.F) {
 		if d.roll(4) == 0 {
 			a = nothing()
 		}
-		taken := claims{}
+		taken := newClaims(0)
 		if found := taken.admit(is); found != nil {
 			t.Fatal(found[0])
 		}
@@ -82,7 +82,7 @@ func betweenStates(a, b *Ruleset, configs ...Config) func(*ruleset.Ruleset) erro
 		held := compile.Holds(r)
 		services := make([]*compile.Service, len(held))
 		for i := range held {
-			services[i] = held[i].Service()
+			services[i] = &held[i].Service
 		}
 		for _, s := range (&Ruleset{r}).status() {
 			if !known[asJSON(s)] {
@@ -129,7 +129,7 @@ func TestSplitLimits(t *testing.T) {
 		{"a table is replaced", mustCompile(t, Config{Table: "a"}, nil), mustCompile(t, Config{Table: "b"}, nil)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := split(c.from.PlanTo(c.to).changes, claims{}, &kernel.TooBigError{Size: 100_000, Limit: 8000})
+			_, err := split(c.from.PlanTo(c.to).changes, newClaims(0), &kernel.TooBigError{Size: 100_000, Limit: 8000})
 			var big *kernel.TooBigError
 			if !errors.As(err, &big) || big.Limit != 8000 || big.Size <= big.Limit || !errors.Is(err, syscall.EMSGSIZE) {
 				t.Errorf("%v", err)
@@ -148,7 +148,7 @@ func TestSplitByService(t *testing.T) {
 			b.Addr = netip.AddrPortFrom(b.Addr.Addr(), 8081)
 		}
 	}
-	taken := claims{}
+	taken := newClaims(0)
 	if found := taken.admit(is); found != nil {
 		t.Fatal(found[0])
 	}

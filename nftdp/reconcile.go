@@ -24,10 +24,11 @@ type touched map[claim]*former
 // former says where a frontend's flows may lead that began before.
 type former struct {
 	backends map[netip.AddrPort]bool
-	anywhere bool // elsewhere, too
+	anywhere bool   // elsewhere, too
+	last     uint16 // port of a range
 }
 
-func (f *former) was(backend netip.AddrPort) bool { return f != nil && f.backends[backend] }
+func (f *former) was(backend netip.AddrPort) bool { return f != nil && leads(f.backends, backend) }
 
 func (f *former) may(backend netip.AddrPort) bool { return f.was(backend) || f != nil && f.anywhere }
 
@@ -43,7 +44,7 @@ func (t touched) at(c claim) *former {
 func (t touched) add(st *staged) {
 	replaced := map[claim]bool{}
 	for i := range st.changes {
-		if c := &st.changes[i]; len(c.Elements) > 0 && (c.Set.Verdict || len(c.Set.Data) > 0) {
+		if c := &st.changes[i]; len(c.Elements) > 0 {
 			t.change(c, replaced)
 		}
 	}
@@ -66,13 +67,16 @@ func (t touched) change(c *ruleset.Change, replaced map[claim]bool) {
 		if !ok || proto != compile.UDP {
 			continue
 		}
-		at := claim{addr: addr, port: port, proto: UDP}
+		at := claim{addr, port, UDP, id.Ranged()}
 		switch {
-		case c.Set.Verdict && c.Verb == ruleset.Delete:
+		case id.Frontends() && c.Verb == ruleset.Delete:
 			replaced[at] = true
-		case c.Set.Verdict && !replaced[at]:
+		case id.Frontends() && !replaced[at]:
 			t.at(at).anywhere = true
-		case c.Verb == ruleset.Delete:
+			if at.ranged {
+				t.at(at).last = e.End.PortAt(e.End.Len() - ruleset.Port.Len(c.Family))
+			}
+		case id.Backends() && c.Verb == ruleset.Delete:
 			if b, ok := compile.BackendOf(c.Family, e); ok {
 				t.at(at).backends[b] = true
 			}
@@ -89,13 +93,14 @@ func (t touched) service(old, next *compile.Service) {
 	}
 	led := slices.Concat(old.Draining, old.Reserve)
 	if !old.Equal(next) {
-		led = slices.Concat(led, old.Pools[0], old.Pools[1])
+		led = slices.Concat(led, old.Backends())
 	}
 	if len(led) == 0 && !old.Adopted {
 		return
 	}
 	for _, f := range slices.Concat(old.Frontends, next.Frontends) {
-		at := t.at(claim{addr: f.Addr, port: f.Port, proto: UDP})
+		at := t.at(claim{f.Addr, f.Port, UDP, f.End > 0})
+		at.last = max(at.last, f.End)
 		at.anywhere = at.anywhere || old.Adopted
 		for _, b := range led {
 			at.backends[b] = true
@@ -108,7 +113,7 @@ func (t touched) prune(users *users) {
 	for c, f := range t {
 		maps := users.backends(c)
 		for b := range f.backends {
-			if maps[b] {
+			if leads(maps, b) {
 				delete(f.backends, b)
 			}
 		}
@@ -153,7 +158,7 @@ func (d *Dataplane) staleFlows(ctx context.Context, f ruleset.Family, users *use
 // stale reports whether a flow has to go.
 func (t touched) stale(flow *conntrack.Flow, local *nodeAddrs, users *users) bool {
 	addressed, node := claimsOf(flow, local)
-	at, nodeAt := t[addressed], t[node]
+	at, nodeAt := t.taking(addressed), t.taking(node)
 	if at == nil && nodeAt == nil {
 		return false
 	}
@@ -163,7 +168,21 @@ func (t touched) stale(flow *conntrack.Flow, local *nodeAddrs, users *users) boo
 		// they lead.
 		return at.was(flow.ReplySrc) || nodeAt.was(flow.ReplySrc)
 	}
-	return !users.backends(owner)[flow.ReplySrc] && (at.may(flow.ReplySrc) || nodeAt.may(flow.ReplySrc))
+	return !leads(users.backends(owner), flow.ReplySrc) && (at.may(flow.ReplySrc) || nodeAt.may(flow.ReplySrc))
+}
+
+// taking finds what is noted of the frontend that took packets to an address
+// and port: of the port, else of a range.
+func (t touched) taking(c claim) *former {
+	if f := t[c]; f != nil {
+		return f
+	}
+	for at, f := range t {
+		if at.ranged && at.place() == c.place() && at.port <= c.port && c.port <= f.last {
+			return f
+		}
+	}
+	return nil
 }
 
 // translated reports whether only translated flows can have to go. One to a
@@ -173,7 +192,7 @@ func (f *former) translated(c claim) bool {
 		return false
 	}
 	for b := range f.backends {
-		if b.Port() == c.port && (b.Addr() == c.addr || c.addr.IsUnspecified()) {
+		if (b.Port() == c.port || b.Port() == 0) && (b.Addr() == c.addr || c.addr.IsUnspecified()) {
 			return false
 		}
 	}
@@ -190,8 +209,11 @@ type users struct {
 // owner is the frontend that takes packets which could be for either.
 func (u *users) owner(addressed, node claim) (claim, bool) {
 	for _, c := range []claim{addressed, node} {
-		if _, ok := u.taken[c]; ok && c.port != 0 {
-			return c, true
+		if c.port == 0 {
+			continue
+		}
+		if at, ok := u.taken.taking(c); ok {
+			return at, true
 		}
 	}
 	return claim{}, false
@@ -204,8 +226,8 @@ func (u *users) backends(c claim) map[netip.AddrPort]bool {
 		return out
 	}
 	out := map[netip.AddrPort]bool{}
-	if s := u.state.Service(u.taken[c]); s != nil {
-		for _, b := range slices.Concat(s.Pools[0], s.Pools[1], s.Draining, s.Reserve) {
+	if s := u.state.Service(u.taken.owner[c]); s != nil {
+		for _, b := range slices.Concat(s.Backends(), s.Draining, s.Reserve) {
 			out[b] = true
 		}
 	}

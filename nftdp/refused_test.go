@@ -15,7 +15,7 @@ import (
 
 // TestRefused: which error a caller gets of what the kernel refused.
 func TestRefused(t *testing.T) {
-	taken := claims{}
+	taken := newClaims(0)
 	if found := taken.admit([]Service{{Name: "web", Frontends: fronts("10.96.0.1:80")}}); found != nil {
 		t.Fatal(found[0])
 	}
@@ -67,7 +67,7 @@ func TestRefused(t *testing.T) {
 			}
 		})
 	}
-	if err := refused(syscall.EPERM, nil); !errors.Is(err, syscall.EPERM) {
+	if err := refused(syscall.EPERM, claims{}); !errors.Is(err, syscall.EPERM) {
 		t.Errorf("another error becomes %v", err)
 	}
 }

@@ -68,7 +68,10 @@ func (p *Plan) String() string {
 
 // lower gives the compiler's form of the configuration.
 func (c Config) lower() compile.Config {
-	return compile.Config{Table: c.table(), NodeAddrs: c.NodeAddrs, Internal: c.Internal}
+	return compile.Config{
+		Table: c.table(), NodeAddrs: c.NodeAddrs, Internal: c.Internal, ServiceCIDRs: c.ServiceCIDRs,
+		Localhost: c.Localhost, Affinities: cmp.Or(c.Affinities, defaultAffinities),
+	}
 }
 
 func (c Config) table() string { return cmp.Or(c.Table, DefaultTable) }
@@ -104,47 +107,140 @@ func protocolOf(n uint8) Protocol {
 }
 
 // lower gives the compiler's form of a valid service: frontends of one family
-// each, and of the backends those that take new connections, in order.
+// each, with the backends that take new connections, in order.
 func (s *Service) lower() *compile.Service {
-	out := &compile.Service{Name: s.Name, Proto: s.Protocol.protoNumber(), Balance: s.Balance.lower()}
+	out := &compile.Service{
+		Name: s.Name, Proto: s.Protocol.protoNumber(), Balance: s.Balance.lower(), Affinity: s.AffinitySeconds,
+	}
 	out.Frontends = make([]compile.Frontend, 0, len(s.Frontends))
+	var pools [2]pools
+	for i, family := range [...]families{ipv4, ipv6} {
+		pools[i] = s.pools(family)
+	}
 	for i := range s.Frontends {
 		f := &s.Frontends[i]
-		for _, family := range [...]families{ipv4, ipv6} {
+		for j, family := range [...]families{ipv4, ipv6} {
 			if c, ok := s.claim(f, family); ok {
-				out.Frontends = append(out.Frontends,
-					compile.Frontend{Addr: c.addr, Port: f.Port, Drop: f.NoBackend == Drop})
+				out.Frontends = append(out.Frontends, s.lowerFrontend(f, c.addr, &pools[j]))
 			}
 		}
 	}
 	slices.SortFunc(out.Frontends, func(x, y compile.Frontend) int {
-		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port))
+		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port), cmp.Compare(x.End, y.End))
 	})
-	for i, family := range [...]families{ipv4, ipv6} {
-		pool, reserve := s.pool(family)
-		out.Pools[i] = compile.Slots(out.Balance, pool, int(s.MaglevSize))
-		for _, b := range reserve {
-			out.Reserve = append(out.Reserve, b.Addr)
+	s.lowerStates(out)
+	return out
+}
+
+// pools are the slots of the backends of one family: all of them, and those on
+// this node.
+type pools struct{ all, local []netip.AddrPort }
+
+func (s *Service) pools(family families) (p pools) {
+	size := int(s.MaglevSize)
+	if s.ranged() {
+		size = cmp.Or(size, maxRangeMaglevSize)
+	}
+	p.all = compile.Slots(s.Balance.lower(), s.pool(family, false), size)
+	if slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != AnyBackend }) {
+		p.local = compile.Slots(s.Balance.lower(), s.pool(family, true), size)
+	}
+	return p
+}
+
+// maxRangeMaglevSize fits into the slots of a range, as prime sizes do for a
+// hundred slots a backend.
+const maxRangeMaglevSize = 16381
+
+func (s *Service) lowerFrontend(f *Frontend, addr netip.Addr, p *pools) compile.Frontend {
+	out := compile.Frontend{Addr: addr, Port: f.Port, Pool: p.all, Drop: f.NoBackend == Drop}
+	if f.ranged() {
+		out.End = f.EndPort
+	}
+	if f.Policy != AnyBackend {
+		out.Pool = p.local
+		out.Drop = out.Drop || f.NoBackend == DefaultAction && len(p.all) > 0
+	}
+	if f.Policy == ExternalLocalOnly && !slices.Equal(p.local, p.all) {
+		out.Internal = p.all
+	}
+	out.Clients = compile.Clients{Allow: clients(f.Allow, addr), Deny: clients(f.Deny, addr)}
+	if out.Clients.Deny == compile.Nobody {
+		out.Clients.Deny = ""
+	}
+	out.Source = s.source(f, addr)
+	return out
+}
+
+// clients gives the prefixes of the address's family; "" says nothing.
+func clients(prefixes []netip.Prefix, addr netip.Addr) string {
+	if len(prefixes) == 0 {
+		return ""
+	}
+	var of []netip.Prefix
+	for _, p := range prefixes {
+		if p.Addr().Is4() == addr.Is4() {
+			of = append(of, p)
 		}
 	}
+	return compile.Prefixes(of)
+}
+
+func (s *Service) source(f *Frontend, addr netip.Addr) (out compile.Source) {
+	switch {
+	case f.Masquerade == MasqueradeNever:
+		return compile.Source{Mode: compile.Keep}
+	case f.Masquerade == MasqueradeAlways:
+		out.Mode = compile.All
+	case f.Policy != AnyBackend:
+		out.Mode = compile.Local
+	}
+	for _, a := range s.SNAT {
+		if a.Unmap().Is4() == addr.Is4() {
+			out.Addr = a.Unmap()
+		}
+	}
+	return out
+}
+
+// lowerStates fills in what matters for established flows, and the limits of
+// backends in use.
+func (s *Service) lowerStates(out *compile.Service) {
+	var used []netip.AddrPort
+	if slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.Backup || b.MaxConns > 0 }) ||
+		slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != AnyBackend }) {
+		used = out.Backends()
+	}
 	for i := range s.Backends {
-		if b := &s.Backends[i]; b.State == Draining {
-			out.Draining = append(out.Draining, unmapped(b.Addr))
+		b := &s.Backends[i]
+		addr := unmapped(b.Addr)
+		if b.State == Draining {
+			out.Draining = append(out.Draining, addr)
+		}
+		if b.State != Active || used == nil {
+			continue
+		}
+		if _, ok := slices.BinarySearchFunc(used, addr, netip.AddrPort.Compare); !ok {
+			out.Reserve = append(out.Reserve, addr)
+		} else if b.MaxConns > 0 {
+			if out.Limits == nil {
+				out.Limits = map[netip.AddrPort]uint32{}
+			}
+			out.Limits[addr] = b.MaxConns
 		}
 	}
 	slices.SortFunc(out.Reserve, netip.AddrPort.Compare)
 	slices.SortFunc(out.Draining, netip.AddrPort.Compare)
-	return out
 }
 
-// pool lists the backends that new connections may go to, and the backups that
-// are held in reserve: all if there is anything else.
-func (s *Service) pool(family families) (pool, reserve []compile.Weighted) {
+// pool lists the backends that new connections may go to: those that are held
+// in reserve only if there is nothing else.
+func (s *Service) pool(family families, local bool) []compile.Weighted {
+	pool := make([]compile.Weighted, 0, len(s.Backends))
 	var backups []compile.Weighted
-	pool = make([]compile.Weighted, 0, len(s.Backends))
 	for i := range s.Backends {
 		b := &s.Backends[i]
-		if b.State != Active || familyOf(b.Addr.Addr().Unmap()) != family {
+		if b.State != Active || local && !b.Local || familyOf(b.Addr.Addr().Unmap()) != family {
 			continue
 		}
 		w := compile.Weighted{Addr: unmapped(b.Addr), Weight: int(max(b.Weight, 1))}
@@ -155,9 +251,9 @@ func (s *Service) pool(family families) (pool, reserve []compile.Weighted) {
 		}
 	}
 	if len(pool) == 0 {
-		return backups, nil
+		return backups
 	}
-	return pool, backups
+	return pool
 }
 
 // lift gives back a service with the frontends of a lowered one, for what
@@ -165,7 +261,7 @@ func (s *Service) pool(family families) (pool, reserve []compile.Weighted) {
 func lift(s *compile.Service) *Service {
 	out := &Service{Name: s.Name, Protocol: protocolOf(s.Proto)}
 	for _, f := range s.Frontends {
-		out.Frontends = append(out.Frontends, Frontend{Addr: f.Addr, Port: f.Port})
+		out.Frontends = append(out.Frontends, Frontend{Addr: f.Addr, Port: f.Port, EndPort: f.End})
 	}
 	return out
 }

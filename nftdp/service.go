@@ -22,6 +22,17 @@ type Service struct {
 	Backends []Backend `json:"backends,omitempty"`
 	// Balance chooses the backend of a new connection; zero is Random.
 	Balance Balance `json:"balance,omitzero"`
+	// AffinitySeconds is how long a client, known by its address, comes back
+	// to its backend, counted from its last connection; 0 is not at all. Each
+	// frontend address remembers its clients by itself, all of them in one
+	// map of the kernel (see Config.Affinities). A backend that is removed,
+	// draining or down, or that turns into a backup in reserve, loses its
+	// clients with the change. Not together with port ranges or MaxConns.
+	AffinitySeconds uint32 `json:"affinitySeconds,omitempty"`
+	// SNAT lists the addresses that backends see instead of one of the
+	// outgoing interface, where a connection is masqueraded: at most one of
+	// each family. They have to lead back to this node.
+	SNAT []netip.Addr `json:"snat,omitempty"`
 	// MaglevSize is the number of slots of a Maglev table: a prime, at least
 	// the number of usable backends and at most 65521. Zero chooses one with
 	// a hundred slots per backend where possible: 251 for up to 2 backends,
@@ -48,15 +59,32 @@ type Frontend struct {
 	Addr netip.Addr `json:"addr,omitzero"`
 	// Port is the destination port, 1 to 65535.
 	Port uint16 `json:"port"`
-	// NoBackend is what happens to new connections while no backend of the
-	// frontend's family is usable; zero is Reject.
+	// EndPort makes the frontend a range, from Port to EndPort, which costs
+	// no more elements than a single port. The backends of a service with a
+	// range have port 0: they get connections on the port that the client
+	// connects to. A single port wins over a range that contains it.
+	EndPort uint16 `json:"endPort,omitempty"`
+	// Policy is which backends connections may go to; zero is AnyBackend.
+	Policy Policy `json:"policy,omitzero"`
+	// Masquerade is when backends see an address of this node instead of
+	// the client's; zero is MasqueradeAuto.
+	Masquerade Masquerade `json:"masquerade,omitzero"`
+	// Allow lists the prefixes of clients that may connect; empty is
+	// everybody. If it has prefixes of one family only, nobody of the other
+	// may. Deny lists those that may not, also inside of Allow. Packets of
+	// the others are dropped silently, before they are translated, wherever
+	// they come from: also those of pods, and of the node itself.
+	Allow []netip.Prefix `json:"allow,omitempty"`
+	Deny  []netip.Prefix `json:"deny,omitempty"`
+	// NoBackend is what happens to new connections while no backend that
+	// the frontend may use is usable; zero is DefaultAction.
 	NoBackend Action `json:"noBackend,omitzero"`
 }
 
 // Backend is a destination.
 type Backend struct {
-	// Addr is where connections go, as the node reaches it. A port of 0, an
-	// unspecified, multicast, broadcast, loopback or scoped address is
+	// Addr is where connections go, as the node reaches it. The port is 0 if
+	// and only if the service has a range of ports. An unspecified, multicast, broadcast, loopback or scoped address is
 	// refused; an IPv4-mapped IPv6 address means the IPv4 address. If the
 	// service has frontends, one must be of the same family, and no two
 	// backends have the same address and port.
@@ -73,6 +101,16 @@ type Backend struct {
 	// Backup keeps the backend in reserve: it gets connections only while
 	// no other backend of its family is Active.
 	Backup bool `json:"backup,omitempty"`
+	// Local says that the backend is on this node, for LocalOnly and
+	// ExternalLocalOnly.
+	Local bool `json:"local,omitempty"`
+	// MaxConns limits the connections that the backend has at a time; 0 does
+	// not. Those over the limit are refused as NoBackend says, although other
+	// backends may have room: with Drop, a TCP client's next try finds one.
+	// The kernel counts connections from the time when the limit is set, over
+	// all services that give the backend the same limit, until conntrack
+	// forgets them. Not together with AffinitySeconds or port ranges.
+	MaxConns uint32 `json:"maxConns,omitempty"`
 }
 
 // Limits of one service.
@@ -82,6 +120,8 @@ const (
 	// MaxBackends is the most usable backends of one family in a service:
 	// the slots that a pool can have.
 	MaxBackends = 65535
+	// MaxRangeBackends is the same for services with port ranges.
+	MaxRangeBackends = 8192
 )
 
 // Balance is how the backend of a new connection is chosen. In JSON it is
@@ -120,17 +160,57 @@ const (
 )
 
 // Action is what becomes of a connection that no backend can take. In JSON it
-// is "reject" or "drop" in upper or lower case.
+// is "default", "reject" or "drop" in upper or lower case.
 type Action uint8
 
 // The actions.
 const (
+	// DefaultAction is Reject, but Drop while there are usable backends that
+	// the frontend's Policy leaves out. So a load balancer whose probe gets
+	// no answer here turns to other nodes, as Kubernetes specifies it.
+	DefaultAction Action = iota
 	// Reject answers at once: TCP with a reset, other protocols with an
 	// ICMP or ICMPv6 port-unreachable error. A local process that sends a
 	// datagram gets EPERM from the kernel instead.
-	Reject Action = iota
+	Reject
 	// Drop stays silent, so that the client runs into its own timeout.
 	Drop
+)
+
+// Policy is which backends a frontend leads to. In JSON it is "any-backend",
+// "local-only" or "external-local-only".
+type Policy uint8
+
+// The policies.
+const (
+	// AnyBackend leads to all.
+	AnyBackend Policy = iota
+	// LocalOnly leads all clients to backends on this node, as Kubernetes'
+	// internalTrafficPolicy: Local does. Clients keep their source address.
+	LocalOnly
+	// ExternalLocalOnly leads clients outside to backends on this node, with
+	// their source address, as Kubernetes' externalTrafficPolicy: Local does.
+	// Clients in Config.Internal and processes on the node reach all backends.
+	ExternalLocalOnly
+)
+
+// Masquerade is when the source address of connections is rewritten, so that
+// replies come back through this node: to one of the outgoing interface, or
+// that of Service.SNAT. A backend that reaches itself through its own service
+// is masqueraded always, and so is a process that connects to a loopback
+// address. In JSON it is "auto", "always" or "never".
+type Masquerade uint8
+
+// When to masquerade.
+const (
+	// MasqueradeAuto leaves out clients in Config.Internal. With LocalOnly
+	// and ExternalLocalOnly it leaves out all clients but the node itself.
+	MasqueradeAuto Masquerade = iota
+	// MasqueradeAlways leaves out none.
+	MasqueradeAlways
+	// MasqueradeNever leaves out all: the network has to send replies of
+	// the backends through this node.
+	MasqueradeNever
 )
 
 // State is a backend's readiness. In JSON it is "active", "draining" or "down"

@@ -14,15 +14,15 @@ func (r *Ruleset) status() []ServiceStatus {
 	for i := range held {
 		h := &held[i]
 		out[i] = ServiceStatus{Name: h.Name, Protocol: protocolOf(h.Proto)}
-		for j := range h.Frontends {
-			out[i].Frontends = append(out[i].Frontends, frontendStatus(&h.Frontends[j]))
+		for j := range h.Slots {
+			out[i].Frontends = append(out[i].Frontends, frontendStatus(&h.Slots[j]))
 		}
 	}
 	return out
 }
 
 func frontendStatus(h *compile.HeldFrontend) FrontendStatus {
-	f := FrontendStatus{Addr: h.Addr, Port: h.Port, Counter: Counter{h.Packets, h.Bytes}}
+	f := FrontendStatus{Addr: h.Addr, Port: h.Port, EndPort: h.End, Counter: Counter{h.Packets, h.Bytes}}
 	if h.NoBackend {
 		action := Reject
 		if h.Drop {
@@ -31,7 +31,7 @@ func frontendStatus(h *compile.HeldFrontend) FrontendStatus {
 		f.NoBackend = &action
 	}
 	index := map[netip.AddrPort]int{}
-	for _, b := range h.Pool {
+	for _, b := range h.Slots {
 		i, ok := index[b.Addr]
 		if !ok {
 			i = len(f.Backends)

@@ -7,8 +7,18 @@ import (
 
 // The words of the API, at the place that their constant's value gives.
 func protocolWords() []string { return []string{TCP: "tcp", UDP: "udp", SCTP: "sctp"} }
-func actionWords() []string   { return []string{Reject: "reject", Drop: "drop"} }
+func actionWords() []string {
+	return []string{DefaultAction: "default", Reject: "reject", Drop: "drop"}
+}
 func stateWords() []string    { return []string{Active: "active", Draining: "draining", Down: "down"} }
+
+func policyWords() []string {
+	return []string{AnyBackend: "any-backend", LocalOnly: "local-only", ExternalLocalOnly: "external-local-only"}
+}
+
+func masqueradeWords() []string {
+	return []string{MasqueradeAuto: "auto", MasqueradeAlways: "always", MasqueradeNever: "never"}
+}
 
 func balanceWords() []string {
 	return []string{Random: "random", RoundRobin: "round-robin", SourceHash: "source-hash", Maglev: "maglev"}
@@ -25,6 +35,32 @@ func (b Balance) MarshalText() ([]byte, error) {
 // UnmarshalText takes a way to balance in upper or lower case.
 func (b *Balance) UnmarshalText(text []byte) error {
 	return unmarshalWord("balance", balanceWords(), text, b)
+}
+
+// String is the policy in lower case, or "policy(9)" if it is none.
+func (p Policy) String() string { return word("policy", policyWords(), uint8(p)) }
+
+// MarshalText gives the policy in lower case. It fails if it is none.
+func (p Policy) MarshalText() ([]byte, error) {
+	return marshalWord("policy", policyWords(), uint8(p))
+}
+
+// UnmarshalText takes a policy in upper or lower case.
+func (p *Policy) UnmarshalText(text []byte) error {
+	return unmarshalWord("policy", policyWords(), text, p)
+}
+
+// String is when to masquerade in lower case, or "masquerade(9)" if it is none.
+func (m Masquerade) String() string { return word("masquerade", masqueradeWords(), uint8(m)) }
+
+// MarshalText gives when to masquerade in lower case. It fails if it is none.
+func (m Masquerade) MarshalText() ([]byte, error) {
+	return marshalWord("masquerade", masqueradeWords(), uint8(m))
+}
+
+// UnmarshalText takes when to masquerade in upper or lower case.
+func (m *Masquerade) UnmarshalText(text []byte) error {
+	return unmarshalWord("masquerade", masqueradeWords(), text, m)
 }
 
 // String is the protocol in lower case, or "protocol(9)" if it is none.

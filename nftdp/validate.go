@@ -19,7 +19,7 @@ import (
 // those of the services in their order: the error joins a *FieldError for
 // each, and is nil if there are none. It looks at nothing but its arguments.
 func (c Config) Validate(services []Service) error {
-	taken := make(claims, len(services))
+	taken := newClaims(len(services))
 	return joinProblems(append(c.problems(), taken.admit(services)...))
 }
 
@@ -38,7 +38,8 @@ func (c Config) problems() []*FieldError {
 		found = append(found, &FieldError{Field: "table", Reason: reason})
 	}
 	found = appendPrefixProblems(found, "nodeAddrs", c.NodeAddrs)
-	return appendPrefixProblems(found, "internal", c.Internal)
+	found = appendPrefixProblems(found, "internal", c.Internal)
+	return appendPrefixProblems(found, "serviceCIDRs", c.ServiceCIDRs)
 }
 
 func appendPrefixProblems(found []*FieldError, field string, prefixes []netip.Prefix) []*FieldError {
@@ -159,6 +160,8 @@ func (s *Service) problems(i int) []*FieldError {
 	}
 	r.checkPool()
 	r.checkBalance()
+	r.checkSNAT(reachable)
+	r.checkTogether()
 	return r.found
 }
 
@@ -169,11 +172,73 @@ func (r *report) checkBalance() {
 		r.add("balance", unknownFlaw(s.Balance, balanceWords()))
 	case size > 0 && s.Balance != Maglev:
 		r.add("maglevSize", fmt.Sprintf("is of no use with balance %v: leave it out, or choose maglev", s.Balance))
-	case size > 0 && (size > compile.MaxMaglevSize || !big.NewInt(int64(size)).ProbablyPrime(0)):
+	case size > s.maxSlots():
+		r.add("maglevSize", fmt.Sprintf("%d is more than the %d slots that are possible", size, s.maxSlots()))
+	case size > 0 && (!big.NewInt(int64(size)).ProbablyPrime(0)):
 		r.add("maglevSize", fmt.Sprintf("%d is not a prime up to %d, as 251, 1021, 4093, 16381 and 65521 are", size, compile.MaxMaglevSize))
 	case s.Balance == Maglev:
-		r.checkMaglev(cmp.Or(size, compile.MaxMaglevSize))
+		r.checkMaglev(cmp.Or(size, s.maxSlots()))
 	}
+}
+
+// checkSNAT wants an address of each family that the service has.
+func (r *report) checkSNAT(reachable families) {
+	var seen families
+	for j, a := range r.service.SNAT {
+		field := fmt.Sprintf("snat[%d]", j)
+		reason := addrFlaw(a)
+		if !a.IsValid() || a.Unmap().IsUnspecified() {
+			reason = "is unspecified"
+		}
+		switch family := familyOf(a); {
+		case reason != "":
+			r.add(field, fmt.Sprintf("%v %s: give a unicast address that leads back to this node", a, reason))
+		case family&seen != 0:
+			r.add(field, fmt.Sprintf("%v is a second %v address: one of each family is possible", a, family))
+		case family&reachable == 0:
+			r.add(field, fmt.Sprintf("%v is %v, but no frontend of the service is: remove it", a, family))
+		default:
+			seen |= family
+		}
+	}
+}
+
+// checkTogether finds fields that exclude each other.
+func (r *report) checkTogether() {
+	s := r.service
+	if s.AffinitySeconds > 0 && s.ranged() {
+		r.add("affinitySeconds", "is not possible with port ranges: leave one of them out")
+	}
+	for j := range s.Backends {
+		if s.Backends[j].MaxConns == 0 {
+			continue
+		}
+		field := fmt.Sprintf("backends[%d].maxConns", j)
+		if s.AffinitySeconds > 0 {
+			r.add(field, "is not possible with affinity: leave one of them out")
+		}
+		if s.ranged() {
+			r.add(field, "is not possible with port ranges: leave one of them out")
+		}
+	}
+}
+
+// ranged reports whether the service has a range of ports.
+func (s *Service) ranged() bool {
+	for i := range s.Frontends {
+		if s.Frontends[i].ranged() {
+			return true
+		}
+	}
+	return false
+}
+
+// maxSlots is the most that a pool of the service can have.
+func (s *Service) maxSlots() int {
+	if s.ranged() {
+		return compile.MaxRangeSlots
+	}
+	return compile.MaxMaglevSize
 }
 
 // checkMaglev wants a slot for every backend.
@@ -229,11 +294,34 @@ func (r *report) checkFrontend(j int) {
 	if f.NoBackend > Drop {
 		r.add(fmt.Sprintf("frontends[%d].noBackend", j), unknownFlaw(f.NoBackend, actionWords()))
 	}
+	if f.Policy > ExternalLocalOnly {
+		r.add(fmt.Sprintf("frontends[%d].policy", j), unknownFlaw(f.Policy, policyWords()))
+	}
+	if f.Masquerade > MasqueradeNever {
+		r.add(fmt.Sprintf("frontends[%d].masquerade", j), unknownFlaw(f.Masquerade, masqueradeWords()))
+	}
+	if f.EndPort > 0 && f.EndPort < f.Port {
+		r.add(fmt.Sprintf("frontends[%d].endPort", j), fmt.Sprintf("%d is below port %d: give the last port of the range", f.EndPort, f.Port))
+	}
+	r.checkClients(j, "allow", f.Allow)
+	r.checkClients(j, "deny", f.Deny)
+}
+
+func (r *report) checkClients(j int, list string, prefixes []netip.Prefix) {
+	f := &r.service.Frontends[j]
+	for i, p := range prefixes {
+		field := fmt.Sprintf("frontends[%d].%s[%d]", j, list, i)
+		if reason := prefixFlaw(p); reason != "" {
+			r.add(field, reason)
+		} else if family := familyOf(p.Addr()); family&f.families() == 0 {
+			r.add(field, fmt.Sprintf("%v is %v, but the frontend is not: remove it", p, family))
+		}
+	}
 }
 
 func (r *report) checkBackend(j int, reachable families) {
 	b := &r.service.Backends[j]
-	if reason := backendFlaw(b.Addr); reason != "" {
+	if reason := backendFlaw(b.Addr, r.service.ranged()); reason != "" {
 		r.add(fmt.Sprintf("backends[%d].addr", j), reason)
 	} else if family := familyOf(b.Addr.Addr()); family&reachable == 0 {
 		r.add(fmt.Sprintf("backends[%d].addr", j), fmt.Sprintf("%v is %v, but no frontend of the service is: "+
@@ -262,7 +350,8 @@ func addrFlaw(a netip.Addr) string {
 }
 
 // backendFlaw says why connections can not go to an address and port, or "".
-func backendFlaw(a netip.AddrPort) string {
+// With a range of ports in the service it has to be without a port.
+func backendFlaw(a netip.AddrPort, ranged bool) string {
 	const advice = "give the unicast address at which the node reaches the backend"
 	if !a.Addr().IsValid() {
 		return `is missing: give an address and a port, as in "10.0.0.1:8080"`
@@ -273,7 +362,10 @@ func backendFlaw(a netip.AddrPort) string {
 	if reason := addrFlaw(a.Addr()); reason != "" {
 		return fmt.Sprintf("%v %s: %s", a.Addr(), reason, advice)
 	}
-	if a.Port() == 0 {
+	switch {
+	case ranged && a.Port() != 0:
+		return fmt.Sprintf("%v has a port, but the service has a range of ports, which are kept: give port 0", a)
+	case !ranged && a.Port() == 0:
 		return fmt.Sprintf("%v has port 0: give a port from 1 to 65535", a)
 	}
 	return ""
@@ -286,12 +378,16 @@ func (r *report) checkPool() {
 		r.add(fmt.Sprintf("backends[%d].addr", d.index),
 			fmt.Sprintf("%v is backends[%d] already: remove one", r.service.Backends[d.index].Addr, d.first))
 	}
-	if len(r.service.Backends) <= MaxBackends {
+	most := MaxBackends
+	if len(r.service.Backends) > MaxRangeBackends && r.service.ranged() {
+		most = MaxRangeBackends
+	}
+	if len(r.service.Backends) <= most {
 		return
 	}
 	for _, family := range [...]families{ipv4, ipv6} {
-		if n := active(r.service.Backends, family); n > MaxBackends {
-			r.add("backends", fmt.Sprintf("has %d active %v backends: at most %d are possible", n, family, MaxBackends))
+		if n := active(r.service.Backends, family); n > most {
+			r.add("backends", fmt.Sprintf("has %d active %v backends: at most %d are possible", n, family, most))
 		}
 	}
 }

@@ -12,7 +12,7 @@ func TestValidServicesAllocateNothing(t *testing.T) {
 	for i := range 22 {
 		s.Backends = append(s.Backends, back(fmt.Sprintf("10.200.0.%d:80", i)))
 	}
-	taken := make(claims, 8)
+	taken := newClaims(8)
 	allocs := testing.AllocsPerRun(100, func() {
 		if s.problems(0) != nil || taken.add(0, &s) != nil {
 			t.Fatal("the service is not valid")
@@ -62,7 +62,7 @@ func BenchmarkServiceProblems(b *testing.B) {
 
 func BenchmarkClaims(b *testing.B) {
 	s := manyServices(1)[0]
-	taken := make(claims)
+	taken := newClaims(0)
 	b.ReportAllocs()
 	for b.Loop() {
 		if found := taken.add(0, &s); found != nil {

@@ -63,9 +63,9 @@ type (
 func (d *adding) element(f int, id SetID, e ruleset.Element) {
 	d.sets[f][id].add = append(d.sets[f][id].add, e)
 }
-func (d *adding) class(f int, c class)          { d.shared.classes[f][c]++ }
+func (d *adding) use(f int, p part)             { d.shared.parts[f][p]++ }
 func (d *adding) hairpin(f int, a netip.Addr)   { d.shared.hairpins[f][a]++ }
-func (d *removing) class(f int, c class)        { d.shared.classes[f][c]-- }
+func (d *removing) use(f int, p part)           { d.shared.parts[f][p]-- }
 func (d *removing) hairpin(f int, a netip.Addr) { d.shared.hairpins[f][a]-- }
 func (d *removing) element(f int, id SetID, e ruleset.Element) {
 	d.sets[f][id].del = append(d.sets[f][id].del, e)
@@ -134,15 +134,15 @@ func (d *Delta) Fits() bool {
 	return true
 }
 
-// Changes lists what has to be done in the kernel: chains of pool sizes that
-// are met for the first time, elements, chains that nothing uses any more.
+// Changes lists what has to be done in the kernel: chains and sets that are
+// met for the first time, elements, chains and sets that nothing uses any more.
 func (d *Delta) Changes() []ruleset.Change {
 	decl := declarations()
-	var chains, del, add, gone []ruleset.Change
+	var fresh, del, add, gone []ruleset.Change
 	for i, f := range ruleset.Families {
 		at := ruleset.Change{Family: f, Table: d.state.cfg.Table}
-		chains = append(chains, d.newChains(i, at)...)
-		gone = append(gone, d.goneChains(i, at)...)
+		fresh = append(fresh, addParts(d.parts(i, 0, 1), at)...)
+		gone = append(gone, deleteParts(d.parts(i, 1, 0), at)...)
 		for id := range d.sets[i] {
 			set := &d.sets[i][id]
 			at.Set = &decl[id]
@@ -156,38 +156,61 @@ func (d *Delta) Changes() []ruleset.Change {
 			}
 		}
 	}
-	return slices.Concat(chains, del, add, gone)
+	return slices.Concat(fresh, del, add, gone)
 }
 
-func (d *Delta) newChains(i int, at ruleset.Change) (out []ruleset.Change) {
-	for _, c := range sortedClasses(d.shared.classes[i]) {
-		if before := d.state.shared.classes[i][c]; before > 0 || before+d.shared.classes[i][c] == 0 {
-			continue
-		}
-		at.Verb, at.Chain = ruleset.Add, c.chain()
-		out = append(out, at)
-		for _, r := range at.Chain.Rules {
-			rule := at
-			rule.Rule = r
-			out = append(out, rule)
+// parts are those of a family that were in use or not, and will be or not: 0
+// is not.
+func (d *Delta) parts(i, before, after int) []part {
+	found := map[part]int{}
+	for p, by := range d.shared.parts[i] {
+		n := d.state.shared.parts[i][p]
+		if min(n, 1) == before && min(n+by, 1) == after {
+			found[p] = n
 		}
 	}
-	return out
+	return sortedParts(found)
 }
 
-func (d *Delta) goneChains(i int, at ruleset.Change) (out []ruleset.Change) {
-	for _, c := range sortedClasses(d.shared.classes[i]) {
-		before := d.state.shared.classes[i][c]
-		if before == 0 || before+d.shared.classes[i][c] > 0 {
+// addParts makes chains before rules, which may lead to any of them.
+func addParts(parts []part, at ruleset.Change) []ruleset.Change {
+	var sets, chains, rules []ruleset.Change
+	at.Verb = ruleset.Add
+	for _, p := range parts {
+		c := at
+		if c.Set = p.set(); c.Set != nil {
+			sets = append(sets, c)
+			if c.Elements = c.Set.Elements; len(c.Elements) > 0 {
+				sets = append(sets, c)
+			}
 			continue
 		}
-		at.Chain = c.chain()
-		at.Verb = ruleset.Flush
-		out = append(out, at)
-		at.Verb = ruleset.Delete
-		out = append(out, at)
+		c.Chain = p.chain()
+		chains = append(chains, c)
+		for _, c.Rule = range c.Chain.Rules {
+			rules = append(rules, c)
+		}
 	}
-	return out
+	return slices.Concat(sets, chains, rules)
+}
+
+// deleteParts empties all chains before it deletes them, since they may lead to
+// each other.
+func deleteParts(parts []part, at ruleset.Change) []ruleset.Change {
+	var flushed, chains, sets []ruleset.Change
+	for _, p := range parts {
+		c := at
+		c.Verb = ruleset.Delete
+		if c.Set = p.set(); c.Set != nil {
+			sets = append(sets, c)
+			continue
+		}
+		c.Chain = p.chain()
+		chains = append(chains, c)
+		c.Verb = ruleset.Flush
+		flushed = append(flushed, c)
+	}
+	return slices.Concat(flushed, chains, sets)
 }
 
 // Commit makes the delta part of its State, which it was computed from.
@@ -200,7 +223,7 @@ func (d *Delta) Commit() {
 		s.services[svc.Name] = svc
 	}
 	for i := range d.sets {
-		merge(s.shared.classes[i], d.shared.classes[i])
+		merge(s.shared.parts[i], d.shared.parts[i])
 		merge(s.shared.hairpins[i], d.shared.hairpins[i])
 		for id := range d.sets[i] {
 			s.elements[i][id] += len(d.sets[i][id].add) - len(d.sets[i][id].del)

@@ -14,8 +14,8 @@ import (
 // nothing of them is read where it is not.
 func TestHoldsForeign(t *testing.T) {
 	web := &Service{
-		Name: "web", Proto: TCP, Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80}},
-		Pools: [2][]netip.AddrPort{{netip.MustParseAddrPort("10.8.0.1:8080")}},
+		Name: "web", Proto: TCP,
+		Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80, Pool: []netip.AddrPort{netip.MustParseAddrPort("10.8.0.1:8080")}}},
 	}
 	r := New(Config{}, []*Service{web}).Ruleset()
 	table := r.Table(ruleset.IPv4)
@@ -32,10 +32,10 @@ func TestHoldsForeign(t *testing.T) {
 	add("backends", ruleset.Element{Key: key.Slot(1), Opaque: true, Data: ruleset.Tuple{}}) // not understood
 	r.Tables[1].Sets = nil
 
-	want := []Held{{
-		Name: "web", Proto: TCP,
-		Frontends: []HeldFrontend{{Frontend: web.Frontends[0], Pool: []HeldBackend{{Addr: web.Pools[0][0]}}}},
-	}}
+	held := *web
+	held.Adopted = true
+	front := HeldFrontend{Frontend: web.Frontends[0], Slots: []HeldBackend{{Addr: web.Frontends[0].Pool[0]}}}
+	want := []Held{{Service: held, Slots: []HeldFrontend{front}}}
 	if diff := gocmp.Diff(want, Holds(r), cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

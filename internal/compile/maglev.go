@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"net/netip"
-	"slices"
 )
 
 // MaxMaglevSize is the largest prime that a slot number can reach.
@@ -52,22 +51,4 @@ func maglev(turns []netip.AddrPort, backends, size int) []netip.AddrPort {
 			}
 		}
 	}
-}
-
-// distinct lists the addresses of a pool, sorted.
-func distinct(pool []netip.AddrPort) []netip.Addr {
-	out := make([]netip.Addr, 0, len(pool))
-	sorted := true
-	for i, b := range pool {
-		if i > 0 && b.Addr() == pool[i-1].Addr() {
-			continue
-		}
-		sorted = sorted && (len(out) == 0 || out[len(out)-1].Less(b.Addr()))
-		out = append(out, b.Addr())
-	}
-	if !sorted {
-		slices.SortFunc(out, netip.Addr.Compare)
-		out = slices.Compact(out)
-	}
-	return out
 }

@@ -148,7 +148,7 @@ func TestMaglevRemoval(t *testing.T) {
 			after := Slots(Maglev, slices.Delete(slices.Clone(pool), gone, gone+1), size)
 			others := 0
 			for i := range clients {
-				h := hashOf(i) % uint32(size)
+				h := kernelHash(i) % uint32(size)
 				if before[h] != backend(gone) && before[h] != after[h] {
 					others++
 				}
@@ -165,8 +165,8 @@ func TestMaglevRemoval(t *testing.T) {
 	}
 }
 
-// hashOf stands for the kernel's hash of a client's address.
-func hashOf(client int) uint32 {
+// kernelHash stands for the kernel's hash of a client's address.
+func kernelHash(client int) uint32 {
 	x := uint64(client)*0x9e3779b97f4a7c15 + 1
 	x ^= x >> 29
 	x *= 0xbf58476d1ce4e5b9

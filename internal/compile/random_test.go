@@ -42,7 +42,10 @@ func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
 func (d *dice) config() Config {
 	all := []netip.Prefix{prefix("10.0.0.0/9"), prefix("10.128.0.0/9"), prefix("10.0.0.0/8"), prefix("fd00::/64")}
-	return Config{Table: "t", NodeAddrs: all[:d.roll(3)], Internal: all[d.roll(5):]}
+	return Config{
+		Table: "t", NodeAddrs: all[:d.roll(3)], Internal: all[d.roll(5):], ServiceCIDRs: all[:d.roll(2)],
+		Localhost: d.roll(2) > 0, Affinities: 1024,
+	}
 }
 
 // services have names of their own and no frontend in common. The choices are
@@ -60,8 +63,10 @@ func (d *dice) services() []*Service {
 func (d *dice) service(name string, others []*Service) *Service {
 	s := &Service{
 		Name: name, Proto: one(d, []uint8{TCP, TCP, UDP, SCTP}),
-		Balance: one(d, []Balance{Random, Random, RoundRobin, SourceHash, Maglev}),
+		Balance:  one(d, []Balance{Random, Random, RoundRobin, SourceHash, Maglev}),
+		Affinity: one(d, []uint32{0, 0, 0, 10, 10800}),
 	}
+	ranges := s.Affinity == 0 && d.roll(3) == 0
 	for range d.roll(5) {
 		f := Frontend{
 			Addr: one(d, []netip.Addr{
@@ -70,23 +75,74 @@ func (d *dice) service(name string, others []*Service) *Service {
 			Port: one(d, []uint16{80, 30644}),
 			Drop: d.roll(2) > 0,
 		}
+		if ranges && d.roll(2) > 0 {
+			f.End = f.Port + 10
+		}
 		s.Frontends = append(s.Frontends, f)
 		if collide(append(slices.Clip(others), s)) {
 			s.Frontends = s.Frontends[:len(s.Frontends)-1]
 		}
 	}
 	slices.SortFunc(s.Frontends, func(x, y Frontend) int {
-		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port))
+		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port), cmp.Compare(x.End, y.End))
 	})
-	for i, first := range []string{"10.8.0.1", "fd00:8::1"} {
-		// Backends without a frontend of their family are not valid, unless
-		// there is no frontend at all.
-		inFamily := func(f Frontend) bool { return familyIndex(f.Addr) == i }
-		if len(s.Frontends) == 0 || slices.ContainsFunc(s.Frontends, inFamily) {
-			s.Pools[i] = Slots(s.Balance, d.backends(first), 13)
-		}
+	all, some := d.pools(s, ranges), d.pools(s, ranges)
+	for i := range s.Frontends {
+		d.frontend(&s.Frontends[i], all, some)
+	}
+	if s.Affinity == 0 && !ranges && d.roll(4) == 0 {
+		d.limit(s)
 	}
 	return s
+}
+
+// pools gives one of each family.
+func (d *dice) pools(s *Service, ranges bool) (out [2][]netip.AddrPort) {
+	for i, first := range []string{"10.8.0.1", "fd00:8::1"} {
+		backends := d.backends(first)
+		if ranges {
+			for i := range backends {
+				backends[i].Addr = netip.AddrPortFrom(backends[i].Addr.Addr(), 0)
+			}
+		}
+		out[i] = Slots(s.Balance, backends, 13)
+	}
+	return out
+}
+
+func (d *dice) frontend(f *Frontend, all, some [2][]netip.AddrPort) {
+	i := familyIndex(f.Addr)
+	f.Pool = all[i]
+	if d.roll(4) == 0 && len(all[i]) > 0 {
+		f.Pool, f.Internal = some[i], all[i]
+	}
+	inFamily := [][]netip.Prefix{
+		{prefix("10.1.0.0/16")}, {prefix("10.1.0.0/17"), prefix("10.1.128.0/17"), prefix("10.1.2.0/24")},
+		{prefix("fd00::/64"), prefix("fd00:1::1/128")}, {prefix("::/0")},
+	}[2*i:][:2]
+	list := func() string {
+		if d.roll(4) > 0 {
+			return ""
+		}
+		return Prefixes(append(inFamily, nil)[d.roll(3)])
+	}
+	f.Clients = Clients{Allow: list(), Deny: list()}
+	f.Source.Mode = one(d, []Mode{External, External, All, Local, Keep})
+	if f.Source.Mode != Keep && d.roll(4) == 0 {
+		f.Source.Addr = []netip.Addr{addr("10.7.0.1"), addr("fd00:7::1")}[i]
+	}
+}
+
+// limit limits some of the backends that are in use.
+func (d *dice) limit(s *Service) {
+	for _, b := range s.Backends() {
+		if most := one(d, []uint32{0, 5, 20}); most > 0 {
+			if s.Limits == nil {
+				s.Limits = map[netip.AddrPort]uint32{}
+			}
+			s.Limits[b] = most
+		}
+	}
 }
 
 func (d *dice) backends(first string) []Weighted {
@@ -107,11 +163,12 @@ func collide(services []*Service) bool {
 		proto uint8
 		addr  netip.Addr
 		port  uint16
+		ended bool
 	}
 	seen := map[key]bool{}
 	for _, s := range services {
 		for _, f := range s.Frontends {
-			k := key{s.Proto, f.Addr, f.Port}
+			k := key{s.Proto, f.Addr, f.Port, f.End > 0}
 			if seen[k] {
 				return true
 			}

@@ -3,25 +3,25 @@ package compile
 import (
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Service is a valid service, lowered: every frontend is of one family, and of
-// the backends those that take new connections are left, as slots.
+// Service is a valid service, lowered: every frontend is of one family and has
+// its pool of backends.
 type Service struct {
 	Name      string
 	Proto     uint8
 	Balance   Balance
+	Affinity  uint32 // how many seconds a client keeps its backend; 0: not at all
 	Frontends []Frontend
-	Pools     [2][]netip.AddrPort // by the index of ruleset.Families, as from Slots
+	Limits    map[netip.AddrPort]uint32 // of connections to backends that have one
 
 	// What follows is for established flows and compiles to nothing. The
 	// lists are sorted.
 	Draining []netip.AddrPort
-	Reserve  []netip.AddrPort // backups while others are in use
+	Reserve  []netip.AddrPort // usable ones that no frontend leads to now
 	Adopted  bool             // read from a ruleset, which does not hold the lists
 }
 
@@ -29,14 +29,64 @@ type Service struct {
 type Frontend struct {
 	Addr netip.Addr
 	Port uint16
-	Drop bool // what happens without backends: silence, else rejection
+	End  uint16 // last port of a range; 0: Port alone
+	Drop bool   // what happens without backends: silence, else rejection
+
+	// Pool has the backends by slot, as from Slots; a port of 0 is the one
+	// that the client connects to. Internal is that of internal clients and
+	// of local processes, if it is another one.
+	Pool, Internal []netip.AddrPort
+
+	Clients Clients
+	Source  Source
 }
 
 // Equal reports whether both compile to the same elements.
 func (s *Service) Equal(o *Service) bool {
-	return s.Name == o.Name && s.Proto == o.Proto && s.Balance == o.Balance &&
-		slices.Equal(s.Frontends, o.Frontends) &&
-		slices.Equal(s.Pools[0], o.Pools[0]) && slices.Equal(s.Pools[1], o.Pools[1])
+	return s.Name == o.Name && s.Proto == o.Proto && s.Balance == o.Balance && s.Affinity == o.Affinity &&
+		mapsEqual(s.Limits, o.Limits) &&
+		slices.EqualFunc(s.Frontends, o.Frontends, func(x, y Frontend) bool { return x.equal(&y) })
+}
+
+// mapsEqual is maps.Equal, for maps that are nil mostly.
+func mapsEqual(a, b map[netip.AddrPort]uint32) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || v != w {
+			return false
+		}
+	}
+	return true
+}
+
+func (f *Frontend) equal(o *Frontend) bool {
+	return f.Addr == o.Addr && f.Port == o.Port && f.End == o.End && f.Drop == o.Drop &&
+		f.Clients == o.Clients && f.Source == o.Source &&
+		slices.Equal(f.Pool, o.Pool) && slices.Equal(f.Internal, o.Internal)
+}
+
+// Backends are those that connections to some frontend go to, each once.
+func (s *Service) Backends() []netip.AddrPort {
+	var out []netip.AddrPort
+	for i := range s.Frontends {
+		f := &s.Frontends[i]
+		if i > 0 && samePools(f, &s.Frontends[i-1]) {
+			continue
+		}
+		out = append(append(out, f.Pool...), f.Internal...)
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return slices.Compact(out)
+}
+
+// samePools reports whether two frontends share their slices of backends, as
+// all frontends of a family mostly do.
+func samePools(a, b *Frontend) bool { return same(a.Pool, b.Pool) && same(a.Internal, b.Internal) }
+
+func same(a, b []netip.AddrPort) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 func familyIndex(a netip.Addr) int {
@@ -46,163 +96,201 @@ func familyIndex(a netip.Addr) int {
 	return 1
 }
 
-// class is a chain that balances over pools of one size, for all frontends
-// that have such a pool. Only round-robin has a chain for each frontend, as
-// the kernel keeps the position of the rotation in the rule.
-type class struct {
-	node     bool // for node-wide frontends
-	balance  Balance
-	size     int
-	rotation rotation // whose it is, with RoundRobin
-}
-
-type rotation struct {
-	addr  netip.Addr // unset for node-wide frontends
-	proto uint8
-	port  uint16
-}
-
-func (c class) name() string {
-	name := ""
-	if c.node {
-		name = "node-"
-	}
-	name += [...]string{Random: "random", RoundRobin: "round-robin", SourceHash: "hash", Maglev: "maglev"}[c.balance]
-	name += "-" + strconv.Itoa(c.size)
-	if c.balance != RoundRobin {
-		return name
-	}
-	name += "-" + ruleset.ProtoName(c.rotation.proto)
-	if !c.node { // nft takes no colon in a name
-		name += "-" + strings.ReplaceAll(c.rotation.addr.String(), ":", ".")
-	}
-	return name + "-" + strconv.Itoa(int(c.rotation.port))
-}
-
-// balanceOf reads the kind of balancing from the name of a class's chain.
-func balanceOf(chain string) Balance {
-	chain = strings.TrimPrefix(chain, "node-")
-	for b, prefix := range map[Balance]string{RoundRobin: "round-robin-", SourceHash: "hash-", Maglev: "maglev-"} {
-		if strings.HasPrefix(chain, prefix) {
-			return b
-		}
-	}
-	return Random
-}
-
-// chain is the class's chain. The protocols are tested first because nft takes
-// a port mapping only where the transport protocol is known.
-//
-// A packet is not evaluated within one generation: nft_do_chain looks at it
-// once for the rules, but every lookup in a set looks anew. So a pool may have
-// shrunk since the packet was sent here, and its slot be gone. Then the first
-// slot serves, and if the whole pool is gone, the packet is dropped: it has no
-// conntrack entry yet, so that the client's next one is evaluated afresh.
-func (c class) chain() *ruleset.Chain {
-	field := [...]ruleset.Field{
-		Random: ruleset.Random, RoundRobin: ruleset.Increment, SourceHash: ruleset.Hash, Maglev: ruleset.Hash,
-	}[c.balance]
-	rules := []ruleset.Rule{c.dnat(ruleset.Operand{Field: field, Mod: uint32(c.size)})}
-	if c.size > 1 {
-		rules = append(rules, c.dnat(firstSlot()))
-	}
-	return &ruleset.Chain{Name: c.name(), Rules: append(rules, ruleset.Rule{ruleset.Verdict{Kind: ruleset.Drop}})}
-}
-
-// firstSlot is a slot that every pool has.
-func firstSlot() ruleset.Operand { return ruleset.Operand{Field: ruleset.Random, Mod: 1} }
-
-// key is what the class's frontends are found by.
-func (c class) key() []ruleset.Operand {
-	if c.node {
-		return ops(ruleset.L4proto, ruleset.Dport)
-	}
-	return ops(ruleset.Daddr, ruleset.L4proto, ruleset.Dport)
-}
-
-// dnat sends a packet to a slot of its frontend's pool.
-func (c class) dnat(slot ruleset.Operand) ruleset.Rule {
-	id := Backends
-	if c.node {
-		id = NodeBackends
-	}
-	return ruleset.Rule{
-		ruleset.Lookup{Key: ops(ruleset.L4proto), Set: protocolsSet},
-		ruleset.DNAT{Key: append(c.key(), slot), Map: declarations()[id].Name},
-	}
+// part is what services have in common: a chain, or a set of prefixes.
+type part interface {
+	name() string
+	chain() *ruleset.Chain // nil for a set
+	set() *ruleset.Set
 }
 
 // sink takes what a service is made of.
 type sink interface {
 	element(family int, id SetID, e ruleset.Element)
-	class(family int, c class)        // a use of the class
+	use(family int, p part)           // a use of what services share
 	hairpin(family int, a netip.Addr) // a use of the backend's address
 }
 
-// emit gives the service's elements. Those that services share, classes and
-// hairpins, are given as uses, for the sink to count. Backends that no frontend
-// leads to give none, so that a ruleset tells all that it was compiled from.
+// emit gives the service's elements. What services share is given as uses, for
+// the sink to count. Backends that no frontend leads to give none, so that a
+// ruleset tells all that it was compiled from.
 func (s *Service) emit(to sink) {
-	if len(s.Frontends) == 0 {
-		return
+	var hairpins [2][]netip.Addr
+	var addrs []netip.Addr
+	for i := range s.Frontends {
+		f := &s.Frontends[i]
+		family := familyIndex(f.Addr)
+		if i == 0 || !samePools(f, &s.Frontends[i-1]) {
+			addrs = distinct(f.Pool, f.Internal)
+			hairpins[family] = append(hairpins[family], addrs...)
+		}
+		(&emission{s, f, family, addrs, to}).emit()
 	}
-	var addrs [2][]netip.Addr
-	for family, pool := range s.Pools {
-		addrs[family] = distinct(pool)
-		for _, a := range addrs[family] {
+	for family, addrs := range hairpins {
+		slices.SortFunc(addrs, netip.Addr.Compare)
+		for _, a := range slices.Compact(addrs) {
 			to.hairpin(family, a)
 		}
 	}
-	for i := range s.Frontends {
-		f := &s.Frontends[i]
-		s.emitFrontend(f, addrs[familyIndex(f.Addr)], to)
+}
+
+// distinct lists the addresses of pools, sorted.
+func distinct(pools ...[]netip.AddrPort) []netip.Addr {
+	n := 0
+	for _, pool := range pools {
+		n += len(pool)
+	}
+	out := make([]netip.Addr, 0, n)
+	sorted := true
+	for _, pool := range pools {
+		for i, b := range pool {
+			if i > 0 && b.Addr() == pool[i-1].Addr() {
+				continue
+			}
+			sorted = sorted && (len(out) == 0 || out[len(out)-1].Less(b.Addr()))
+			out = append(out, b.Addr())
+		}
+	}
+	if !sorted {
+		slices.SortFunc(out, netip.Addr.Compare)
+		out = slices.Compact(out)
+	}
+	return out
+}
+
+// emission is the emission of one frontend, whose pools have these addresses.
+type emission struct {
+	*Service
+	f      *Frontend
+	family int
+	addrs  []netip.Addr
+	to     sink
+}
+
+func (e *emission) emit() {
+	c := e.Service.class(e.f)
+	id := Frontends
+	if c.ranged {
+		id = FrontendRanges
+	}
+	el := e.key(id.of(c.node))
+	el.Verdict, el.Comment = c.verdict(), e.Name
+	e.to.element(e.family, id.of(c.node), el)
+	for p := range c.parts() {
+		e.to.use(e.family, p)
+	}
+	if len(e.addrs) == 0 {
+		return
+	}
+	e.backends(c, e.f.Pool, false)
+	e.backends(c, e.f.Internal, true)
+	e.source(c)
+	if e.Affinity > 0 {
+		l := learner{e.Affinity}
+		e.to.use(e.family, l)
+		e.byBackend(Affinities, c, l.verdict())
 	}
 }
 
-// emitFrontend gives the elements of one frontend, whose pool has the distinct
-// addresses addrs.
-func (s *Service) emitFrontend(f *Frontend, addrs []netip.Addr, to sink) {
-	family := familyIndex(f.Addr)
-	pool := s.Pools[family]
-	c := class{node: f.Addr.IsUnspecified(), balance: s.Balance, size: len(pool)}
-
-	var key ruleset.Tuple
-	frontends, backends := Frontends, Backends
-	if c.node {
-		frontends, backends = NodeFrontends, NodeBackends
-	} else {
-		key = key.Addr(f.Addr)
+// key is an element without value for the frontend in a set whose keys begin
+// with frontends.
+func (e *emission) key(id SetID) ruleset.Element {
+	var el ruleset.Element
+	if !id.NodeWide() {
+		el.Key = el.Key.Addr(e.f.Addr)
 	}
-	key = key.Proto(s.Proto).Port(f.Port)
-	if c.balance == RoundRobin {
-		c.rotation = rotation{addr: f.Addr, proto: s.Proto, port: f.Port}
+	prefix := el.Key.Proto(e.Proto)
+	el.Key = prefix.Port(e.f.Port)
+	if e.f.End > 0 {
+		el.End = prefix.Port(e.f.End)
 	}
-
-	to.element(family, frontends, ruleset.Element{Key: key, Verdict: f.verdict(c), Comment: s.Name})
-	if c.size == 0 {
-		return
-	}
-	to.class(family, c)
-	for slot, b := range pool {
-		to.element(family, backends, ruleset.Element{
-			Key: key.Slot(uint32(slot)), Data: ruleset.Tuple{}.Addr(b.Addr()).Port(b.Port()),
-		})
-	}
-	if !c.node {
-		to.element(family, Masq, ruleset.Element{Key: key})
-		return
-	}
-	for _, a := range addrs {
-		to.element(family, NodeMasq, ruleset.Element{Key: key.Addr(a)})
-	}
+	return el
 }
 
-func (f *Frontend) verdict(c class) ruleset.Verdict {
+// backends gives the slots of a pool.
+func (e *emission) backends(c class, pool []netip.AddrPort, internal bool) {
+	id, first := Backends, uint32(0)
 	switch {
-	case c.size > 0:
-		return ruleset.Verdict{Kind: ruleset.Goto, Chain: c.name()}
-	case f.Drop:
-		return ruleset.Verdict{Kind: ruleset.Drop}
+	case c.ranged:
+		id, first = RangeBackends, uint32(e.f.Port)<<rangeSlotBits
+	case c.limited:
+		id = LimitedBackends
 	}
-	return ruleset.Verdict{Kind: ruleset.Goto, Chain: noBackendChain}
+	if internal {
+		first += c.internalSlots()
+	}
+	id = id.of(c.node)
+	var key ruleset.Tuple
+	if !c.node {
+		key = key.Addr(e.f.Addr)
+	}
+	key = key.Proto(e.Proto)
+	if !c.ranged {
+		key = key.Port(e.f.Port)
+	}
+	for slot, b := range pool {
+		el := ruleset.Element{Key: key.Slot(first + uint32(slot))}
+		switch {
+		case c.ranged:
+			el.Data = ruleset.Tuple{}.Addr(b.Addr())
+		case c.limited:
+			l := limit{most: e.Limits[b], proto: e.Proto, backend: withPort(b, e.f.Port)}
+			l.drop = e.f.Drop && l.most > 0
+			e.to.use(e.family, l)
+			el.Verdict = gotoChain(l)
+		default:
+			b = withPort(b, e.f.Port)
+			el.Data = ruleset.Tuple{}.Addr(b.Addr()).Port(b.Port())
+		}
+		e.to.element(e.family, id, el)
+	}
 }
+
+// withPort gives a backend without a port the one that the client connects to.
+func withPort(b netip.AddrPort, port uint16) netip.AddrPort {
+	if b.Port() == 0 {
+		return netip.AddrPortFrom(b.Addr(), port)
+	}
+	return b
+}
+
+// source says in postrouting which source address backends see.
+func (e *emission) source(c class) {
+	switch s := e.f.Source; {
+	case s.Mode == Keep:
+	case c.ranged:
+		e.to.use(e.family, s)
+		e.byBackend(SourceRanges, c, gotoChain(s))
+	case s == Source{}:
+		e.byBackend(Masq, c, ruleset.Verdict{})
+	default:
+		e.to.use(e.family, s)
+		e.byBackend(Sources, c, gotoChain(s))
+	}
+}
+
+// byBackend gives elements by which postrouting knows the frontend: of its own
+// if it has an address, else one for each backend.
+func (e *emission) byBackend(id SetID, c class, v ruleset.Verdict) {
+	id = id.of(c.node)
+	el := e.key(id)
+	el.Verdict = v
+	if !c.node {
+		e.to.element(e.family, id, el)
+		return
+	}
+	for _, a := range e.addrs {
+		one := el
+		one.Key = el.Key.Addr(a)
+		if !el.End.IsZero() {
+			one.End = el.End.Addr(a)
+		}
+		e.to.element(e.family, id, one)
+	}
+}
+
+func gotoChain(p part) ruleset.Verdict {
+	return ruleset.Verdict{Kind: ruleset.Goto, Chain: p.name()}
+}
+
+// inName is an address in the name of an object, where nft takes no colon.
+func inName(a netip.Addr) string { return strings.ReplaceAll(a.String(), ":", ".") }

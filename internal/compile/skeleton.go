@@ -6,19 +6,23 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 // Config is the part of the configuration that shapes the skeleton.
 type Config struct {
-	Table     string
-	NodeAddrs []netip.Prefix // none: every local address but loopback
-	Internal  []netip.Prefix
+	Table        string
+	NodeAddrs    []netip.Prefix // none: every local address but loopback
+	Internal     []netip.Prefix
+	ServiceCIDRs []netip.Prefix
+	Localhost    bool
+	Affinities   uint32 // how many the map holds
 }
 
 // Schema marks a table as ours and names the layout of its contents.
-const Schema = "nftdp schema 1"
+const Schema = "nftdp schema 2"
 
 // SchemaPrefix is what the marks of all schemas begin with.
 const SchemaPrefix = "nftdp schema "
@@ -28,52 +32,129 @@ const SchemaPrefix = "nftdp schema "
 const (
 	PriorityDNAT = -100
 	PrioritySNAT = 100
+	PriorityRaw  = -300 // of the guard of loopback addresses: NF_IP_PRI_RAW
 )
 
 // SetID numbers the sets and maps which services have elements in.
 type SetID uint8
 
-// The sets, in the order in which they are created.
+// The sets, in the order in which they are created. There are two of each kind:
+// keyed by frontends with an address, and by node-wide ones.
 const (
-	Frontends     SetID = iota // daddr . proto . dport : verdict
-	NodeFrontends              // proto . dport : verdict
-	Backends                   // daddr . proto . dport . slot : addr . port
-	NodeBackends               // proto . dport . slot : addr . port
-	Masq                       // original daddr . proto . original dport: masqueraded unless internal
-	NodeMasq                   // proto . original dport . backend: the same for node-wide frontends
-	Hairpin                    // backend . backend: it reaches itself
+	Frontends           SetID = iota // daddr . proto . dport : verdict
+	NodeFrontends                    // proto . dport : verdict
+	FrontendRanges                   // daddr . proto . dports : verdict
+	NodeFrontendRanges               // proto . dports : verdict
+	Backends                         // daddr . proto . dport . slot : addr . port
+	NodeBackends                     // proto . dport . slot : addr . port
+	LimitedBackends                  // daddr . proto . dport . slot : verdict
+	NodeLimitedBackends              // proto . dport . slot : verdict
+	RangeBackends                    // daddr . proto . slot : addr; the slot begins with the first port
+	NodeRangeBackends                // proto . slot : addr
+	Masq                             // original daddr . proto . original dport: masqueraded unless internal
+	NodeMasq                         // proto . original dport . backend: the same for node-wide frontends
+	Sources                          // original daddr . proto . original dport : verdict
+	NodeSources                      // proto . original dport . backend : verdict
+	SourceRanges                     // original daddr . proto . original dports : verdict
+	NodeSourceRanges                 // proto . original dports . backend : verdict
+	Affinities                       // original daddr . proto . original dport : verdict
+	NodeAffinities                   // proto . original dport . backend : verdict
+	Hairpin                          // backend . backend: it reaches itself
 	NumSets
 )
 
+// of is the set of the same kind for frontends that are node-wide or not.
+func (id SetID) of(node bool) SetID {
+	if node {
+		return id + 1
+	}
+	return id
+}
+
+// NodeWide reports whether the set is one of node-wide frontends.
+func (id SetID) NodeWide() bool { return id < Hairpin && id%2 == 1 }
+
+// Ranged reports whether the set is one of ranges of ports.
+func (id SetID) Ranged() bool {
+	switch id &^ 1 {
+	case FrontendRanges, RangeBackends, SourceRanges:
+		return true
+	}
+	return false
+}
+
+// Frontends reports whether the set has the frontends themselves.
+func (id SetID) Frontends() bool { return id <= NodeFrontendRanges }
+
+// Backends reports whether the set has the slots of pools.
+func (id SetID) Backends() bool { return id >= Backends && id <= NodeRangeBackends }
+
 // Postrouting reports whether the set is asked in postrouting, about
 // connections whose destination has been chosen.
-func (id SetID) Postrouting() bool { return id == Masq || id == NodeMasq || id == Hairpin }
+func (id SetID) Postrouting() bool { return id >= Masq && id < NumSets }
+
+// Shared reports whether a set that is not numbered belongs to services, which
+// share it, and not to the skeleton.
+func Shared(name string) bool { return strings.HasPrefix(name, prefixesPrefix) }
 
 // Names of what does not belong to one service.
 const (
-	internalSet    = "internal"
-	nodeAddrsSet   = "node_addrs"
-	protocolsSet   = "protocols"
-	noBackendChain = "no-backend"
-	servicesChain  = "services"
-	masqChain      = "masquerading"
+	internalSet      = "internal"
+	nodeAddrsSet     = "node_addrs"
+	serviceCIDRsSet  = "service_cidrs"
+	protocolsSet     = "protocols"
+	affinityMap      = "affinity"
+	noBackendChain   = "no-backend"
+	servicesChain    = "services"
+	nodeWideChain    = "node-wide"
+	affinityChain    = "affinities"
+	masqChain        = "masquerading"
+	externalChain    = "external-clients"
+	postroutingChain = "postrouting"
 )
+
+// AffinityMap is the name of the map that rules add elements to: client .
+// frontend : backend.
+const AffinityMap = affinityMap
 
 // declarations of the sets by SetID.
 func declarations() [NumSets]ruleset.Set {
-	frontend := []ruleset.Type{ruleset.Addr, ruleset.Proto, ruleset.Port}
-	port := frontend[1:]
+	port := []ruleset.Type{ruleset.Proto, ruleset.Port}
+	frontend := append([]ruleset.Type{ruleset.Addr}, port...)
 	backend := []ruleset.Type{ruleset.Addr, ruleset.Port}
-	slot := func(k []ruleset.Type) []ruleset.Type { return append(slices.Clip(k), ruleset.Slot) }
+	addr := backend[:1]
+	with := func(k []ruleset.Type, t ruleset.Type) []ruleset.Type { return append(slices.Clip(k), t) }
+	slot := func(k []ruleset.Type) []ruleset.Type { return with(k, ruleset.Slot) }
 	return [NumSets]ruleset.Set{
-		Frontends:     {Name: "frontends", Key: frontend, Verdict: true, Counter: true},
-		NodeFrontends: {Name: "node_frontends", Key: port, Verdict: true, Counter: true},
-		Backends:      {Name: "backends", Key: slot(frontend), Data: backend, Counter: true},
-		NodeBackends:  {Name: "node_backends", Key: slot(port), Data: backend, Counter: true},
-		Masq:          {Name: "masq", Key: frontend},
-		NodeMasq:      {Name: "node_masq", Key: []ruleset.Type{ruleset.Proto, ruleset.Port, ruleset.Addr}},
-		Hairpin:       {Name: "hairpin", Key: []ruleset.Type{ruleset.Addr, ruleset.Addr}},
+		Frontends:           {Name: "frontends", Key: frontend, Verdict: true, Counter: true},
+		NodeFrontends:       {Name: "node_frontends", Key: port, Verdict: true, Counter: true},
+		FrontendRanges:      {Name: "frontend_ranges", Key: frontend, Interval: true, Verdict: true, Counter: true},
+		NodeFrontendRanges:  {Name: "node_frontend_ranges", Key: port, Interval: true, Verdict: true, Counter: true},
+		Backends:            {Name: "backends", Key: slot(frontend), Data: backend, Counter: true},
+		NodeBackends:        {Name: "node_backends", Key: slot(port), Data: backend, Counter: true},
+		LimitedBackends:     {Name: "limited_backends", Key: slot(frontend), Verdict: true, Counter: true},
+		NodeLimitedBackends: {Name: "node_limited_backends", Key: slot(port), Verdict: true, Counter: true},
+		RangeBackends:       {Name: "range_backends", Key: slot(frontend[:2]), Data: addr, Counter: true},
+		NodeRangeBackends:   {Name: "node_range_backends", Key: slot(port[:1]), Data: addr, Counter: true},
+		Masq:                {Name: "masq", Key: frontend},
+		NodeMasq:            {Name: "node_masq", Key: with(port, ruleset.Addr)},
+		Sources:             {Name: "sources", Key: frontend, Verdict: true},
+		NodeSources:         {Name: "node_sources", Key: with(port, ruleset.Addr), Verdict: true},
+		SourceRanges:        {Name: "source_ranges", Key: frontend, Interval: true, Verdict: true},
+		NodeSourceRanges:    {Name: "node_source_ranges", Key: with(port, ruleset.Addr), Interval: true, Verdict: true},
+		Affinities:          {Name: "affinities", Key: frontend, Verdict: true},
+		NodeAffinities:      {Name: "node_affinities", Key: with(port, ruleset.Addr), Verdict: true},
+		Hairpin:             {Name: "hairpin", Key: []ruleset.Type{ruleset.Addr, ruleset.Addr}},
 	}
+}
+
+// sizeFor is the size that is declared for n elements. Intervals are kept in
+// trees, for which a size is no more than a limit.
+func sizeFor(s *ruleset.Set, n int) uint32 {
+	if s.Interval {
+		return 0
+	}
+	return ruleset.SizeFor(n)
 }
 
 // ops makes operands of fields without parameters.
@@ -90,27 +171,51 @@ func ops(fields ...ruleset.Field) []ruleset.Operand {
 func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 	t := &ruleset.Table{Family: f, Name: c.Table, Comment: Schema}
 	for _, s := range declarations() {
-		s.Size = ruleset.SizeFor(0)
+		s.Size = sizeFor(&s, 0)
 		t.Sets = append(t.Sets, &s)
 	}
 	t.Sets = append(t.Sets,
 		prefixSet(internalSet, f, c.Internal),
-		&ruleset.Set{Name: protocolsSet, Key: []ruleset.Type{ruleset.Proto}, Elements: protocols()})
+		&ruleset.Set{Name: protocolsSet, Key: []ruleset.Type{ruleset.Proto}, Elements: protocols()},
+		&ruleset.Set{
+			Name: affinityMap, Key: []ruleset.Type{ruleset.Addr, ruleset.Addr, ruleset.Proto, ruleset.Port},
+			Data: []ruleset.Type{ruleset.Addr, ruleset.Port}, Dynamic: true, Size: c.Affinities,
+		})
 	if len(c.NodeAddrs) > 0 {
 		t.Sets = append(t.Sets, prefixSet(nodeAddrsSet, f, c.NodeAddrs))
 	}
-	t.Chains = []*ruleset.Chain{
-		{Name: noBackendChain, Rules: []ruleset.Rule{
+	if len(c.ServiceCIDRs) > 0 {
+		t.Sets = append(t.Sets, prefixSet(serviceCIDRsSet, f, c.ServiceCIDRs))
+	}
+	translated := ruleset.Match{Field: ruleset.CtStatus, Value: ruleset.StatusDNAT}
+	output := []ruleset.Rule{{jump(servicesChain)}}
+	if c.Localhost {
+		output = append(output, ruleset.Rule{
+			ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: loopback(f)}, jump(nodeWideChain),
+		})
+		t.Chains = append(t.Chains, baseChain("loopback-guard", ruleset.Hook{
+			Num: ruleset.Prerouting, Priority: PriorityRaw, Filter: true,
+		}, ruleset.Rule{
+			ruleset.Match{Field: ruleset.IifType, Not: true, Value: ruleset.IifLoopback},
+			ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: loopback(f)}, ruleset.Verdict{Kind: ruleset.Drop},
+		}))
+	}
+	t.Chains = append(t.Chains,
+		&ruleset.Chain{Name: noBackendChain, Rules: []ruleset.Rule{
 			{ruleset.Match{Field: ruleset.L4proto, Value: TCP}, ruleset.Reject{Reset: true}},
 			{ruleset.Reject{}},
 		}},
-		{Name: servicesChain, Rules: c.servicesRules(f)},
-		{Name: masqChain, Rules: masqRules()},
-		baseChain("prerouting", ruleset.Prerouting, PriorityDNAT, jump(servicesChain)),
-		baseChain("output", ruleset.Output, PriorityDNAT, jump(servicesChain)),
-		baseChain("postrouting", ruleset.Postrouting, PrioritySNAT,
-			ruleset.Match{Field: ruleset.CtStatus, Value: ruleset.StatusDNAT}, jump(masqChain)),
-	}
+		&ruleset.Chain{Name: servicesChain, Rules: c.servicesRules(f)},
+		&ruleset.Chain{Name: nodeWideChain, Rules: nodeWideRules()},
+		&ruleset.Chain{Name: affinityChain, Rules: byFrontend(vmaps(Affinities))},
+		&ruleset.Chain{Name: externalChain, Rules: byFrontend(masquerade)},
+		&ruleset.Chain{Name: masqChain, Rules: c.masqRules(f)},
+		baseChain("prerouting", ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityDNAT}, ruleset.Rule{jump(servicesChain)}),
+		baseChain("output", ruleset.Hook{Num: ruleset.Output, Priority: PriorityDNAT}, output...),
+		baseChain("input", ruleset.Hook{Num: ruleset.Input, Priority: PrioritySNAT}, ruleset.Rule{translated, jump(affinityChain)}),
+		baseChain(postroutingChain, ruleset.Hook{Num: ruleset.Postrouting, Priority: PrioritySNAT},
+			ruleset.Rule{translated, jump(affinityChain)}, ruleset.Rule{translated, jump(masqChain)}),
+	)
 	return t
 }
 
@@ -121,9 +226,11 @@ const (
 	SCTP = 132
 )
 
+var protocolNumbers = [...]uint8{TCP, UDP, SCTP}
+
 func protocols() []ruleset.Element {
 	var out []ruleset.Element
-	for _, p := range []uint8{TCP, UDP, SCTP} {
+	for _, p := range protocolNumbers {
 		out = append(out, ruleset.Element{Key: ruleset.Tuple{}.Proto(p)})
 	}
 	return out
@@ -133,12 +240,13 @@ func jump(chain string) ruleset.Verdict {
 	return ruleset.Verdict{Kind: ruleset.Jump, Chain: chain}
 }
 
-func baseChain(name string, h ruleset.HookNum, prio int32, rule ...ruleset.Statement) *ruleset.Chain {
-	return &ruleset.Chain{Name: name, Hook: &ruleset.Hook{Num: h, Priority: prio}, Rules: []ruleset.Rule{rule}}
+func baseChain(name string, h ruleset.Hook, rules ...ruleset.Rule) *ruleset.Chain {
+	return &ruleset.Chain{Name: name, Hook: &h, Rules: rules}
 }
 
-// servicesRules send a packet to the chain of its frontend's pool. Frontends
-// with an address come first, so they win over node-wide ones.
+// servicesRules send a packet to the chain of its frontend's class. Frontends
+// with an address come first, so they win over node-wide ones, and single
+// ports win over ranges. What is left of the service CIDRs is rejected.
 //
 // A packet whose frontend is not found is still looked up in the pools: before
 // Linux 6.17 (and stable kernels without b2f742c846ca, "restart set lookup on
@@ -147,7 +255,6 @@ func baseChain(name string, h ruleset.HookNum, prio int32, rule ...ruleset.State
 // escape untranslated, and conntrack keep its connection so. The first slot is
 // an element of its own, which hardly ever changes in the same moment.
 func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
-	decl := declarations()
 	local := ruleset.Rule{
 		ruleset.Match{Field: ruleset.FibDaddr, Value: ruleset.FibLocal},
 		ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)},
@@ -155,12 +262,25 @@ func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 	if len(c.NodeAddrs) > 0 {
 		local = append(local, ruleset.Lookup{Key: ops(ruleset.Daddr), Set: nodeAddrsSet})
 	}
-	addressed, nodeWide := class{size: 1}, class{size: 1, node: true}
+	rules := append(frontendRules(false), append(local, jump(nodeWideChain)))
+	if len(c.ServiceCIDRs) > 0 {
+		rules = append(rules, ruleset.Rule{
+			ruleset.Lookup{Key: ops(ruleset.Daddr), Set: serviceCIDRsSet},
+			ruleset.Verdict{Kind: ruleset.Goto, Chain: noBackendChain},
+		})
+	}
+	return rules
+}
+
+func nodeWideRules() []ruleset.Rule { return frontendRules(true) }
+
+func frontendRules(node bool) []ruleset.Rule {
+	decl := declarations()
+	one := class{node: node, pool: pool{size: 1}}
 	return []ruleset.Rule{
-		{ruleset.VMap{Key: addressed.key(), Map: decl[Frontends].Name}},
-		addressed.dnat(firstSlot()),
-		slices.Concat(local, ruleset.Rule{ruleset.VMap{Key: nodeWide.key(), Map: decl[NodeFrontends].Name}}),
-		slices.Concat(local, nodeWide.dnat(firstSlot())),
+		{ruleset.VMap{Key: one.key(), Map: decl[Frontends.of(node)].Name}},
+		one.slot(firstSlot()),
+		{ruleset.VMap{Key: one.key(), Map: decl[FrontendRanges.of(node)].Name}},
 	}
 }
 
@@ -172,54 +292,95 @@ func loopback(f ruleset.Family) netip.Prefix {
 }
 
 // masqRules see the first packet of every connection with a rewritten
-// destination, ours or not, so each of them asks whether it is one of ours. A
-// node-wide frontend is known by its port and by the backend that was chosen,
-// as the node's addresses are not in any set. `meta l4proto tcp` stands before
-// `ct original proto-dst` since nft takes it only where the protocol is known.
-func masqRules() []ruleset.Rule {
-	decl := declarations()
+// destination, ours or not, so each of them asks whether it is one of ours.
+// The usual case, a client outside and no special wish, is found out first. A
+// loopback address must never leave the node.
+func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
 	rules := []ruleset.Rule{
-		{ruleset.Lookup{Key: ops(ruleset.Saddr, ruleset.Daddr), Set: decl[Hairpin].Name}, ruleset.Masquerade{}},
-		{ruleset.Lookup{Key: ops(ruleset.Saddr), Set: internalSet}, ruleset.Verdict{Kind: ruleset.Return}},
+		{ruleset.Lookup{Key: ops(ruleset.Saddr, ruleset.Daddr), Set: declarations()[Hairpin].Name}, ruleset.Masquerade{}},
 	}
-	for _, p := range []uint32{TCP, UDP, SCTP} {
-		proto := ruleset.Match{Field: ruleset.L4proto, Value: p}
-		rules = append(rules,
-			ruleset.Rule{
-				proto, ruleset.Lookup{
-					Key: ops(ruleset.OrigDaddr, ruleset.L4proto, ruleset.OrigDport), Set: decl[Masq].Name,
-				}, ruleset.Masquerade{},
-			},
-			ruleset.Rule{
-				proto, ruleset.Lookup{
-					Key: ops(ruleset.L4proto, ruleset.OrigDport, ruleset.Daddr), Set: decl[NodeMasq].Name,
-				}, ruleset.Masquerade{},
-			})
+	if c.Localhost {
+		rules = append(rules, ruleset.Rule{
+			ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: loopback(f)}, ruleset.Masquerade{},
+		})
 	}
-	return rules
+	rules = append(rules, ruleset.Rule{
+		ruleset.Lookup{Key: ops(ruleset.Saddr), Not: true, Set: internalSet}, jump(externalChain),
+	})
+	return append(rules, byFrontend(vmaps(Sources, SourceRanges))...)
+}
+
+// byFrontend makes rules that look up the frontend of a connection whose
+// destination has been rewritten. A node-wide frontend is known by its port
+// and by the backend that was chosen, as the node's addresses are not in any
+// set. `meta l4proto tcp` stands before `ct original proto-dst` since nft takes
+// it only where the protocol is known.
+func byFrontend(rest func(key []ruleset.Operand, node bool) []ruleset.Rule) []ruleset.Rule {
+	var out []ruleset.Rule
+	for _, p := range protocolNumbers {
+		proto := ruleset.Match{Field: ruleset.L4proto, Value: uint32(p)}
+		for _, node := range []bool{false, true} {
+			key := ops(ruleset.OrigDaddr, ruleset.L4proto, ruleset.OrigDport)
+			if node {
+				key = ops(ruleset.L4proto, ruleset.OrigDport, ruleset.Daddr)
+			}
+			for _, r := range rest(key, node) {
+				out = append(out, append(ruleset.Rule{proto}, r...))
+			}
+		}
+	}
+	return out
+}
+
+func masquerade(key []ruleset.Operand, node bool) []ruleset.Rule {
+	return []ruleset.Rule{{ruleset.Lookup{Key: key, Set: declarations()[Masq.of(node)].Name}, ruleset.Masquerade{}}}
+}
+
+func vmaps(ids ...SetID) func([]ruleset.Operand, bool) []ruleset.Rule {
+	return func(key []ruleset.Operand, node bool) []ruleset.Rule {
+		var out []ruleset.Rule
+		for _, id := range ids {
+			out = append(out, ruleset.Rule{ruleset.VMap{Key: key, Map: declarations()[id.of(node)].Name}})
+		}
+		return out
+	}
 }
 
 // prefixSet holds the prefixes of one family, without those inside others.
 func prefixSet(name string, f ruleset.Family, prefixes []netip.Prefix) *ruleset.Set {
-	s := &ruleset.Set{Name: name, Key: []ruleset.Type{ruleset.Addr}, Interval: true}
-	var sorted []netip.Prefix
+	var of []netip.Prefix
 	for _, p := range prefixes {
 		if p.Addr().Is4() == (f == ruleset.IPv4) {
-			sorted = append(sorted, p.Masked())
+			of = append(of, p)
 		}
 	}
-	slices.SortFunc(sorted, func(x, y netip.Prefix) int {
-		return cmp.Or(x.Addr().Compare(y.Addr()), cmp.Compare(x.Bits(), y.Bits()))
-	})
-	var last netip.Prefix
-	for _, p := range sorted {
-		if last.IsValid() && last.Contains(p.Addr()) {
-			continue // prefixes nest or are disjoint
-		}
-		last = p
+	return intervalSet(name, of)
+}
+
+func intervalSet(name string, prefixes []netip.Prefix) *ruleset.Set {
+	s := &ruleset.Set{Name: name, Key: []ruleset.Type{ruleset.Addr}, Interval: true}
+	for _, p := range outermost(prefixes) {
 		s.Elements = append(s.Elements, ruleset.Element{
 			Key: ruleset.Tuple{}.Addr(p.Addr()), End: ruleset.Tuple{}.Addr(ruleset.LastAddr(p)),
 		})
 	}
 	return s
+}
+
+// outermost sorts prefixes and leaves out those inside others.
+func outermost(prefixes []netip.Prefix) []netip.Prefix {
+	var sorted, out []netip.Prefix
+	for _, p := range prefixes {
+		sorted = append(sorted, p.Masked())
+	}
+	slices.SortFunc(sorted, func(x, y netip.Prefix) int {
+		return cmp.Or(x.Addr().Compare(y.Addr()), cmp.Compare(x.Bits(), y.Bits()))
+	})
+	for _, p := range sorted {
+		if len(out) > 0 && out[len(out)-1].Contains(p.Addr()) {
+			continue // prefixes nest or are disjoint
+		}
+		out = append(out, p)
+	}
+	return out
 }

@@ -22,15 +22,15 @@ type State struct {
 
 // shared counts the uses of what several services have in common.
 type shared struct {
-	classes  [2]map[class]int
+	parts    [2]map[part]int
 	hairpins [2]map[netip.Addr]int
 }
 
 // newShared has room for that many backends of each family.
 func newShared(backends [2]int) shared {
 	var s shared
-	for i := range s.classes {
-		s.classes[i] = map[class]int{}
+	for i := range s.parts {
+		s.parts[i] = map[part]int{}
 		s.hairpins[i] = make(map[netip.Addr]int, backends[i])
 	}
 	return s
@@ -41,8 +41,11 @@ func newShared(backends [2]int) shared {
 func New(cfg Config, services []*Service) *State {
 	var backends [2]int
 	for _, svc := range services {
-		for i := range svc.Pools {
-			backends[i] += len(svc.Pools[i])
+		for i := range svc.Frontends {
+			f := &svc.Frontends[i]
+			if i == 0 || !samePools(f, &svc.Frontends[i-1]) {
+				backends[familyIndex(f.Addr)] += len(f.Pool)
+			}
 		}
 	}
 	s := &State{cfg: cfg, services: make(map[string]*Service, len(services)), shared: newShared(backends)}
@@ -73,7 +76,7 @@ func (s *State) With(set []*Service, remove []string) *State {
 type counting State
 
 func (s *counting) element(f int, id SetID, _ ruleset.Element) { s.elements[f][id]++ }
-func (s *counting) class(f int, c class)                       { s.shared.classes[f][c]++ }
+func (s *counting) use(f int, p part)                          { s.shared.parts[f][p]++ }
 func (s *counting) hairpin(f int, a netip.Addr)                { s.shared.hairpins[f][a]++ }
 
 // Names iterates over the names of the services, in no order.
@@ -95,10 +98,14 @@ func (s *State) Ruleset() *ruleset.Ruleset {
 		t := s.cfg.skeleton(f)
 		for id := range NumSets {
 			t.Sets[id].Elements = make([]ruleset.Element, 0, s.elements[i][id])
-			t.Sets[id].Size = ruleset.SizeFor(s.elements[i][id])
+			t.Sets[id].Size = sizeFor(t.Sets[id], s.elements[i][id])
 		}
-		for _, c := range sortedClasses(s.shared.classes[i]) {
-			t.Chains = append(t.Chains, c.chain())
+		for _, p := range sortedParts(s.shared.parts[i]) {
+			if set := p.set(); set != nil {
+				t.Sets = append(t.Sets, set)
+			} else {
+				t.Chains = append(t.Chains, p.chain())
+			}
 		}
 		out.Tables = append(out.Tables, t)
 	}
@@ -134,7 +141,7 @@ func (r *filling) element(f int, id SetID, e ruleset.Element) {
 	s.Elements = append(s.Elements, e)
 }
 
-func (*filling) class(int, class) {}
+func (*filling) use(int, part) {}
 
 func (r *filling) hairpin(f int, a netip.Addr) {
 	if r.repeats[f] && r.uses.hairpins[f][a] > 1 {
@@ -150,10 +157,23 @@ func hairpinElement(a netip.Addr) ruleset.Element {
 	return ruleset.Element{Key: ruleset.Tuple{}.Addr(a).Addr(a)}
 }
 
-func sortedClasses[V any](m map[class]V) []class {
-	return slices.SortedFunc(maps.Keys(m), func(x, y class) int {
-		return cmp.Or(cmp.Compare(x.size, y.size), cmp.Compare(x.name(), y.name()))
+func sortedParts(m map[part]int) []part {
+	type named struct {
+		name string
+		part
+	}
+	list := make([]named, 0, len(m))
+	for p := range m {
+		list = append(list, named{p.name(), p})
+	}
+	slices.SortFunc(list, func(x, y named) int {
+		return cmp.Or(cmp.Compare(len(x.name), len(y.name)), cmp.Compare(x.name, y.name))
 	})
+	out := make([]part, len(list))
+	for i := range list {
+		out[i] = list[i].part
+	}
+	return out
 }
 
 // SetSizes notes how much the kernel's sets can hold once the changes are
@@ -162,7 +182,7 @@ func sortedClasses[V any](m map[class]V) []class {
 func (s *State) SetSizes(current *ruleset.Ruleset, changes []ruleset.Change) {
 	for i, f := range ruleset.Families {
 		for id, d := range declarations() {
-			s.sizes[i][id] = ruleset.SizeFor(s.elements[i][id])
+			s.sizes[i][id] = sizeFor(&d, s.elements[i][id])
 			if t := current.Table(f); t != nil && t.Set(d.Name) != nil {
 				s.sizes[i][id] = t.Set(d.Name).Size
 			}

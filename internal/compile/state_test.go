@@ -49,7 +49,7 @@ func checkStage(t *testing.T, state *State, set []*Service, remove []string) {
 		t.Errorf("the state compiles otherwise than a new one (-want +got):\n%s", diff)
 	}
 	exact := gocmp.Options{
-		gocmp.AllowUnexported(State{}, shared{}, class{}, rotation{}),
+		gocmp.AllowUnexported(State{}, shared{}, class{}, pool{}, owner{}, limit{}, learner{}, prefixes{}),
 		cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}),
 	}
 	if diff := gocmp.Diff(full, state, exact); diff != "" {
@@ -77,9 +77,9 @@ func FuzzHolds(f *testing.F) {
 		want := New(cfg, services).Ruleset()
 		var got []*Service
 		for _, h := range Holds(want) {
-			got = append(got, h.Service())
+			got = append(got, &h.Service)
 		}
-		if diff := gocmp.Diff(want.String(), New(cfg, got).Ruleset().String()); diff != "" {
+		if diff := gocmp.Diff(text(want), text(New(cfg, got).Ruleset())); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		var names []string
@@ -103,7 +103,8 @@ func TestFits(t *testing.T) {
 		s := &Service{Name: "s", Proto: TCP, Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80}}}
 		for i := first; i < first+n; i++ {
 			a := netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)})
-			s.Pools[0] = append(s.Pools[0], netip.AddrPortFrom(a, 80))
+			f := &s.Frontends[0]
+			f.Pool = append(f.Pool, netip.AddrPortFrom(a, 80))
 		}
 		return s
 	}

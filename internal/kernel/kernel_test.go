@@ -53,10 +53,13 @@ func services(n int) []*compile.Service {
 		out[i] = &compile.Service{Name: fmt.Sprint("service ", i), Proto: compile.TCP, Frontends: []compile.Frontend{
 			{Addr: v4, Port: 80}, {Addr: v6, Port: 80}, {Addr: netip.IPv4Unspecified(), Port: uint16(30000 + i), Drop: true},
 		}}
+		var v4Pool, v6Pool []netip.AddrPort
 		for b := range i % 4 {
-			out[i].Pools[0] = append(out[i].Pools[0], netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 8, 0, byte(b)}), 8080))
-			out[i].Pools[1] = append(out[i].Pools[1], netip.AddrPortFrom(netip.AddrFrom16([16]byte{0xfd, 1: 8, 15: byte(b)}), 8080))
+			v4Pool = append(v4Pool, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 8, 0, byte(b)}), 8080))
+			v6Pool = append(v6Pool, netip.AddrPortFrom(netip.AddrFrom16([16]byte{0xfd, 1: 8, 15: byte(b)}), 8080))
 		}
+		fronts := out[i].Frontends
+		fronts[0].Pool, fronts[1].Pool, fronts[2].Pool = v4Pool, v6Pool, v4Pool
 	}
 	return out
 }

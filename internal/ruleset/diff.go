@@ -361,9 +361,12 @@ type identity struct {
 	verdict   Verdict
 }
 
+// identity takes the upper half of a slot for a part of the key: it tells the
+// pools of a frontend apart.
 func (s *Set) identity(e *Element) identity {
 	if s.slotted() && e.Key.Len() > 4 {
-		return identity{e.Key.Prefix(e.Key.Len() - 4), e.Data, e.Verdict}
+		n := e.Key.Len() - 4
+		return identity{e.Key.Prefix(n).Slot(e.Key.SlotAt(n) >> 16), e.Data, e.Verdict}
 	}
 	return identity{key: e.Key}
 }

@@ -172,7 +172,7 @@ func (s *Set) sorted() []*Element {
 
 // append appends the element as nft writes it inside the braces.
 func (e *Element) append(b []byte, f Family, s *Set) []byte {
-	if p, ok := e.prefix(f, s); ok {
+	if p, ok := e.Prefix(f, s); ok {
 		b = append(b, prefixText(p)...)
 	} else {
 		b = e.Key.append(b, f, s.Key, &e.End)
@@ -199,8 +199,8 @@ func (e *Element) append(b []byte, f Family, s *Set) []byte {
 	return b
 }
 
-// prefix is the interval as a prefix of addresses, if it is one.
-func (e *Element) prefix(f Family, s *Set) (p netip.Prefix, ok bool) {
+// Prefix is the interval as a prefix of addresses, if it is one.
+func (e *Element) Prefix(f Family, s *Set) (p netip.Prefix, ok bool) {
 	if n := f.AddrLen(); !s.Interval || len(s.Key) != 1 || s.Key[0] != Addr || e.Key.Len() != n || e.End.Len() != n {
 		return p, false
 	}

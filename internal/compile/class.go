@@ -1,0 +1,309 @@
+package compile
+
+import (
+	"iter"
+	"net/netip"
+	"strconv"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// class is the way of a packet from its frontend to the pools: what all
+// frontends have in common whose packets go alike. It is a chain, which may
+// lead on to chains of simpler classes:
+//
+//	clients-…   drops packets of clients that are not allowed
+//	affinity-…  sends clients where they were before
+//	split-…     sends internal clients to a pool of their own
+//	random-3    chooses one of three backends
+type class struct {
+	node     bool // for node-wide frontends
+	clients  Clients
+	affinity bool
+	split    bool // internal clients have a pool of their own
+	internal int  // its size
+	pool
+}
+
+// pool is how a backend is chosen. Pools of one size share a chain. Only
+// round-robin has a chain for each frontend, as the kernel keeps the position
+// of the rotation in the rule, and so have ranges of ports, as the slots of
+// all of them are in one map.
+type pool struct {
+	balance  Balance
+	size     int
+	drop     bool // what happens if size is 0
+	limited  bool // backends have chains that limit their connections
+	ranged   bool // the frontend is a range of ports
+	reserved bool // it is the pool of internal clients
+	owner    owner
+}
+
+// owner is the frontend that a chain belongs to.
+type owner struct {
+	addr  netip.Addr // unset for node-wide frontends
+	proto uint8
+	port  uint16
+}
+
+// Slots of the pool of internal clients follow those of the other one.
+const (
+	internalSlots      = 1 << 16
+	rangeSlotBits      = 16
+	internalRangeSlots = 1 << 15
+	// MaxRangeSlots is the most slots in a pool of a range of ports.
+	MaxRangeSlots = internalRangeSlots
+)
+
+func (p *pool) internalSlots() uint32 {
+	if p.ranged {
+		return internalRangeSlots
+	}
+	return internalSlots
+}
+
+// class is the one of a frontend.
+func (s *Service) class(f *Frontend) class {
+	c := class{node: f.Addr.IsUnspecified(), clients: f.Clients}
+	c.pool = pool{size: len(f.Pool)}
+	c.ranged = f.End > 0
+	c.split = f.Internal != nil
+	c.internal = len(f.Internal)
+	if c.size == 0 {
+		c.drop = f.Drop
+	}
+	if c.size+c.internal == 0 {
+		c.split = false
+		return c
+	}
+	c.balance = s.Balance
+	c.limited = len(s.Limits) > 0
+	c.affinity = s.Affinity > 0
+	if c.balance == RoundRobin || c.ranged {
+		c.owner = owner{proto: s.Proto, port: f.Port}
+		if !c.node {
+			c.owner.addr = f.Addr
+		}
+	}
+	return c
+}
+
+// next is the class that the chain leads to, if it does more than to choose.
+func (c class) next() (class, bool) {
+	switch {
+	case c.clients != Clients{}:
+		c.clients = Clients{}
+	case c.affinity:
+		c.affinity = false
+	case c.split:
+		c.split, c.internal = false, 0
+		if c.size == 0 {
+			c.pool = pool{drop: c.drop}
+		}
+	default:
+		return c, false
+	}
+	return c, true
+}
+
+// reservedClass is where internal clients are sent.
+func (c class) reservedClass() class {
+	out := class{node: c.node, pool: c.pool}
+	out.size, out.drop, out.reserved = c.internal, false, true
+	return out
+}
+
+// parts are the chains that the class consists of, and the sets they ask.
+func (c class) parts() iter.Seq[part] {
+	return func(yield func(part) bool) {
+		for more := true; more; c, more = c.next() {
+			if c.plain() && c.size == 0 {
+				return // it has no chain of its own
+			}
+			if !yield(c) {
+				return
+			}
+			if (c.clients != Clients{}) && !c.clients.parts(yield) {
+				return
+			}
+			if c.plainSplit() && !yield(c.reservedClass()) {
+				return
+			}
+		}
+	}
+}
+
+// plain reports whether the chain only chooses a backend.
+func (c class) plain() bool { return c.clients == Clients{} && !c.affinity && !c.split }
+
+func (c class) plainSplit() bool { return c.clients == Clients{} && !c.affinity && c.split }
+
+// verdict is what sends a packet on its way.
+func (c class) verdict() ruleset.Verdict {
+	switch {
+	case !c.plain() || c.size > 0:
+		return gotoChain(c)
+	case c.drop:
+		return ruleset.Verdict{Kind: ruleset.Drop}
+	}
+	return ruleset.Verdict{Kind: ruleset.Goto, Chain: noBackendChain}
+}
+
+func (c class) name() string {
+	if c.node {
+		return "node-" + c.path()
+	}
+	return c.path()
+}
+
+func (c class) path() string {
+	next, more := c.next()
+	switch {
+	case c.clients != Clients{}:
+		return "clients-" + c.clients.hash() + "-" + next.path()
+	case c.affinity:
+		return "affinity-" + next.path()
+	case c.split:
+		return "split-" + c.reservedClass().path() + "-" + next.path()
+	case !more && c.size == 0 && c.drop:
+		return "drop"
+	case c.size == 0:
+		return noBackendChain
+	}
+	return c.pool.name()
+}
+
+func (p *pool) name() string {
+	name := ""
+	for _, w := range []struct {
+		is   bool
+		word string
+	}{{p.reserved, "internal-"}, {p.limited, "limited-"}, {p.ranged, "range-"}} {
+		if w.is {
+			name += w.word
+		}
+	}
+	name += balanceNames[p.balance] + "-" + strconv.Itoa(p.size)
+	if p.owner == (owner{}) {
+		return name
+	}
+	name += "-" + ruleset.ProtoName(p.owner.proto)
+	if p.owner.addr.IsValid() {
+		name += "-" + inName(p.owner.addr)
+	}
+	return name + "-" + strconv.Itoa(int(p.owner.port))
+}
+
+var balanceNames = [...]string{Random: "random", RoundRobin: "round-robin", SourceHash: "hash", Maglev: "maglev"}
+
+func (class) set() *ruleset.Set { return nil }
+
+func (c class) chain() *ruleset.Chain {
+	next, _ := c.next()
+	onward := ruleset.Rule{next.verdict()}
+	out := &ruleset.Chain{Name: c.name()}
+	switch {
+	case c.clients != Clients{}:
+		out.Rules = append(c.clients.rules(), onward)
+	case c.affinity:
+		out.Rules = []ruleset.Rule{{
+			ruleset.Lookup{Key: ops(ruleset.L4proto), Set: protocolsSet},
+			ruleset.DNAT{Key: ops(ruleset.Saddr, ruleset.Daddr, ruleset.L4proto, ruleset.Dport), Map: affinityMap},
+		}, onward}
+	case c.split:
+		internal := c.reservedClass().verdict()
+		out.Rules = []ruleset.Rule{
+			{ruleset.Lookup{Key: ops(ruleset.Saddr), Set: internalSet}, internal},
+			{ruleset.Match{Field: ruleset.FibSaddr, Value: ruleset.FibLocal}, internal},
+			onward,
+		}
+	default:
+		out.Rules = c.choose()
+	}
+	return out
+}
+
+// choose are the rules that send a packet to one of the pool's slots. The
+// protocols are tested first because nft takes a port mapping only where the
+// transport protocol is known.
+//
+// A packet is not evaluated within one generation: nft_do_chain looks at it
+// once for the rules, but every lookup in a set looks anew. So a pool may have
+// shrunk since the packet was sent here, and its slot be gone. Then the first
+// slot serves, and if the whole pool is gone, the packet is dropped: it has no
+// conntrack entry yet, so that the client's next one is evaluated afresh.
+func (c class) choose() []ruleset.Rule {
+	field := [...]ruleset.Field{
+		Random: ruleset.Random, RoundRobin: ruleset.Increment, SourceHash: ruleset.Hash, Maglev: ruleset.Hash,
+	}[c.balance]
+	rules := []ruleset.Rule{c.slot(ruleset.Operand{Field: field, Mod: uint32(c.size)})}
+	if c.size > 1 {
+		rules = append(rules, c.slot(firstSlot()))
+	}
+	return append(rules, ruleset.Rule{ruleset.Verdict{Kind: ruleset.Drop}})
+}
+
+// firstSlot is a slot that every pool has.
+func firstSlot() ruleset.Operand { return ruleset.Operand{Field: ruleset.Random, Mod: 1} }
+
+// slot sends a packet to a slot of its frontend's pool.
+func (c class) slot(slot ruleset.Operand) ruleset.Rule {
+	if c.reserved {
+		slot.Offset = c.internalSlots()
+	}
+	known := ruleset.Lookup{Key: ops(ruleset.L4proto), Set: protocolsSet}
+	key := c.key()
+	switch {
+	case c.ranged:
+		slot.Offset += uint32(c.owner.port) << rangeSlotBits
+		key = key[:len(key)-1] // without the port
+		return ruleset.Rule{ruleset.DNAT{Key: append(key, slot), Map: declarations()[RangeBackends.of(c.node)].Name}}
+	case c.limited:
+		return ruleset.Rule{known, ruleset.VMap{Key: append(key, slot), Map: declarations()[LimitedBackends.of(c.node)].Name}}
+	}
+	return ruleset.Rule{known, ruleset.DNAT{Key: append(key, slot), Map: declarations()[Backends.of(c.node)].Name}}
+}
+
+// key is what the class's frontends are found by.
+func (c class) key() []ruleset.Operand {
+	if c.node {
+		return ops(ruleset.L4proto, ruleset.Dport)
+	}
+	return ops(ruleset.Daddr, ruleset.L4proto, ruleset.Dport)
+}
+
+// limit is a backend that takes a limited number of connections. The rule of
+// its chain counts those that get so far: it has them in a list, from which
+// conntrack entries that are gone are dropped (nf_conncount). One that is over
+// the limit has no entry in the end, and so is not counted for long.
+type limit struct {
+	most    uint32 // 0: no limit
+	drop    bool
+	proto   uint8
+	backend netip.AddrPort
+}
+
+func (l limit) name() string {
+	name := backendPrefix
+	if l.most > 0 {
+		name = limitPrefix + strconv.FormatUint(uint64(l.most), 10) + "-"
+		if l.drop {
+			name += "drop-"
+		}
+	}
+	return name + ruleset.ProtoName(l.proto) + "-" + inName(l.backend.Addr()) + "-" + strconv.Itoa(int(l.backend.Port()))
+}
+
+func (limit) set() *ruleset.Set { return nil }
+
+func (l limit) chain() *ruleset.Chain {
+	out := &ruleset.Chain{Name: l.name()}
+	if l.most > 0 {
+		over := pool{drop: l.drop}
+		out.Rules = append(out.Rules, ruleset.Rule{ruleset.ConnCount{Over: l.most}, class{pool: over}.verdict()})
+	}
+	out.Rules = append(out.Rules, ruleset.Rule{
+		ruleset.Match{Field: ruleset.L4proto, Value: uint32(l.proto)}, ruleset.DNATTo{Addr: l.backend},
+	})
+	return out
+}
