@@ -193,12 +193,7 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 		output = append(output, ruleset.Rule{
 			ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: loopback(f)}, jump(nodeWideChain),
 		})
-		t.Chains = append(t.Chains, baseChain("loopback-guard", ruleset.Hook{
-			Num: ruleset.Prerouting, Priority: PriorityRaw, Filter: true,
-		}, ruleset.Rule{
-			ruleset.Match{Field: ruleset.IifType, Not: true, Value: ruleset.IifLoopback},
-			ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: loopback(f)}, ruleset.Verdict{Kind: ruleset.Drop},
-		}))
+		t.Chains = append(t.Chains, localhostChains(f)...)
 	}
 	t.Chains = append(t.Chains,
 		&ruleset.Chain{Name: noBackendChain, Rules: []ruleset.Rule{
@@ -281,6 +276,40 @@ func frontendRules(node bool) []ruleset.Rule {
 		{ruleset.VMap{Key: one.key(), Map: decl[Frontends.of(node)].Name}},
 		one.slot(firstSlot()),
 		{ruleset.VMap{Key: one.key(), Map: decl[FrontendRanges.of(node)].Name}},
+	}
+}
+
+// localhostChains make loopback addresses safe and usable.
+//
+// For IPv4 the sysctl route_localnet is needed, which lets neighbours send
+// packets to loopback addresses of the node: these are dropped. What belongs to
+// a connection of ours has an address of the node until conntrack puts the
+// loopback address back, after the guard.
+//
+// For IPv6 there is no such sysctl. The kernel drops packets from outside to ::1
+// by itself (ip6_rcv_core), but also replies to which conntrack has given back
+// ::1, as it routes them strictly by interface (rt6_need_strict). So until the
+// reply is routed it gets the address at which it arrived, which is the node's.
+func localhostChains(f ruleset.Family) []*ruleset.Chain {
+	fromOutside := ruleset.Match{Field: ruleset.IifType, Not: true, Value: ruleset.IifLoopback}
+	if f == ruleset.IPv4 {
+		return []*ruleset.Chain{baseChain("loopback-guard",
+			ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityRaw, Filter: true},
+			ruleset.Rule{fromOutside, ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: loopback(f)}, ruleset.Verdict{Kind: ruleset.Drop}},
+		)}
+	}
+	set := func(to ruleset.Field) ruleset.Rule {
+		return ruleset.Rule{
+			fromOutside,
+			ruleset.Match{Field: ruleset.CtDirection, Value: ruleset.FromReplier},
+			ruleset.Match{Field: ruleset.CtStatus, Value: ruleset.StatusDNAT},
+			ruleset.MatchAddr{Field: ruleset.OrigSaddr, Prefix: loopback(f)},
+			ruleset.SetDaddr{To: to},
+		}
+	}
+	return []*ruleset.Chain{
+		baseChain("loopback-routing", ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityDNAT + 1, Filter: true}, set(ruleset.ReplyDaddr)),
+		baseChain("loopback-delivery", ruleset.Hook{Num: ruleset.Input, Priority: PrioritySNAT + 1, Filter: true}, set(ruleset.OrigSaddr)),
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 type Rule []Statement
 
 // Statement is one of Match, MatchAddr, Lookup, VMap, Update, ConnCount, DNAT,
-// DNATTo, SNATTo, Masquerade, Reject, Verdict and Opaque.
+// DNATTo, SNATTo, SetDaddr, Masquerade, Reject, Verdict and Opaque.
 type Statement interface {
 	// text is the statement in nft words.
 	text(Family) string
@@ -27,10 +27,13 @@ const (
 	Dport                      // th dport
 	OrigDaddr                  // ct original ip daddr: the destination before DNAT
 	OrigDport                  // ct original proto-dst
+	OrigSaddr                  // ct original ip saddr: the source before SNAT
+	ReplyDaddr                 // ct reply ip daddr: where replies arrive
 	Random                     // numgen random mod Mod
 	Increment                  // numgen inc mod Mod: the rule's own counter
 	Hash                       // jhash of Saddr mod Mod, with HashSeed
 	CtStatus                   // ct status, a bit mask
+	CtDirection                // ct direction
 	FibDaddr                   // fib daddr type
 	FibSaddr                   // fib saddr type
 	IifType                    // meta iiftype: the link type of the input interface
@@ -51,19 +54,20 @@ const HashSeed = 0x6e667464 // "nftd"
 // linux/rtnetlink.h and linux/if_arp.h.
 const (
 	StatusDNAT  = 1 << 5 // IPS_DST_NAT
+	FromReplier = 1      // IP_CT_DIR_REPLY
 	FibLocal    = 2      // RTN_LOCAL
 	IifLoopback = 772    // ARPHRD_LOOPBACK
 )
 
-// Match compares L4proto, FibDaddr, FibSaddr or IifType with a value, or tests
-// a bit of CtStatus. Only IifType can be negated.
+// Match compares L4proto, CtDirection, FibDaddr, FibSaddr or IifType with a
+// value, or tests a bit of CtStatus. Only IifType can be negated.
 type Match struct {
 	Field Field
 	Not   bool
 	Value uint32
 }
 
-// MatchAddr compares Saddr or Daddr with a prefix.
+// MatchAddr compares Saddr, Daddr or OrigSaddr with a prefix.
 type MatchAddr struct {
 	Field  Field
 	Not    bool
@@ -113,6 +117,12 @@ type Update struct {
 // matches when there are more than Over.
 type ConnCount struct {
 	Over uint32
+}
+
+// SetDaddr writes an address of the connection into the packet's destination
+// field, which is no translation.
+type SetDaddr struct {
+	To Field // OrigSaddr or ReplyDaddr
 }
 
 // Masquerade rewrites the source to the outgoing interface's address.

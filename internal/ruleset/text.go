@@ -330,6 +330,12 @@ func (o Operand) text(f Family) string {
 		return "ct original " + f.String() + " daddr"
 	case OrigDport:
 		return "ct original proto-dst"
+	case OrigSaddr:
+		return "ct original " + f.String() + " saddr"
+	case ReplyDaddr:
+		return "ct reply " + f.String() + " daddr"
+	case CtDirection:
+		return "ct direction"
 	case Random:
 		return fmt.Sprintf("numgen random mod %d", o.Mod) + o.offset()
 	case Increment:
@@ -368,6 +374,8 @@ func (m Match) text(f Family) string {
 		value = "local"
 	case m.Field == IifType && m.Value == IifLoopback:
 		value = "loopback"
+	case m.Field == CtDirection && m.Value == FromReplier:
+		value = "reply"
 	case m.Field == CtStatus && m.Value == StatusDNAT:
 		value = "dnat"
 	}
@@ -413,6 +421,10 @@ func (s SNATTo) text(f Family) string { return "snat " + f.String() + " to " + s
 
 func (u Update) text(f Family) string {
 	return fmt.Sprintf("update @%s { %s timeout %ds : %s }", u.Map, key(u.Key, f), int(u.Timeout.Seconds()), key(u.Data, f))
+}
+
+func (s SetDaddr) text(f Family) string {
+	return Operand{Field: Daddr}.text(f) + " set " + Operand{Field: s.To}.text(f)
 }
 
 func (c ConnCount) text(Family) string { return fmt.Sprintf("ct count over %d", c.Over) }

@@ -164,6 +164,11 @@ func TestRuleText(t *testing.T) {
 		{"meta iiftype != loopback fib saddr type local", Rule{
 			Match{Field: IifType, Not: true, Value: IifLoopback}, Match{Field: FibSaddr, Value: FibLocal},
 		}},
+		{"ct direction reply ct original ip saddr 127.0.0.0/8 ip daddr set ct reply ip daddr", Rule{
+			Match{Field: CtDirection, Value: FromReplier},
+			MatchAddr{OrigSaddr, false, netip.MustParsePrefix("127.0.0.0/8")},
+			SetDaddr{ReplyDaddr},
+		}},
 		{"ip saddr != @s", Rule{Lookup{Key: one(Saddr), Not: true, Set: "s"}}},
 		{"dnat ip to numgen random mod 3 offset 7 map @m", Rule{DNAT{[]Operand{{Field: Random, Mod: 3, Offset: 7}}, "m"}}},
 		{"dnat ip to 10.0.0.1:80", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:80")}}},
