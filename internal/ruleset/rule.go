@@ -21,22 +21,22 @@ type Field uint8
 
 // The fields.
 const (
-	Saddr     Field = iota + 1 // ip saddr
-	Daddr                      // ip daddr
-	L4proto                    // meta l4proto
-	Dport                      // th dport
-	OrigDaddr                  // ct original ip daddr: the destination before DNAT
-	OrigDport                  // ct original proto-dst
-	OrigSaddr                  // ct original ip saddr: the source before SNAT
-	ReplyDaddr                 // ct reply ip daddr: where replies arrive
-	Random                     // numgen random mod Mod
-	Increment                  // numgen inc mod Mod: the rule's own counter
-	Hash                       // jhash of Saddr mod Mod, with HashSeed
-	CtStatus                   // ct status, a bit mask
-	CtDirection                // ct direction
-	FibDaddr                   // fib daddr type
-	FibSaddr                   // fib saddr type
-	IifType                    // meta iiftype: the link type of the input interface
+	Saddr       Field = iota + 1 // ip saddr
+	Daddr                        // ip daddr
+	L4proto                      // meta l4proto
+	Dport                        // th dport
+	OrigDaddr                    // ct original ip daddr: the destination before DNAT
+	OrigDport                    // ct original proto-dst
+	OrigSaddr                    // ct original ip saddr: the source before SNAT
+	ReplyDaddr                   // ct reply ip daddr: where replies arrive
+	Random                       // numgen random mod Mod
+	Increment                    // numgen inc mod Mod: the rule's own counter
+	Hash                         // jhash of Saddr mod Mod, with HashSeed
+	CtStatus                     // ct status, a bit mask
+	CtDirection                  // ct direction
+	FibDaddr                     // fib daddr type
+	FibSaddr                     // fib saddr type
+	IifType                      // meta iiftype: the link type of the input interface
 )
 
 // Operand is a field with its parameters.
