@@ -100,6 +100,9 @@ func (c *Conn) readSets(ctx context.Context, t *ruleset.Table) error {
 		return err
 	}
 	for _, s := range t.Sets {
+		if s.Dynamic {
+			continue // packets make its elements: they are no part of the ruleset
+		}
 		if err := c.readElements(ctx, t, s); err != nil {
 			return fmt.Errorf("elements of %s: %w", s.Name, err)
 		}

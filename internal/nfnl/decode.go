@@ -81,7 +81,8 @@ func chainHook(f *fields) *ruleset.Hook {
 		Priority: int32(in.u32(unix.NFTA_HOOK_PRIORITY)),
 	}
 	typ, policy := f.str(unix.NFTA_CHAIN_TYPE), f.u32(unix.NFTA_CHAIN_POLICY)
-	if typ != "nat" || policy != nfAccept {
+	hook.Filter = typ == "filter"
+	if typ != chainType(&hook) || policy != nfAccept {
 		f.fail(unknown(fmt.Sprintf("type %s hook %d priority %d policy %d", typ, hook.Num, hook.Priority, policy)))
 	}
 	if flags&^nftChainBase != 0 {

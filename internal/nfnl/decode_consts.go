@@ -2,6 +2,8 @@
 
 package nfnl
 
+import "golang.org/x/sys/unix"
+
 // Constants of linux/netfilter/nf_tables.h that golang.org/x/sys/unix has not.
 const (
 	nftaTableHandle   = 4
@@ -19,8 +21,9 @@ const (
 	nftaSetDescConcat = 2
 	nftaSetFieldLen   = 1
 
-	nftSetConcat = 0x80
-	nftSetExpr   = 0x100
+	nftSetConcat  = 0x80
+	nftSetExpr    = 0x100
+	nftSetDynamic = unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT
 
 	nftaSetElemKeyEnd      = 10
 	nftaSetElemExpressions = 11
@@ -57,7 +60,17 @@ const (
 
 // Values that nft_nat.c reports for a translation whose address and port come
 // from registers: NF_NAT_RANGE_MAP_IPS and NF_NAT_RANGE_PROTO_SPECIFIED.
-const natRangeFromRegisters = 1 | 2
+const (
+	natRangeAddr = 1
+	natRangePort = 2
+)
+
+// NFTA_CONNLIMIT_COUNT, NFTA_CONNLIMIT_FLAGS and NFT_CONNLIMIT_F_INV.
+const (
+	nftaConnlimitCount = 1
+	nftaConnlimitFlags = 2
+	nftConnlimitInv    = 1
+)
 
 // ICMP codes of "port unreachable".
 const (

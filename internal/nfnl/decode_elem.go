@@ -15,7 +15,8 @@ import (
 // DecodeElements decodes a message of type NFT_MSG_NEWSETELEM, which has some
 // of the elements of a set, and calls yield for each, if the set has the name
 // of s. The table's name is for the caller to compare. The elements of an
-// interval set are halves until FoldIntervals has seen all of them.
+// interval set are halves until FoldIntervals has seen all of them. Those of a
+// dynamic set are no part of a ruleset, and none is yielded.
 //
 // An element without a key, such as the catch-all element, can not be deleted
 // by its key: it makes s as a whole opaque.
@@ -25,7 +26,7 @@ import (
 // comments and for names of chains only.
 func DecodeElements(msg []byte, s *ruleset.Set, f ruleset.Family, yield func(ruleset.Element)) (table, set string, err error) {
 	table, set, list, err := elementList(msg, f)
-	if err == nil && set == s.Name {
+	if err == nil && set == s.Name && !s.Dynamic {
 		d := elementDecoder{set: s, key: layoutOf(s.Key, f), data: layoutOf(s.Data, f), yield: yield}
 		err = d.list(list)
 	}

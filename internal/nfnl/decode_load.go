@@ -54,10 +54,16 @@ func (r *ruleRun) payloadField(base, offset uint32) ruleset.Field {
 
 func (r *ruleRun) meta(f *fields) error {
 	reg, key := f.u32(unix.NFTA_META_DREG), f.u32(unix.NFTA_META_KEY)
-	if key != unix.NFT_META_L4PROTO {
+	var field ruleset.Field
+	switch key {
+	case unix.NFT_META_L4PROTO:
+		field = ruleset.L4proto
+	case unix.NFT_META_IIFTYPE:
+		field = ruleset.IifType
+	default:
 		f.fail(unknown(fmt.Sprintf("key %d", key)))
 	}
-	return r.load(f, reg, ruleset.Operand{Field: ruleset.L4proto}, 1)
+	return r.load(f, reg, ruleset.Operand{Field: field}, operandSize(field, r.family))
 }
 
 func (r *ruleRun) ct(f *fields) error {
@@ -88,33 +94,38 @@ func (r *ruleRun) ct(f *fields) error {
 
 func (r *ruleRun) fib(f *fields) error {
 	reg := f.u32(unix.NFTA_FIB_DREG)
-	if f.u32(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE || f.u32(unix.NFTA_FIB_FLAGS) != unix.NFTA_FIB_F_DADDR {
-		f.fail(unknown("result or flags"))
+	field := ruleset.FibDaddr
+	flags := f.u32(unix.NFTA_FIB_FLAGS)
+	if flags == unix.NFTA_FIB_F_SADDR {
+		field = ruleset.FibSaddr
+	} else if flags != unix.NFTA_FIB_F_DADDR {
+		f.fail(unknown("flags"))
 	}
-	return r.load(f, reg, ruleset.Operand{Field: ruleset.FibDaddr}, 4)
+	if f.u32(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE {
+		f.fail(unknown("result"))
+	}
+	return r.load(f, reg, ruleset.Operand{Field: field}, 4)
 }
 
 func (r *ruleRun) numgen(f *fields) error {
 	reg, mod := f.u32(unix.NFTA_NG_DREG), f.u32(unix.NFTA_NG_MODULUS)
 	field := ruleset.Random
 	switch typ := f.u32(unix.NFTA_NG_TYPE); {
-	case f.optU32(unix.NFTA_NG_OFFSET) != 0:
-		f.fail(unknown("offset"))
 	case typ == unix.NFT_NG_INCREMENTAL:
 		field = ruleset.Increment
 	case typ != unix.NFT_NG_RANDOM:
 		f.fail(unknown("type"))
 	}
-	return r.load(f, reg, ruleset.Operand{Field: field, Mod: mod}, 4)
+	return r.load(f, reg, ruleset.Operand{Field: field, Mod: mod, Offset: f.optU32(unix.NFTA_NG_OFFSET)}, 4)
 }
 
 // hash knows jhash of a whole source address with our seed.
 func (r *ruleRun) hash(f *fields) error {
 	sreg, dreg := f.u32(unix.NFTA_HASH_SREG), f.u32(unix.NFTA_HASH_DREG)
 	size, mod := f.u32(unix.NFTA_HASH_LEN), f.u32(unix.NFTA_HASH_MODULUS)
-	if f.u32(unix.NFTA_HASH_SEED) != ruleset.HashSeed || f.optU32(unix.NFTA_HASH_OFFSET) != 0 ||
-		f.optU32(unix.NFTA_HASH_TYPE) != unix.NFT_HASH_JENKINS {
-		f.fail(unknown("seed, offset or type"))
+	offset := f.optU32(unix.NFTA_HASH_OFFSET)
+	if f.u32(unix.NFTA_HASH_SEED) != ruleset.HashSeed || f.optU32(unix.NFTA_HASH_TYPE) != unix.NFT_HASH_JENKINS {
+		f.fail(unknown("seed or type"))
 	}
 	if f.err != nil {
 		return f.err
@@ -126,7 +137,7 @@ func (r *ruleRun) hash(f *fields) error {
 	if v.op.Field != ruleset.Saddr || v.mask != nil || v.size != int(size) || v.size != r.family.AddrLen() {
 		return unknown("operand")
 	}
-	return r.regs.load(dreg, &value{op: ruleset.Operand{Field: ruleset.Hash, Mod: mod}, size: 4})
+	return r.regs.load(dreg, &value{op: ruleset.Operand{Field: ruleset.Hash, Mod: mod, Offset: offset}, size: 4})
 }
 
 // bitwise knows the form "value & mask", which the kernel keeps as
@@ -147,10 +158,28 @@ func (r *ruleRun) bitwise(f *fields) error {
 	if err != nil {
 		return err
 	}
-	if v.from != nil || v.mask != nil || v.size != int(size) || v.size != len(mask) {
+	if v.op.Field == 0 || v.mask != nil || v.size != int(size) || v.size != len(mask) {
 		return unknown("operand")
 	}
 	return r.regs.load(dreg, &value{op: v.op, size: v.size, mask: mask})
+}
+
+// byteorder knows what changes nothing. nft converts the host-endian fields of
+// a key that is looked up in a set of intervals, and a protocol is among them:
+// the kernel turns no pair of bytes in a single one (nft_byteorder.c).
+func (r *ruleRun) byteorder(f *fields) error {
+	reg, op := f.u32(unix.NFTA_BYTEORDER_SREG), f.u32(unix.NFTA_BYTEORDER_OP)
+	size, unit := f.u32(unix.NFTA_BYTEORDER_LEN), f.u32(unix.NFTA_BYTEORDER_SIZE)
+	if f.u32(unix.NFTA_BYTEORDER_DREG) != reg || op != unix.NFT_BYTEORDER_HTON || size != 1 || unit != 2 {
+		f.fail(unknown("operation"))
+	}
+	if f.err != nil {
+		return f.err
+	}
+	if at, ok := wordOf(reg); !ok || r.regs.word[at] == nil || r.regs.word[at].op.Field != ruleset.L4proto {
+		return unknown("operand")
+	}
+	return nil
 }
 
 // data unwraps an attribute that holds NFTA_DATA_VALUE.

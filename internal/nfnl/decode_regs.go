@@ -14,10 +14,11 @@ type value struct {
 	size int    // bytes
 	mask []byte // what was left of op by a bitwise and; nil is all
 	from *ruleset.DNAT
-	// from is set, and op is not, for what a map has given; of are the
-	// types of its data.
+	// from or data is set, and op is not, for what a map has given and for
+	// what an expression has brought along; of are the types of a map's data.
 	of   []ruleset.Type
-	at   int // first word
+	data []byte // what stands in the rule
+	at   int    // first word
 	used bool
 }
 
@@ -138,6 +139,9 @@ func operandType(f ruleset.Field) ruleset.Type {
 func operandSize(field ruleset.Field, f ruleset.Family) int {
 	if t := operandType(field); t != 0 {
 		return typeLen(t, f)
+	}
+	if field == ruleset.IifType {
+		return 2
 	}
 	return 4 // ct status and the type of an address
 }

@@ -100,6 +100,9 @@ func (r *ruleRun) named(name string, data []byte) error {
 	case "hash":
 		return r.hash(readFields(data, unix.NFTA_HASH_SREG, unix.NFTA_HASH_DREG, unix.NFTA_HASH_LEN,
 			unix.NFTA_HASH_MODULUS, unix.NFTA_HASH_SEED, unix.NFTA_HASH_OFFSET, unix.NFTA_HASH_TYPE))
+	case "byteorder":
+		return r.byteorder(readFields(data, unix.NFTA_BYTEORDER_SREG, unix.NFTA_BYTEORDER_DREG,
+			unix.NFTA_BYTEORDER_OP, unix.NFTA_BYTEORDER_LEN, unix.NFTA_BYTEORDER_SIZE))
 	case "bitwise":
 		return r.bitwise(readFields(data, unix.NFTA_BITWISE_SREG, unix.NFTA_BITWISE_DREG,
 			unix.NFTA_BITWISE_LEN, unix.NFTA_BITWISE_MASK, unix.NFTA_BITWISE_XOR, nftaBitwiseOp))
@@ -114,6 +117,11 @@ func (r *ruleRun) named(name string, data []byte) error {
 		return r.nat(readFields(data, unix.NFTA_NAT_TYPE, unix.NFTA_NAT_FAMILY, unix.NFTA_NAT_FLAGS,
 			unix.NFTA_NAT_REG_ADDR_MIN, unix.NFTA_NAT_REG_ADDR_MAX,
 			unix.NFTA_NAT_REG_PROTO_MIN, unix.NFTA_NAT_REG_PROTO_MAX))
+	case "dynset":
+		return r.dynset(readFields(data, unix.NFTA_DYNSET_SET_NAME, unix.NFTA_DYNSET_SET_ID, unix.NFTA_DYNSET_OP,
+			unix.NFTA_DYNSET_SREG_KEY, unix.NFTA_DYNSET_SREG_DATA, unix.NFTA_DYNSET_TIMEOUT, unix.NFTA_DYNSET_FLAGS))
+	case "connlimit":
+		return r.connlimit(readFields(data, nftaConnlimitCount, nftaConnlimitFlags))
 	case "masq":
 		return r.masq(readFields(data, unix.NFTA_MASQ_FLAGS))
 	case "reject":

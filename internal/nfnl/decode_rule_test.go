@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -36,16 +37,25 @@ const ruleSets = `
 	map m_endpoints { typeof %[2]s daddr . th dport : %[2]s daddr . th dport; }
 	map m_slots { typeof numgen random mod 65535 : %[2]s daddr . th dport; }
 	map m_addrs { type %[1]s : %[1]s; }
+	map m_affinity {
+		type %[1]s . %[1]s . inet_proto . inet_service : %[1]s . inet_service
+		size 65536
+		flags dynamic,timeout
+	}
+	map m_last { type %[1]s : %[1]s; size 16; flags dynamic,timeout; }
+	set s_ranges { type %[1]s . inet_proto . inet_service; flags interval; }
 	map m_verdicts { type inet_service : verdict; }
 	chain other { }
 `
 
 // bothFamilies are rules whose words differ in the family's name only. The
 // base chain's hook allows everything that is tried here.
-func bothFamilies() []ruleCase {
+func bothFamilies(addr netip.Addr) []ruleCase {
 	isTCP := equals(ruleset.L4proto, tcp)
 	port := ops(ruleset.Dport)
 	endpoint := ops(ruleset.Daddr, ruleset.Dport)
+	frontend := ops(ruleset.Saddr, ruleset.L4proto, ruleset.Dport)
+	client := ops(ruleset.Saddr, ruleset.Daddr, ruleset.L4proto, ruleset.Dport)
 	original := ops(ruleset.OrigDaddr, ruleset.OrigDport)
 	slot := []ruleset.Operand{{Field: ruleset.Random, Mod: 7}}
 	return []ruleCase{
@@ -57,7 +67,7 @@ func bothFamilies() []ruleCase {
 		{nft: "continue", opaque: "immediate"},
 		{nft: `drop comment "x"`, want: ruleset.Rule{drop}},
 		{nft: "counter accept", opaque: "counter"},
-		{nft: "meta mark set 1", opaque: "immediate"},
+		{nft: "meta mark set 1", opaque: "meta: attribute 3"},
 		{nft: "meta mark 1 accept", opaque: "meta: key 3"},
 		{nft: "meta l4proto tcp drop", want: ruleset.Rule{equals(ruleset.L4proto, tcp), drop}},
 		{nft: "meta l4proto 255 drop", want: ruleset.Rule{equals(ruleset.L4proto, 255), drop}},
@@ -69,7 +79,15 @@ func bothFamilies() []ruleCase {
 		{nft: "fib daddr type local drop", want: ruleset.Rule{equals(ruleset.FibDaddr, ruleset.FibLocal), drop}},
 		{nft: "fib daddr type multicast drop", want: ruleset.Rule{equals(ruleset.FibDaddr, 5), drop}},
 		{nft: "fib daddr type != local drop", opaque: "cmp: operation"},
-		{nft: "fib saddr type local drop", opaque: "fib"},
+		{nft: "fib saddr type local drop", want: ruleset.Rule{equals(ruleset.FibSaddr, ruleset.FibLocal), drop}},
+		{nft: "fib saddr type != local drop", opaque: "cmp: operation"},
+		{nft: "fib saddr . mark type local drop", opaque: "fib: flags"},
+		{nft: "meta iiftype loopback drop", want: ruleset.Rule{equals(ruleset.IifType, ruleset.IifLoopback), drop}},
+		{nft: "meta iiftype != loopback drop", want: ruleset.Rule{
+			ruleset.Match{Field: ruleset.IifType, Not: true, Value: ruleset.IifLoopback}, drop,
+		}},
+		{nft: "meta iiftype > 5 drop", opaque: "byteorder: operation"},
+		{nft: "meta oiftype loopback drop", opaque: "meta: key 9"},
 		{nft: "fib daddr . iif type local drop", opaque: "fib"},
 		{nft: "fib daddr oif 1 drop", opaque: "fib"},
 		{nft: "ct status dnat drop", want: ruleset.Rule{equals(ruleset.CtStatus, ruleset.StatusDNAT), drop}},
@@ -90,32 +108,64 @@ func bothFamilies() []ruleCase {
 			nft:  "FAM daddr . th dport @s_endpoints masquerade",
 			want: ruleset.Rule{ruleset.Lookup{Key: endpoint, Set: "s_endpoints"}, ruleset.Masquerade{}},
 		},
-		{nft: "FAM daddr . th dport != @s_endpoints masquerade", opaque: "lookup: flags"},
+		{
+			nft:  "FAM daddr . th dport != @s_endpoints masquerade",
+			want: ruleset.Rule{ruleset.Lookup{Key: endpoint, Not: true, Set: "s_endpoints"}, ruleset.Masquerade{}},
+		},
+		{
+			nft:  "FAM saddr . meta l4proto . th dport @s_ranges drop",
+			want: ruleset.Rule{ruleset.Lookup{Key: frontend, Set: "s_ranges"}, drop},
+		},
 		{nft: "FAM saddr @s_addrs drop", want: ruleset.Rule{ruleset.Lookup{Key: ops(ruleset.Saddr), Set: "s_addrs"}, drop}},
 		{nft: "ct original FAM daddr @s_addrs drop", want: ruleset.Rule{ruleset.Lookup{Key: ops(ruleset.OrigDaddr), Set: "s_addrs"}, drop}},
 		{nft: "th dport vmap @m_verdicts", want: ruleset.Rule{ruleset.VMap{Key: port, Map: "m_verdicts"}}},
 		{nft: "th sport vmap @m_verdicts", opaque: "payload: 2 bytes at 0 of header 2"},
 		{nft: "update @s_seen { FAM saddr }", opaque: "dynset"},
+		{nft: "update @m_last { FAM saddr timeout 1m : FAM daddr }", want: ruleset.Rule{ruleset.Update{
+			Map: "m_last", Timeout: time.Minute, Key: ops(ruleset.Saddr), Data: ops(ruleset.Daddr),
+		}}},
+		{nft: "update @m_last { FAM saddr : FAM daddr }", opaque: "dynset: timeout"},
 		{nft: "meta l4proto tcp dnat FAM to FAM daddr . th dport map @m_endpoints", want: ruleset.Rule{isTCP, ruleset.DNAT{Key: endpoint, Map: "m_endpoints"}}},
 		{nft: "meta l4proto tcp dnat FAM to numgen random mod 7 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{Key: slot, Map: "m_slots"}}},
 		{nft: "meta l4proto tcp dnat FAM to numgen inc mod 7 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{
 			Key: []ruleset.Operand{{Field: ruleset.Increment, Mod: 7}}, Map: "m_slots",
 		}}},
-		{nft: "meta l4proto tcp dnat FAM to numgen inc mod 7 offset 1 map @m_slots", opaque: "numgen"},
+		{nft: "meta l4proto tcp dnat FAM to numgen inc mod 7 offset 1 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{
+			Key: []ruleset.Operand{{Field: ruleset.Increment, Mod: 7, Offset: 1}}, Map: "m_slots",
+		}}},
+		{nft: "meta l4proto tcp dnat FAM to jhash FAM saddr mod 7 seed 0x6e667464 offset 9 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{
+			Key: []ruleset.Operand{{Field: ruleset.Hash, Mod: 7, Offset: 9}}, Map: "m_slots",
+		}}},
 		{nft: "meta l4proto tcp dnat FAM to jhash FAM saddr mod 7 seed 0x6e667464 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{
 			Key: []ruleset.Operand{{Field: ruleset.Hash, Mod: 7}}, Map: "m_slots",
 		}}},
 		{nft: "meta l4proto tcp dnat FAM to jhash FAM saddr mod 7 seed 0x1 map @m_slots", opaque: "hash"},
 		{nft: "meta l4proto tcp dnat FAM to jhash FAM daddr mod 7 seed 0x6e667464 map @m_slots", opaque: "hash"},
 		{nft: "meta l4proto tcp dnat FAM to jhash FAM saddr mod 7 map @m_slots", opaque: "hash"},
-		{nft: "meta l4proto tcp dnat FAM to numgen random mod 7 offset 1 map @m_slots", opaque: "numgen"},
+		{nft: "meta l4proto tcp dnat FAM to numgen random mod 7 offset 65536 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{
+			Key: []ruleset.Operand{{Field: ruleset.Random, Mod: 7, Offset: 65536}}, Map: "m_slots",
+		}}},
 		{nft: "meta l4proto tcp dnat FAM to FAM daddr . th dport map @m_endpoints random", opaque: "nat: flags"},
 		{nft: "meta l4proto tcp snat FAM to FAM daddr . th dport map @m_endpoints", opaque: "nat: type"},
-		{nft: "dnat to FAM daddr map @m_addrs", opaque: "nat: no attribute 5"},
-		{nft: "meta l4proto tcp redirect to :80", opaque: "immediate"},
+		{nft: "dnat to FAM daddr map @m_addrs", want: ruleset.Rule{ruleset.DNAT{Key: ops(ruleset.Daddr), Map: "m_addrs", AddrOnly: true}}},
+		{nft: "snat to FAM daddr map @m_addrs", opaque: "nat: type"},
+		{nft: "meta l4proto tcp dnat FAM to FAM saddr . FAM daddr . meta l4proto . th dport map @m_affinity", want: ruleset.Rule{
+			isTCP, ruleset.DNAT{Key: client, Map: "m_affinity"},
+		}},
+		{nft: "dnat to ADDR", want: ruleset.Rule{ruleset.DNATTo{Addr: netip.AddrPortFrom(addr, 0)}}},
+		{nft: "meta l4proto tcp dnat FAM to ADDRPORT:80", want: ruleset.Rule{isTCP, ruleset.DNATTo{Addr: netip.AddrPortFrom(addr, 80)}}},
+		{nft: "meta l4proto tcp dnat FAM to ADDRPORT:80-90", opaque: "nat: range"},
+		{nft: "dnat to ADDR random", opaque: "nat: flags"},
+		{nft: "snat to ADDR", want: ruleset.Rule{ruleset.SNATTo{Addr: addr}}},
+		{nft: "snat to ADDR persistent", opaque: "nat: flags"},
+		{nft: "meta l4proto tcp snat FAM to ADDRPORT:80", opaque: "nat: type"},
+		{nft: "ct count over 20 drop", want: ruleset.Rule{ruleset.ConnCount{Over: 20}, drop}},
+		{nft: "ct count over 20 goto other", want: ruleset.Rule{ruleset.ConnCount{Over: 20}, goTo("other")}},
+		{nft: "ct count 20 drop", opaque: "connlimit: flags"},
+		{nft: "meta l4proto tcp redirect to :80", opaque: "redir: not known"},
 		{nft: "masquerade", want: ruleset.Rule{ruleset.Masquerade{}}},
 		{nft: "masquerade random", opaque: "masq: flags"},
-		{nft: "meta l4proto tcp masquerade to :1-9", opaque: "immediate"},
+		{nft: "meta l4proto tcp masquerade to :1-9", opaque: "masq: attribute 2"},
 		{nft: "reject", want: ruleset.Rule{ruleset.Reject{}}},
 		{nft: "meta l4proto tcp reject with tcp reset", want: ruleset.Rule{equals(ruleset.L4proto, tcp), ruleset.Reject{Reset: true}}},
 		{nft: "reject with FICMP no-route", opaque: "reject: type 0 code 0"},
@@ -161,14 +211,31 @@ func addrCases(f ruleset.Family) []ruleCase {
 		{nft: "ip saddr 10.0.0.1-10.0.0.9 drop", opaque: "cmp: operation"},
 		{nft: "ip saddr { 10.0.0.1, 10.0.0.2 } drop", opaque: "lookup: set __set"},
 		{nft: "ct original ip daddr 10.0.0.1 drop", opaque: "cmp: field"},
+		{
+			nft: "meta l4proto tcp update @m_affinity { ip saddr . ct original ip daddr . meta l4proto . ct original proto-dst timeout 10s : ip daddr . th dport }",
+			want: ruleset.Rule{equals(ruleset.L4proto, tcp), ruleset.Update{
+				Map: "m_affinity", Timeout: 10 * time.Second,
+				Key:  ops(ruleset.Saddr, ruleset.OrigDaddr, ruleset.L4proto, ruleset.OrigDport),
+				Data: ops(ruleset.Daddr, ruleset.Dport),
+			}},
+		},
+		{nft: "meta l4proto tcp update @m_affinity { ip saddr . ip daddr . meta l4proto . th dport timeout 10ms : ip daddr . th dport }", opaque: "dynset: timeout"},
+		{nft: "meta l4proto tcp add @m_affinity { ip saddr . ip daddr . meta l4proto . th dport timeout 10s : ip daddr . th dport }", opaque: "dynset: operation"},
 		{nft: "ip protocol tcp drop", opaque: "payload: 1 bytes at 9 of header 1"},
 	}
+}
+
+func someAddr(f ruleset.Family) netip.Addr {
+	if f == ruleset.IPv6 {
+		return netip.MustParseAddr("fd00::1")
+	}
+	return netip.MustParseAddr("10.0.0.1")
 }
 
 func TestDecodeRules(t *testing.T) {
 	for _, f := range ruleset.Families {
 		t.Run(f.String(), func(t *testing.T) {
-			cases := append(bothFamilies(), addrCases(f)...)
+			cases := append(bothFamilies(someAddr(f)), addrCases(f)...)
 			for _, from := range sources("rules-"+f.String(), ruleScript(f, cases)) {
 				t.Run(from.name, func(t *testing.T) {
 					got := from.dump(t).tables(t)[0]
@@ -207,12 +274,14 @@ func ruleScript(f ruleset.Family, cases []ruleCase) string {
 	if f == ruleset.IPv6 {
 		typ, icmp = "ipv6_addr", "icmpv6 type no-route"
 	}
+	addr := someAddr(f).String()
+	port := strings.TrimSuffix(netip.AddrPortFrom(someAddr(f), 1).String(), ":1")
 	icmp = strings.Replace(icmp, " type", "", 1)
 	var b strings.Builder
 	fmt.Fprintf(&b, "table %s rules {\n", f)
 	fmt.Fprintf(&b, ruleSets, typ, f)
 	for i, c := range cases {
-		text := strings.NewReplacer("FICMP no-route", icmp, "FAM", f.String()).Replace(c.nft)
+		text := strings.NewReplacer("FICMP no-route", icmp, "FAM", f.String(), "ADDRPORT", port, "ADDR", addr).Replace(c.nft)
 		fmt.Fprintf(&b, "\tchain c_%d { %s; }\n", i, text)
 	}
 	b.WriteString("}\n")

@@ -62,7 +62,11 @@ func typesOf(f *fields, family ruleset.Family, typeAttr, lenAttr uint16) []rules
 		types = append(types, t)
 	}
 	slices.Reverse(types)
-	if l := layoutOf(types, family); l.size == 0 || l.size != int(size) || l.padded > maxTuple {
+	// The elements of a dynamic set are not read as tuples, so that they may
+	// be longer.
+	_, length := concat(types, family)
+	readable := layoutOf(types, family).size > 0 || f.optU32(unix.NFTA_SET_FLAGS)&nftSetDynamic == nftSetDynamic
+	if len(types) == 0 || length != size || !readable {
 		f.fail(unknown(fmt.Sprintf("type %#x of %d bytes", number, size)))
 		return nil
 	}
@@ -90,6 +94,10 @@ func setFlags(f *fields, s *ruleset.Set) {
 	flags := f.optU32(unix.NFTA_SET_FLAGS)
 	s.Interval = flags&unix.NFT_SET_INTERVAL != 0
 	known := uint32(unix.NFT_SET_INTERVAL | unix.NFT_SET_MAP | nftSetConcat | nftSetExpr)
+	if flags&nftSetDynamic == nftSetDynamic && !s.Interval {
+		s.Dynamic = true
+		known |= nftSetDynamic
+	}
 	if flags&^known != 0 {
 		f.fail(unknown(fmt.Sprintf("flags %#x", flags)))
 	}

@@ -23,7 +23,8 @@ type setCase struct {
 func setCases() []setCase {
 	addr, port, proto := []ruleset.Type{ruleset.Addr}, []ruleset.Type{ruleset.Port}, []ruleset.Type{ruleset.Proto}
 	endpoint := []ruleset.Type{ruleset.Addr, ruleset.Port}
-	a1, a2 := addrTuple("10.0.0.1"), addrTuple("10.0.0.2")
+	frontend := []ruleset.Type{ruleset.Addr, ruleset.Proto, ruleset.Port}
+	a0, a1, a2, a10 := addrTuple("10.0.0.0"), addrTuple("10.0.0.1"), addrTuple("10.0.0.2"), addrTuple("10.0.0.10")
 	return []setCase{
 		{
 			"set NAME { type ipv4_addr; size 7; comment \"c\"; elements = { 10.0.0.1 comment \"x\" }; }",
@@ -94,6 +95,46 @@ func setCases() []setCase {
 				{Key: addrTuple("10.0.1.1").Port(1), End: addrTuple("10.0.1.1").Port(99)},
 			}},
 		},
+		{
+			"map NAME { type ipv4_addr . inet_proto . inet_service : verdict; size 9; flags interval; counter; " +
+				"elements = { 10.0.0.0-10.0.0.9 . tcp . 80-90 counter packets 3 bytes 4 comment \"x\" : goto other, 10.0.0.10 . udp . 53 : drop }; }",
+			ruleset.Set{Key: frontend, Verdict: true, Interval: true, Counter: true, Size: 9, Elements: []ruleset.Element{
+				{
+					Key: a0.Proto(tcp).Port(80), End: addrTuple("10.0.0.9").Proto(tcp).Port(90),
+					Verdict: goTo("other"), Comment: "x", Packets: 3, Bytes: 4,
+				},
+				{Key: a10.Proto(udp).Port(53), End: a10.Proto(udp).Port(53), Verdict: drop},
+			}},
+		},
+
+		{
+			"map NAME { typeof ip daddr . meta l4proto . numgen random mod 65535 : ip daddr; counter; elements = { 10.0.0.1 . tcp . 258 : 10.0.0.2 }; }",
+			ruleset.Set{
+				Key: []ruleset.Type{ruleset.Addr, ruleset.Proto, ruleset.Slot}, Data: addr, Counter: true,
+				Elements: []ruleset.Element{{Key: a1.Proto(tcp).Slot(258), Data: a2}},
+			},
+		},
+		{
+			"map NAME { typeof ip daddr . meta l4proto . th dport . numgen random mod 65535 : verdict; counter; elements = { 10.0.0.1 . tcp . 80 . 0 : goto other }; }",
+			ruleset.Set{
+				Key: append(frontend, ruleset.Slot), Verdict: true, Counter: true,
+				Elements: []ruleset.Element{{Key: a1.Proto(tcp).Port(80).Slot(0), Verdict: goTo("other")}},
+			},
+		},
+
+		{
+			"map NAME { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; size 7; flags dynamic,timeout; " +
+				"elements = { 10.0.0.1 . tcp . 80 timeout 1h : 10.0.0.2 . 81 }; }",
+			ruleset.Set{Key: frontend, Data: endpoint, Size: 7, Dynamic: true},
+		},
+		{
+			"map NAME { type ipv4_addr : ipv4_addr; flags dynamic,timeout; timeout 1h; }",
+			ruleset.Set{Key: addr, Data: addr, Dynamic: true, Opaque: "attribute 11"},
+		},
+		{
+			"set NAME { type ipv4_addr; flags interval,timeout; }",
+			ruleset.Set{Key: addr, Interval: true, Opaque: "flags 0x14"},
+		},
 
 		{
 			"set NAME { type ipv4_addr; flags timeout; elements = { 10.0.0.1 timeout 1h, 10.0.0.2 }; }",
@@ -152,16 +193,18 @@ table ip plain {
 	chain nat { type nat hook input priority 7; policy accept; }
 	chain nat_drop { type nat hook prerouting priority -100; policy drop; }
 	chain filtering { type filter hook forward priority -5; policy accept; }
+	chain routing { type route hook output priority 0; policy accept; }
 }
 table ip6 asleep { comment "zz"; flags dormant; }
 table inet both { chain c { drop; }; }
 `
 	want := []*ruleset.Table{
 		{Family: ruleset.IPv4, Name: "plain", Chains: []*ruleset.Chain{
-			{Name: "filtering", Opaque: "type filter hook 2 priority -5 policy 1"},
+			{Name: "filtering", Hook: &ruleset.Hook{Num: ruleset.Forward, Priority: -5, Filter: true}},
 			{Name: "nat", Hook: &ruleset.Hook{Num: ruleset.Input, Priority: 7}},
 			{Name: "nat_drop", Opaque: "type nat hook 0 priority -100 policy 0"},
 			{Name: "regular"},
+			{Name: "routing", Opaque: "type route hook 3 priority 0 policy 1"},
 		}},
 		{Family: ruleset.IPv6, Name: "asleep", Comment: "zz", Opaque: []string{"flags 0x1"}},
 		{Family: 1, Name: "both", Opaque: []string{"family 1"}, Chains: []*ruleset.Chain{

@@ -17,6 +17,8 @@ import (
 var byValue = cmp.Options{
 	cmp.AllowUnexported(ruleset.Tuple{}),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 }
 
 // TestDecodeOurs decodes the layout that services are compiled to, as stock

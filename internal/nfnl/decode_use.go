@@ -5,9 +5,11 @@ package nfnl
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"math/bits"
 	"net/netip"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +34,7 @@ func (r *ruleRun) cmp(f *fields) error {
 	}
 	not := op == unix.NFT_CMP_NEQ
 	switch v.op.Field {
-	case ruleset.L4proto, ruleset.FibDaddr:
+	case ruleset.L4proto, ruleset.FibDaddr, ruleset.FibSaddr, ruleset.IifType:
 		return r.cmpNumber(v, not, data)
 	case ruleset.CtStatus:
 		return r.cmpStatus(v, not, data)
@@ -44,14 +46,17 @@ func (r *ruleRun) cmp(f *fields) error {
 }
 
 func (r *ruleRun) cmpNumber(v *value, not bool, data []byte) error {
-	if not || v.mask != nil {
+	if not && v.op.Field != ruleset.IifType || v.mask != nil {
 		return unknown("operation")
 	}
 	n := uint32(data[0])
-	if v.size == 4 {
+	switch v.size {
+	case 2:
+		n = uint32(binary.NativeEndian.Uint16(data))
+	case 4:
 		n = binary.NativeEndian.Uint32(data)
 	}
-	return r.match(ruleset.Match{Field: v.op.Field, Value: n})
+	return r.match(ruleset.Match{Field: v.op.Field, Not: not, Value: n})
 }
 
 // cmpStatus knows the test of one bit: (status & bit) != 0, as nft writes it,
@@ -103,7 +108,9 @@ func prefixLen(mask []byte) (n int, ok bool) {
 
 func (r *ruleRun) lookup(f *fields) error {
 	name, reg := f.str(unix.NFTA_LOOKUP_SET), f.u32(unix.NFTA_LOOKUP_SREG)
-	if f.optU32(unix.NFTA_LOOKUP_FLAGS) != 0 {
+	flags := f.optU32(unix.NFTA_LOOKUP_FLAGS)
+	not := flags == unix.NFT_LOOKUP_F_INV
+	if flags != 0 && !not || not && f.has(unix.NFTA_LOOKUP_DREG) {
 		f.fail(unknown("flags"))
 	}
 	dreg := uint32(0)
@@ -124,7 +131,7 @@ func (r *ruleRun) lookup(f *fields) error {
 	}
 	switch {
 	case !f.has(unix.NFTA_LOOKUP_DREG):
-		return r.match(ruleset.Lookup{Key: key, Set: name})
+		return r.match(ruleset.Lookup{Key: key, Not: not, Set: name})
 	case s.Verdict && dreg == unix.NFT_REG_VERDICT:
 		return r.act(ruleset.VMap{Key: key, Map: name})
 	case layoutOf(s.Data, r.family).size > 0:
@@ -145,13 +152,22 @@ func (r *ruleRun) set(name string) *ruleset.Set {
 	return r.sets.Set(name)
 }
 
+// immediate knows verdicts, and bytes that are used later.
 func (r *ruleRun) immediate(f *fields) error {
 	reg := f.u32(unix.NFTA_IMMEDIATE_DREG)
-	v, ok, err := readVerdictData(f.val[unix.NFTA_IMMEDIATE_DATA], "")
+	data := f.val[unix.NFTA_IMMEDIATE_DATA]
+	if reg != unix.NFT_REG_VERDICT {
+		val := f.data(unix.NFTA_IMMEDIATE_DATA)
+		if f.err != nil {
+			return f.err
+		}
+		return r.regs.load(reg, &value{data: val, size: len(val)})
+	}
+	v, ok, err := readVerdictData(data, "")
 	switch {
 	case err != nil:
 		f.fail(err)
-	case !ok || reg != unix.NFT_REG_VERDICT:
+	case !ok:
 		f.fail(unknown("not a verdict that has a form"))
 	}
 	if f.err != nil {
@@ -160,35 +176,45 @@ func (r *ruleRun) immediate(f *fields) error {
 	return r.act(ruleset.Verdict{Kind: v.Kind, Chain: v.Chain})
 }
 
-// nat knows the translation of the destination to the address and port that a
-// map has given. The kernel reports the upper ends of the ranges too; they
-// are the same registers.
-func (r *ruleRun) nat(f *fields) error {
-	typ, family := f.u32(unix.NFTA_NAT_TYPE), f.u32(unix.NFTA_NAT_FAMILY)
-	addr, port := f.u32(unix.NFTA_NAT_REG_ADDR_MIN), f.u32(unix.NFTA_NAT_REG_PROTO_MIN)
-	if typ != unix.NFT_NAT_DNAT || family != uint32(r.family) {
-		f.fail(unknown("type or family"))
+// dynset knows the update of a dynamic map with a timeout of whole seconds.
+func (r *ruleRun) dynset(f *fields) error {
+	name := f.str(unix.NFTA_DYNSET_SET_NAME)
+	keyReg, dataReg := f.u32(unix.NFTA_DYNSET_SREG_KEY), f.u32(unix.NFTA_DYNSET_SREG_DATA)
+	ms := binary.BigEndian.Uint64(f.sized(unix.NFTA_DYNSET_TIMEOUT, 8))
+	if f.u32(unix.NFTA_DYNSET_OP) != unix.NFT_DYNSET_OP_UPDATE || f.optU32(unix.NFTA_DYNSET_FLAGS) != 0 {
+		f.fail(unknown("operation or flags"))
 	}
-	same := func(typ uint16, reg uint32) bool { return !f.has(typ) || f.u32(typ) == reg }
-	if !same(unix.NFTA_NAT_REG_ADDR_MAX, addr) || !same(unix.NFTA_NAT_REG_PROTO_MAX, port) {
-		f.fail(unknown("range"))
-	}
-	if flags := f.optU32(unix.NFTA_NAT_FLAGS); flags&^natRangeFromRegisters != 0 {
-		f.fail(unknown(fmt.Sprintf("flags %#x", flags)))
+	if ms == 0 || ms%1000 != 0 || ms > math.MaxUint32 {
+		f.fail(unknown("timeout"))
 	}
 	if f.err != nil {
 		return f.err
 	}
-	v, err := r.regs.useReg(addr)
+	s := r.set(name)
+	if s == nil || s.Opaque != "" || !s.Dynamic {
+		return unknown("set " + name)
+	}
+	key, err := r.regs.key(keyReg, s.Key, r.family)
 	if err != nil {
 		return err
 	}
-	at, ok := wordOf(port)
-	if v.from == nil || !ok || at != v.at+r.family.AddrLen()/4 ||
-		!slices.Equal(v.of, []ruleset.Type{ruleset.Addr, ruleset.Port}) {
-		return unknown("not from a map")
+	data, err := r.regs.key(dataReg, s.Data, r.family)
+	if err != nil {
+		return err
 	}
-	return r.act(*v.from)
+	return r.act(ruleset.Update{Map: name, Key: key, Timeout: time.Duration(ms) * time.Millisecond, Data: data})
+}
+
+// connlimit knows the count that matches above the limit.
+func (r *ruleRun) connlimit(f *fields) error {
+	over := f.u32(nftaConnlimitCount)
+	if f.optU32(nftaConnlimitFlags) != nftConnlimitInv {
+		f.fail(unknown("flags"))
+	}
+	if f.err != nil {
+		return f.err
+	}
+	return r.act(ruleset.ConnCount{Over: over})
 }
 
 func (r *ruleRun) masq(f *fields) error {

@@ -103,7 +103,7 @@ func (b *Batch) elementAt(r ref, offset int) int {
 		at = next
 	}
 	switch {
-	case r.change.Set.Interval: // an element takes two messages' places there
+	case halved(r.change.Set): // an element takes two places there
 		return -1
 	case count == 1:
 		return r.element
@@ -169,9 +169,16 @@ func (b *Batch) chain(c *ruleset.Change) {
 		b.attr32(unix.NFTA_HOOK_PRIORITY, uint32(h.Priority))
 		b.unnest(hook)
 		b.attr32(unix.NFTA_CHAIN_POLICY, nfAccept)
-		b.attrString(unix.NFTA_CHAIN_TYPE, "nat")
+		b.attrString(unix.NFTA_CHAIN_TYPE, chainType(h))
 	}
 	b.end(at)
+}
+
+func chainType(h *ruleset.Hook) string {
+	if h.Filter {
+		return "filter"
+	}
+	return "nat"
 }
 
 func (b *Batch) rule(c *ruleset.Change) error {

@@ -21,10 +21,11 @@ type elementEncoder struct {
 	del    bool
 	slot   int // where the key's slot is, which the kernel keeps host-endian; -1: none
 	single int // bytes of a key that is no concatenation and shorter than four; 0: whole
+	halves bool
 }
 
 func newElementEncoder(c *ruleset.Change) *elementEncoder {
-	enc := &elementEncoder{set: c.Set, del: c.Verb == ruleset.Delete, slot: -1}
+	enc := &elementEncoder{set: c.Set, del: c.Verb == ruleset.Delete, slot: -1, halves: halved(c.Set)}
 	at := 0
 	for _, t := range c.Set.Key {
 		if t == ruleset.Slot {
@@ -37,6 +38,11 @@ func newElementEncoder(c *ruleset.Change) *elementEncoder {
 	}
 	return enc
 }
+
+// halved reports whether the kernel keeps each element of a set as two, the
+// ends of an interval: see FoldIntervals. An interval of concatenations is one
+// element with two keys.
+func halved(s *ruleset.Set) bool { return s.Interval && len(s.Key) == 1 }
 
 // typical is about the size of an element with a comment of usual length.
 func (enc *elementEncoder) typical() int {
@@ -56,11 +62,14 @@ func (enc *elementEncoder) append(buf []byte, e *ruleset.Element) ([]byte, error
 	at := len(buf)
 	buf = appendNest(buf, unix.NFTA_LIST_ELEM)
 	buf = enc.key(buf, unix.NFTA_SET_ELEM_KEY, &e.Key)
+	if enc.set.Interval && !enc.halves {
+		buf = enc.key(buf, nftaSetElemKeyEnd, &e.End)
+	}
 	if !enc.del {
 		buf = enc.value(buf, e)
 	}
 	unnest(buf, at)
-	if enc.set.Interval {
+	if enc.halves {
 		buf = enc.intervalEnd(buf, e)
 	}
 	return buf, nil

@@ -6,6 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -47,11 +50,19 @@ func statement(s ruleset.Statement, f ruleset.Family) ([]expr.Any, error) {
 	case ruleset.MatchAddr:
 		return matchAddr(s, f)
 	case ruleset.Lookup:
-		return lookup(s.Key, f, &expr.Lookup{SourceRegister: reg0, SetName: s.Set})
+		return lookup(s.Key, f, &expr.Lookup{SourceRegister: reg0, SetName: s.Set, Invert: s.Not})
 	case ruleset.VMap:
 		return lookup(s.Key, f, &expr.Lookup{SourceRegister: reg0, SetName: s.Map, IsDestRegSet: true})
 	case ruleset.DNAT:
 		return dnat(s, f)
+	case ruleset.DNATTo:
+		return natTo(expr.NATTypeDestNAT, s.Addr, f), nil
+	case ruleset.SNATTo:
+		return natTo(expr.NATTypeSourceNAT, netip.AddrPortFrom(s.Addr, 0), f), nil
+	case ruleset.Update:
+		return dynset(s, f)
+	case ruleset.ConnCount:
+		return []expr.Any{&expr.Connlimit{Count: s.Over, Flags: nftConnlimitInv}}, nil
 	case ruleset.Masquerade:
 		return []expr.Any{&expr.Masq{}}, nil
 	case ruleset.Reject:
@@ -62,8 +73,9 @@ func statement(s ruleset.Statement, f ruleset.Family) ([]expr.Any, error) {
 	return nil, fmt.Errorf("%T: %w", s, errStatement)
 }
 
-// load reads a field into the register and gives the size it takes there.
-func load(o ruleset.Operand, f ruleset.Family, reg uint32) (expr.Any, uint32, error) {
+// load reads a field into the register and gives the size it takes there. A
+// hash reads its input from the spare register.
+func load(o ruleset.Operand, f ruleset.Family, reg, spare uint32) (expr.Any, uint32, error) {
 	addr := uint32(f.AddrLen())
 	saddr, origDaddr := uint32(12), expr.CtKeyDSTIP // the offset in an IPv4 header
 	if f == ruleset.IPv6 {
@@ -91,62 +103,114 @@ func load(o ruleset.Operand, f ruleset.Family, reg uint32) (expr.Any, uint32, er
 	case ruleset.CtStatus:
 		return ct(expr.CtKeySTATUS, false), 4, nil
 	case ruleset.Random:
-		return &expr.Numgen{Register: reg, Modulus: o.Mod, Type: unix.NFT_NG_RANDOM}, 4, nil
+		return &expr.Numgen{Register: reg, Modulus: o.Mod, Type: unix.NFT_NG_RANDOM, Offset: o.Offset}, 4, nil
 	case ruleset.Increment:
-		return &expr.Numgen{Register: reg, Modulus: o.Mod, Type: unix.NFT_NG_INCREMENTAL}, 4, nil
+		return &expr.Numgen{Register: reg, Modulus: o.Mod, Type: unix.NFT_NG_INCREMENTAL, Offset: o.Offset}, 4, nil
 	case ruleset.Hash:
 		return &expr.Hash{
-			SourceRegister: spareReg, DestRegister: reg, Length: addr,
-			Modulus: o.Mod, Seed: ruleset.HashSeed, Type: expr.HashTypeJenkins,
+			SourceRegister: spare, DestRegister: reg, Length: addr,
+			Modulus: o.Mod, Offset: o.Offset, Seed: ruleset.HashSeed, Type: expr.HashTypeJenkins,
 		}, 4, nil
 	case ruleset.FibDaddr:
 		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagDADDR: true}, 4, nil
+	case ruleset.FibSaddr:
+		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagSADDR: true}, 4, nil
+	case ruleset.IifType:
+		return &expr.Meta{Key: expr.MetaKeyIIFTYPE, Register: reg}, 4, nil
 	}
 	return nil, 0, fmt.Errorf("field %d: %w", o.Field, errStatement)
 }
 
-// lookup loads the key and looks it up.
-func lookup(key []ruleset.Operand, f ruleset.Family, l *expr.Lookup) ([]expr.Any, error) {
-	var out []expr.Any
-	reg := uint32(reg0)
+// concatenation loads operands one behind the other and gives the register
+// behind them. What a hash reads is loaded there.
+func concatenation(key []ruleset.Operand, f ruleset.Family, reg uint32) (out []expr.Any, end uint32, err error) {
+	end = reg
 	for _, o := range key {
-		if o.Field == ruleset.Hash {
-			e, _, err := load(ruleset.Operand{Field: ruleset.Saddr}, f, spareReg)
-			if err != nil {
-				return nil, err
-			}
+		_, size, err := load(o, f, end, 0)
+		if err != nil {
+			return nil, 0, err
+		}
+		end += size / 4
+	}
+	const saddrWords = 4 // in IPv6
+	if end > unix.NFT_REG32_15+1-saddrWords && slices.ContainsFunc(key, isHash) || end > unix.NFT_REG32_15+1 {
+		return nil, 0, fmt.Errorf("concatenation that reaches behind the registers: %w", errStatement)
+	}
+	for _, o := range key {
+		if isHash(o) {
+			e, _, _ := load(ruleset.Operand{Field: ruleset.Saddr}, f, end, 0)
 			out = append(out, e)
 		}
-		e, size, err := load(o, f, reg)
-		if err != nil {
-			return nil, err
-		}
+		e, size, _ := load(o, f, reg, end)
 		out = append(out, e)
 		reg += size / 4
 	}
-	return append(out, l), nil
+	return out, end, nil
 }
 
-// spareReg is NFT_REG32_08, the first of 32 bytes that no key reaches into. A
-// hash reads its input from there.
-const spareReg = reg0 + 8
+func isHash(o ruleset.Operand) bool { return o.Field == ruleset.Hash }
+
+// lookup loads the key and looks it up.
+func lookup(key []ruleset.Operand, f ruleset.Family, l *expr.Lookup) ([]expr.Any, error) {
+	out, _, err := concatenation(key, f, reg0)
+	return append(out, l), err
+}
 
 func dnat(s ruleset.DNAT, f ruleset.Family) ([]expr.Any, error) {
 	l := &expr.Lookup{SourceRegister: reg0, SetName: s.Map, DestRegister: reg0, IsDestRegSet: true}
 	out, err := lookup(s.Key, f, l)
-	port := reg0 + uint32(f.AddrLen())/4
-	return append(out, &expr.NAT{
-		Type: expr.NATTypeDestNAT, Family: uint32(f),
-		RegAddrMin: reg0, RegAddrMax: reg0, RegProtoMin: port, RegProtoMax: port,
+	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: reg0, RegAddrMax: reg0}
+	if !s.AddrOnly {
+		nat.RegProtoMin = reg0 + uint32(f.AddrLen())/4
+		nat.RegProtoMax = nat.RegProtoMin
+	}
+	return append(out, nat), err
+}
+
+// natTo translates to what stands in the rule. The address has sixteen bytes
+// of registers in each family, as in nft.
+func natTo(typ expr.NATType, to netip.AddrPort, f ruleset.Family) []expr.Any {
+	const port = reg0 + 4
+	nat := &expr.NAT{Type: typ, Family: uint32(f), RegAddrMin: reg0, RegAddrMax: reg0}
+	out := []expr.Any{&expr.Immediate{Register: reg0, Data: to.Addr().AsSlice()}}
+	if to.Port() != 0 {
+		out = append(out, &expr.Immediate{Register: port, Data: binary.BigEndian.AppendUint16(nil, to.Port())})
+		nat.RegProtoMin, nat.RegProtoMax, nat.Specified = port, port, true
+	}
+	return append(out, nat)
+}
+
+// dynset loads the key and behind it the data.
+func dynset(u ruleset.Update, f ruleset.Family) ([]expr.Any, error) {
+	if u.Timeout <= 0 || u.Timeout%time.Second != 0 || slices.ContainsFunc(slices.Concat(u.Key, u.Data), isHash) {
+		return nil, fmt.Errorf("update of %s: %w", u.Map, errStatement)
+	}
+	out, data, err := concatenation(u.Key, f, reg0)
+	if err != nil {
+		return nil, err
+	}
+	loads, _, err := concatenation(u.Data, f, data)
+	return append(append(out, loads...), &expr.Dynset{
+		SrcRegKey: reg0, SrcRegData: data, SetName: u.Map,
+		Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: u.Timeout,
 	}), err
 }
 
 func match(m ruleset.Match, f ruleset.Family) ([]expr.Any, error) {
-	e, _, err := load(ruleset.Operand{Field: m.Field}, f, reg0)
+	e, _, err := load(ruleset.Operand{Field: m.Field}, f, reg0, 0)
+	if err == nil && m.Not && m.Field != ruleset.IifType {
+		err = fmt.Errorf("negated match of %d: %w", m.Field, errStatement)
+	}
 	value := binary.NativeEndian.AppendUint32(nil, m.Value)
+	op := expr.CmpOpEq
 	switch m.Field {
 	case ruleset.L4proto:
-		return []expr.Any{e, &expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: []byte{byte(m.Value)}}}, err
+		value = []byte{byte(m.Value)}
+	case ruleset.IifType:
+		value = binary.NativeEndian.AppendUint16(nil, uint16(m.Value))
+		if m.Not {
+			op = expr.CmpOpNeq
+		}
 	case ruleset.CtStatus:
 		return []expr.Any{
 			e,
@@ -154,14 +218,14 @@ func match(m ruleset.Match, f ruleset.Family) ([]expr.Any, error) {
 			&expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: make([]byte, 4)},
 		}, err
 	default:
-		return []expr.Any{e, &expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: value}}, err
 	}
+	return []expr.Any{e, &expr.Cmp{Op: op, Register: reg0, Data: value}}, err
 }
 
 // matchAddr compares whole bytes only, as every prefix that rules are compiled
 // with has them; others belong into sets.
 func matchAddr(m ruleset.MatchAddr, f ruleset.Family) ([]expr.Any, error) {
-	e, _, err := load(ruleset.Operand{Field: m.Field}, f, reg0)
+	e, _, err := load(ruleset.Operand{Field: m.Field}, f, reg0, 0)
 	payload, ok := e.(*expr.Payload)
 	if err != nil || !ok || m.Prefix.Bits()%8 != 0 || m.Prefix.Bits() == 0 {
 		return nil, fmt.Errorf("address prefix %s: %w", m.Prefix, errStatement)

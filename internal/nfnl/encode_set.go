@@ -104,6 +104,12 @@ func (b *Batch) declaration(s *ruleset.Set, f ruleset.Family) {
 	if s.Interval {
 		flags |= unix.NFT_SET_INTERVAL
 	}
+	if fieldwise(s) {
+		flags |= nftSetConcat
+	}
+	if s.Dynamic {
+		flags |= nftSetDynamic
+	}
 	id, length := concat(s.Key, f)
 	b.attr32(unix.NFTA_SET_KEY_TYPE, id)
 	b.attr32(unix.NFTA_SET_KEY_LEN, length)
@@ -121,21 +127,36 @@ func (b *Batch) declaration(s *ruleset.Set, f ruleset.Family) {
 	b.attr32(unix.NFTA_SET_FLAGS, flags)
 	b.setID++ // the kernel insists on a number, although we refer to sets by name
 	b.attr32(unix.NFTA_SET_ID, b.setID)
-	b.description(s)
+	b.description(s, f)
 	b.attrBytes(unix.NFTA_SET_USERDATA, setUserdata(s, f))
 	if s.Counter {
 		b.buf = counterExpr(b.buf, nftaSetExpr, 0, 0)
 	}
 }
 
-// description declares the size. A set with a known size becomes a hash table
-// that never has to grow, which loads more than twice as fast.
-func (b *Batch) description(s *ruleset.Set) {
-	if s.Size == 0 {
+// fieldwise reports whether every field of the keys has a range of its own.
+func fieldwise(s *ruleset.Set) bool { return s.Interval && len(s.Key) > 1 }
+
+// description declares the size, and the fields that have ranges. A set with a
+// known size becomes a hash table that never has to grow, which loads more than
+// twice as fast.
+func (b *Batch) description(s *ruleset.Set, f ruleset.Family) {
+	if s.Size == 0 && !fieldwise(s) {
 		return
 	}
 	desc := b.nest(unix.NFTA_SET_DESC)
-	b.attr32(unix.NFTA_SET_DESC_SIZE, s.Size)
+	if s.Size > 0 {
+		b.attr32(unix.NFTA_SET_DESC_SIZE, s.Size)
+	}
+	if fieldwise(s) {
+		list := b.nest(nftaSetDescConcat)
+		for _, t := range s.Key {
+			field := b.nest(unix.NFTA_LIST_ELEM)
+			b.attr32(nftaSetFieldLen, uint32(typeLen(t, f)))
+			b.unnest(field)
+		}
+		b.unnest(list)
+	}
 	b.unnest(desc)
 }
 
@@ -166,9 +187,12 @@ func byteorder(types []ruleset.Type) uint32 {
 	return orderBig
 }
 
-// typeof is a concatenation of expressions in the form of concat_expr_build_udata
-// in nftables' src/expression.c.
+// typeof is an expression, or a concatenation of them in the form of
+// concat_expr_build_udata in nftables' src/expression.c.
 func typeof(types []ruleset.Type, f ruleset.Family) []byte {
+	if len(types) == 1 {
+		return typeofField(types[0], f)
+	}
 	var fields []byte
 	for i, t := range types {
 		fields = udata(fields, i, typeofField(t, f))

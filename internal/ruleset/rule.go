@@ -90,8 +90,9 @@ type VMap struct {
 // DNAT rewrites the destination to the address and port, or the address alone,
 // that a map has for the key; without an element the rule does not match.
 type DNAT struct {
-	Key []Operand
-	Map string
+	Key      []Operand
+	Map      string
+	AddrOnly bool // the map's data is an address alone: the packet keeps its port
 }
 
 // DNATTo rewrites the destination. A port of 0 keeps the packet's.
