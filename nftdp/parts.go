@@ -5,7 +5,6 @@ package nftdp
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
@@ -28,7 +27,8 @@ import (
 // The first and the last change nothing for anybody by themselves. Mostly
 // there is the second only.
 func phases(changes []ruleset.Change) [][]ruleset.Change {
-	fresh := freshObjects(changes)
+	remade := remadeSets(changes)
+	fresh := freshObjects(changes, remade)
 	gone := deletedObjects(changes)
 	late := make([]bool, len(changes))
 	for i := range changes {
@@ -41,7 +41,7 @@ func phases(changes []ruleset.Change) [][]ruleset.Change {
 		switch id := objectOf(c); {
 		case c.Verb == ruleset.Add && fresh[id]:
 			ahead = append(ahead, *c)
-		case late[i], anyLate && gone[id]:
+		case late[i], anyLate && gone[id] && (c.Verb == ruleset.Delete || !remade[c.Family]):
 			after = append(after, *c)
 		default:
 			now = append(now, *c)
@@ -93,22 +93,30 @@ func replaces(deleted *ruleset.Change, changes []ruleset.Change) bool {
 	return false
 }
 
-// freshObjects are chains, and sets of prefixes, that are added to a table that
-// is there already, all of whose other sets stay.
-func freshObjects(changes []ruleset.Change) map[object]bool {
-	out := map[object]bool{}
-	remade := map[ruleset.Family]bool{}
+// remadeSets are the families in which a table, or a set that rules ask for
+// services, is added or deleted: then rules are written anew, too.
+func remadeSets(changes []ruleset.Change) map[ruleset.Family]bool {
+	out := map[ruleset.Family]bool{}
 	for i := range changes {
 		c := &changes[i]
-		switch {
-		case len(c.Elements) > 0 || c.Rule != nil || c.Verb == ruleset.Flush:
-		case c.Chain == nil && (c.Set == nil || !compile.Shared(c.Set.Name)): // a table or a set
-			remade[c.Family] = true
-		case c.Verb == ruleset.Add && (c.Chain == nil || c.Chain.Hook == nil):
+		if c.Chain == nil && len(c.Elements) == 0 && (c.Set == nil || !compile.Shared(c.Set.Name)) {
+			out[c.Family] = true
+		}
+	}
+	return out
+}
+
+// freshObjects are chains, and sets of prefixes, that are added to a table that
+// is there already, all of whose other sets stay.
+func freshObjects(changes []ruleset.Change, remade map[ruleset.Family]bool) map[object]bool {
+	out := map[object]bool{}
+	for i := range changes {
+		c := &changes[i]
+		if c.Verb == ruleset.Add && c.Rule == nil && len(c.Elements) == 0 && !remade[c.Family] &&
+			(c.Chain == nil || c.Chain.Hook == nil) {
 			out[objectOf(c)] = true
 		}
 	}
-	maps.DeleteFunc(out, func(id object, _ bool) bool { return remade[id.family] })
 	return out
 }
 

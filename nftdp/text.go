@@ -10,7 +10,7 @@ func protocolWords() []string { return []string{TCP: "tcp", UDP: "udp", SCTP: "s
 func actionWords() []string {
 	return []string{DefaultAction: "default", Reject: "reject", Drop: "drop"}
 }
-func stateWords() []string    { return []string{Active: "active", Draining: "draining", Down: "down"} }
+func stateWords() []string { return []string{Active: "active", Draining: "draining", Down: "down"} }
 
 func policyWords() []string {
 	return []string{AnyBackend: "any-backend", LocalOnly: "local-only", ExternalLocalOnly: "external-local-only"}

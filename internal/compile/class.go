@@ -257,7 +257,9 @@ func (c class) slot(slot ruleset.Operand) ruleset.Rule {
 	case c.ranged:
 		slot.Offset += uint32(c.owner.port) << rangeSlotBits
 		key = key[:len(key)-1] // without the port
-		return ruleset.Rule{ruleset.DNAT{Key: append(key, slot), Map: declarations()[RangeBackends.of(c.node)].Name}}
+		return ruleset.Rule{ruleset.DNAT{
+			Key: append(key, slot), Map: declarations()[RangeBackends.of(c.node)].Name, AddrOnly: true,
+		}}
 	case c.limited:
 		return ruleset.Rule{known, ruleset.VMap{Key: append(key, slot), Map: declarations()[LimitedBackends.of(c.node)].Name}}
 	}

@@ -96,7 +96,10 @@ func (d *dice) pools() []*compile.Service {
 	for i := range d.roll(4) {
 		for family, a := range []string{"10.0.0.1", "fd00::1"} {
 			b := netip.AddrPortFrom(netip.MustParseAddr(a), uint16(i+1))
-			s.Pools[family] = append(s.Pools[family], b)
+			for j := range s.Frontends[2*family:][:2] {
+				f := &s.Frontends[2*family+j]
+				f.Pool = append(f.Pool, b)
+			}
 		}
 	}
 	return []*compile.Service{s}
