@@ -65,6 +65,16 @@ func TestNoPacketEscapesDuringChanges(t *testing.T) {
 	}
 }
 
+// firstActive are n backends, of which the first ones are active and the others
+// draining.
+func firstActive(active, n int) []nftdp.Backend {
+	out := backends(upTo(n)...)
+	for i := len(nstest.Families()) * active; i < len(out); i++ {
+		out[i].State = nftdp.Draining
+	}
+	return out
+}
+
 // newSilentWorld is a world whose backends take UDP datagrams and never
 // answer, so that its processors have nothing else to do.
 func newSilentWorld(t *testing.T, backends int) *world {

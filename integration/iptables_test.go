@@ -109,7 +109,7 @@ type iptables struct {
 func (i iptables) add(t *testing.T) {
 	t.Helper()
 	for _, a := range nstest.Families() {
-		i.run(t, a, "-A FORWARD -p tcp --dport 9090 -j REJECT")
+		i.run(t, a, "-A FORWARD -p tcp --dport 9090 -j REJECT --reject-with tcp-reset")
 		i.run(t, a, fmt.Sprintf("-t nat -A PREROUTING -p tcp -d %v --dport 81 -j DNAT --to-destination %v",
 			a.Node, netip.AddrPortFrom(a.Backend(1), backendPort)))
 	}

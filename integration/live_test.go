@@ -3,12 +3,9 @@
 package integration
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,86 +101,14 @@ func TestDeletedServiceIsGone(t *testing.T) {
 	}
 }
 
-// changes is how often the services change under load.
-const changes = 500
-
-// TestNoConnectionFailsDuringChanges: while clients connect all the time, a
-// pool grows and shrinks and another service comes and goes, so that slots
-// disappear and size classes are made and collected. No connection fails.
-//
-// Backends leave by draining. Of one that is taken away, flows of UDP are
-// deleted, and a client that has just asked it waits in vain.
-func TestNoConnectionFailsDuringChanges(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, nftdp.Config{}, 3)
-	frontends := append(nodeWide(80), on(clusterIP, 80)...)
-	tcp := nftdp.Service{Name: "tcp", Frontends: frontends, Backends: backends(0, 1, 2)}
-	udp := nftdp.Service{Name: "udp", Protocol: nftdp.UDP, Frontends: frontends, Backends: backends(0, 1, 2)}
-	other := nftdp.Service{Name: "other", Frontends: nodeWide(81), Backends: backends(0)}
-	w.apply(t, tcp, udp)
-
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	var clients sync.WaitGroup
-	var done atomic.Int64
-	for _, a := range nstest.Families() {
-		for dst, protocol := range map[netip.Addr]string{a.Node: "tcp", a.ClusterIP: "udp"} {
-			clients.Go(func() { done.Add(w.connectUntilDone(ctx, t, protocol, netip.AddrPortFrom(dst, 80))) })
-		}
-	}
-	for i := range changes {
-		tcp.Backends = firstActive(1+i%3, 3)
-		udp.Backends = tcp.Backends
-		switch i % 8 {
-		case 0:
-			w.apply(t, tcp, udp, other)
-		case 4:
-			w.apply(t, tcp, udp)
-		default:
-			w.update(t, nftdp.Change{Set: []nftdp.Service{tcp, udp}})
-		}
-		if i%100 == 0 { // What follows a change follows its state.
-			got := ask(t, w.Client, "tcp", netip.AddrPortFrom(nstest.IPv4().Node, 80)).Server
-			if want := backendNames(1 + i%3); !slices.Contains(want, got) {
-				t.Errorf("change %d: %s answered, want one of %v", i, got, want)
-			}
-		}
-	}
-	stop()
-	clients.Wait()
-	t.Logf("%d connections during %d changes", done.Load(), changes)
-	if done.Load() < changes {
-		t.Errorf("%d connections during %d changes are too few to show anything", done.Load(), changes)
-	}
-}
-
-// firstActive are n backends, of which the first ones are active and the others
-// draining.
-func firstActive(active, n int) []nftdp.Backend {
-	out := backends(upTo(n)...)
-	for i := len(nstest.Families()) * active; i < len(out); i++ {
-		out[i].State = nftdp.Draining
-	}
-	return out
-}
-
-// connectUntilDone makes connections one after the other and counts them.
-func (w *world) connectUntilDone(ctx context.Context, t *testing.T, protocol string, dst netip.AddrPort) (n int64) {
-	t.Helper()
-	for ; ctx.Err() == nil; n++ {
-		if got := attempt(w.Client, protocol, dst, askTimeout); !slices.Contains(backendNames(3), got) {
-			t.Errorf("%s to %v after %d connections: %s", protocol, dst, n, got)
-			return n
-		}
-	}
-	return n
-}
-
 // backendNames are the names of the topology's first n backends.
 func backendNames(n int) []string {
 	var names []string
 	for i := range n {
-		names = append(names, fmt.Sprintf("backend-%d", i+1))
+		names = append(names, backendName(i))
 	}
 	return names
 }
+
+// backendName is the name of a backend of the topology, and of its server.
+func backendName(i int) string { return fmt.Sprintf("backend-%d", i+1) }

@@ -153,7 +153,11 @@ func count(t *testing.T, n int, from *nstest.Namespace, protocol string, dst net
 // attempt makes one connection and says in a word what came of it: the
 // server's name, or "refused", "not permitted", "silence".
 func attempt(from *nstest.Namespace, protocol string, dst netip.AddrPort, timeout time.Duration) string {
-	answer, err := nstest.Dial(from, protocol, netip.Addr{}, dst, timeout)
+	return outcome(nstest.Dial(from, protocol, netip.Addr{}, dst, timeout))
+}
+
+// outcome is what came of a connection, in a word.
+func outcome(answer nstest.Answer, err error) string {
 	switch {
 	case err == nil:
 		return answer.Server

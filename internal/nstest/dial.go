@@ -79,6 +79,13 @@ func (c *Conn) Echo(line string, timeout time.Duration) error {
 // Close ends the connection.
 func (c *Conn) Close() error { return c.conn.Close() }
 
+// Reset ends the connection at once, so that its port is free for another one:
+// the client's side does not stay in TIME_WAIT for a minute.
+func (c *Conn) Reset() error {
+	err := c.conn.(*net.TCPConn).SetLinger(0)
+	return errors.Join(err, c.conn.Close())
+}
+
 func (c *Conn) readAnswer() (Answer, error) {
 	line, err := c.lines.ReadString('\n')
 	if err != nil {

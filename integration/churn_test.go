@@ -1,0 +1,362 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// changes is how often services change under load, and connectionsPerChange
+// how many connections end between two changes at least, while the others are
+// on their way.
+const (
+	changes              = 1000
+	connectionsPerChange = 30
+)
+
+// poolBackends is how many backends there are to choose from.
+const poolBackends = 4
+
+// mutations are the ways in which a service changes. None needs to care
+// whether a backend is left that is usable.
+func mutations() map[string]func(*rand.Rand, *nftdp.Service) {
+	return map[string]func(*rand.Rand, *nftdp.Service){
+		"pool":     func(r *rand.Rand, s *nftdp.Service) { s.Backends = backends(somePool(r)...) },
+		"state":    func(r *rand.Rand, s *nftdp.Service) { setState(s, r.IntN(poolBackends), nftdp.State(r.IntN(3))) },
+		"weight":   func(r *rand.Rand, s *nftdp.Service) { setWeight(s, r.IntN(poolBackends), uint16(r.IntN(4))) },
+		"backup":   func(r *rand.Rand, s *nftdp.Service) { setBackup(s, r.IntN(poolBackends), r.IntN(2) == 0) },
+		"balance":  func(r *rand.Rand, s *nftdp.Service) { setBalance(s, nftdp.Balance(r.IntN(4))) },
+		"frontend": func(_ *rand.Rand, s *nftdp.Service) { toggleFrontend(s) },
+	}
+}
+
+// somePool is some of the backends, or none, in any order.
+func somePool(r *rand.Rand) []int { return r.Perm(poolBackends)[:r.IntN(poolBackends+1)] }
+
+// setBackup makes one of the topology's backends a backup in both families.
+func setBackup(s *nftdp.Service, backend int, backup bool) {
+	for i, b := range s.Backends {
+		for _, a := range nstest.Families() {
+			if b.Addr.Addr() == a.Backend(backend) {
+				s.Backends[i].Backup = backup
+			}
+		}
+	}
+}
+
+// setBalance has a small table for Maglev, since all of it is written anew.
+func setBalance(s *nftdp.Service, balance nftdp.Balance) {
+	s.Balance, s.MaglevSize = balance, 0
+	if balance == nftdp.Maglev {
+		s.MaglevSize = 31
+	}
+}
+
+// toggleFrontend adds frontends that no client uses, or takes them away.
+func toggleFrontend(s *nftdp.Service) {
+	n := len(s.Frontends)
+	s.Frontends = slices.DeleteFunc(s.Frontends, func(f nftdp.Frontend) bool {
+		return slices.ContainsFunc(nstest.Families(), func(a nstest.Addrs) bool { return f.Addr == a.External })
+	})
+	if len(s.Frontends) == n {
+		s.Frontends = append(s.Frontends, on(external, s.Frontends[0].Port)...)
+	}
+}
+
+// churning is a service that changes while clients use it.
+type churning struct {
+	nftdp.Service
+	mayBeEmpty bool // may have no usable backend
+	// phase moves from one of the phases to the next. A connection that
+	// began and ended in the same one knows what to expect.
+	phase atomic.Uint32
+}
+
+// The phases of a service, which come round again.
+const (
+	usable = iota
+	emptying
+	empty
+	filling
+	phases
+)
+
+// mutate changes the service at random. Of UDP services backends leave by
+// draining: of one that is taken away flows are deleted, and a client that has
+// just asked it would wait in vain.
+func (c *churning) mutate(r *rand.Rand) {
+	all := mutations()
+	names := mutationNames()
+	for {
+		next := c.Service
+		next.Frontends, next.Backends = slices.Clone(next.Frontends), slices.Clone(next.Backends)
+		all[names[r.IntN(len(names))]](r, &next)
+		if next.Protocol == nftdp.UDP {
+			drainInstead(&next)
+		}
+		if c.mayBeEmpty || len(usableServers(next)) > 0 {
+			c.Service = next
+			return
+		}
+	}
+}
+
+func mutationNames() []string {
+	var names []string
+	for name := range mutations() {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// drainInstead makes backends draining that are down or not in the pool.
+func drainInstead(s *nftdp.Service) {
+	for i := range s.Backends {
+		if s.Backends[i].State == nftdp.Down {
+			s.Backends[i].State = nftdp.Draining
+		}
+	}
+	for _, b := range backends(upTo(poolBackends)...) {
+		if !slices.ContainsFunc(s.Backends, func(have nftdp.Backend) bool { return have.Addr == b.Addr }) {
+			b.State = nftdp.Draining
+			s.Backends = append(s.Backends, b)
+		}
+	}
+}
+
+// usableServers are the servers that new connections go to. The families have
+// the same.
+func usableServers(s nftdp.Service) []string {
+	var active, backup []string
+	for i := range poolBackends {
+		for _, b := range s.Backends {
+			switch {
+			case b.Addr.Addr() != nstest.IPv4().Backend(i) || b.State != nftdp.Active:
+			case b.Backup:
+				backup = append(backup, backendName(i))
+			default:
+				active = append(active, backendName(i))
+			}
+		}
+	}
+	if len(active) == 0 {
+		return backup
+	}
+	return active
+}
+
+// before and after move the phase of a service around its change.
+func (c *churning) before() {
+	switch left := len(usableServers(c.Service)); {
+	case left == 0 && c.phase.Load()%phases == usable, left > 0 && c.phase.Load()%phases == empty:
+		c.phase.Add(1)
+	}
+}
+
+func (c *churning) after() {
+	if phase := c.phase.Load() % phases; phase == emptying || phase == filling {
+		c.phase.Add(1)
+	}
+}
+
+// churnClient connects to one frontend from one place, again and again.
+type churnClient struct {
+	service   *churning
+	from      *nstest.Namespace
+	protocol  string
+	dst       netip.AddrPort
+	served    int
+	refused   int
+	slowest   time.Duration
+	unlikely  string // the first outcome that was not as it had to be
+	unlikelyN int
+}
+
+// run makes connections until done is closed, and tells of each one.
+func (c *churnClient) run(done <-chan struct{}, made chan<- struct{}) {
+	for {
+		c.connect()
+		select {
+		case made <- struct{}{}:
+		case <-done:
+			return
+		}
+	}
+}
+
+func (c *churnClient) connect() {
+	before, start := c.service.phase.Load(), time.Now()
+	got := brief(c.from, c.protocol, c.dst)
+	c.slowest = max(c.slowest, time.Since(start))
+	steady := before == c.service.phase.Load()
+	served := slices.Contains(backendNames(poolBackends), got)
+	switch {
+	case served && !(steady && before%phases == empty):
+		c.served++
+	case got == "refused" && !(steady && before%phases == usable):
+		c.refused++
+	default:
+		if c.unlikelyN++; c.unlikely == "" {
+			c.unlikely = fmt.Sprintf("%s in phase %d after %v", got, before%phases, time.Since(start))
+		}
+	}
+}
+
+// brief makes one connection and says in a word what came of it. One of TCP is
+// reset when it has shown that it works, so that clients do not run out of
+// ports.
+func brief(from *nstest.Namespace, protocol string, dst netip.AddrPort) string {
+	if protocol != "tcp" {
+		return attempt(from, protocol, dst, askTimeout)
+	}
+	c, err := nstest.DialTCP(from, netip.Addr{}, dst, askTimeout)
+	if err != nil {
+		return outcome(nstest.Answer{}, err)
+	}
+	return outcome(c.Answer, c.Reset())
+}
+
+// TestNoConnectionFailsDuringChanges: while clients of every kind connect all
+// the time over every kind of frontend, services change in every way, in a
+// thousand transactions, by Apply and by Update, in a process that is restarted
+// now and then. No connection to a service fails that has a usable backend
+// throughout; where there is none, connections are refused, and only there.
+func TestNoConnectionFailsDuringChanges(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{Internal: podNets()}, poolBackends)
+	services := []*churning{
+		newChurning(0, nftdp.TCP), newChurning(1, nftdp.TCP), newChurning(2, nftdp.TCP), newChurning(3, nftdp.UDP),
+	}
+	services[2].mayBeEmpty = true
+	w.apply(t, specs(services)...)
+	conns := connect(t, attempts, w.Client, netip.AddrPortFrom(nstest.IPv4().Node, churnPort(0)))
+
+	clients := w.churnClients(services)
+	done, made := make(chan struct{}), make(chan struct{})
+	var running sync.WaitGroup
+	stop := sync.OnceFunc(func() { close(done); running.Wait() })
+	defer stop()
+	for _, c := range clients {
+		running.Go(func() { c.run(done, made) })
+	}
+	start := time.Now()
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range changes {
+		w.churn(t, r, i, services)
+		for range connectionsPerChange {
+			<-made
+		}
+		if t.Failed() {
+			break
+		}
+	}
+	stop()
+	wantAlive(t, conns)
+	reportChurn(t, clients, time.Since(start))
+}
+
+// churnPort is the port of a service on virtual addresses and the node's.
+func churnPort(i int) uint16 { return uint16(80 + i) }
+
+func newChurning(i int, protocol nftdp.Protocol) *churning {
+	return &churning{Service: nftdp.Service{
+		Name: fmt.Sprintf("service-%d", i), Protocol: protocol,
+		Frontends: slices.Concat(nodeWide(churnPort(i)), nodeWide(30000+churnPort(i)), on(clusterIP, churnPort(i))),
+		Backends:  backends(upTo(poolBackends)...),
+	}}
+}
+
+func specs(services []*churning) []nftdp.Service {
+	var all []nftdp.Service
+	for _, c := range services {
+		all = append(all, c.Service)
+	}
+	return all
+}
+
+// churnClients are one for each service, family, frontend and place.
+func (w *world) churnClients(services []*churning) []*churnClient {
+	var all []*churnClient
+	for i, s := range services {
+		protocol := "tcp"
+		if s.Protocol == nftdp.UDP {
+			protocol = "udp"
+		}
+		for _, a := range nstest.Families() {
+			for _, dst := range []netip.AddrPort{
+				netip.AddrPortFrom(a.ClusterIP, churnPort(i)),
+				netip.AddrPortFrom(a.Node, churnPort(i)),
+				netip.AddrPortFrom(a.Node, 30000+churnPort(i)),
+			} {
+				for _, from := range []*nstest.Namespace{w.Client, w.Node, w.Backends[0]} {
+					all = append(all, &churnClient{service: s, from: from, protocol: protocol, dst: dst})
+				}
+			}
+		}
+	}
+	return all
+}
+
+// churn makes the i-th change, of one service or several.
+func (w *world) churn(t *testing.T, r *rand.Rand, i int, services []*churning) {
+	t.Helper()
+	var changed []*churning
+	for _, n := range r.Perm(len(services))[:1+r.IntN(len(services))] {
+		services[n].mutate(r)
+		services[n].before()
+		changed = append(changed, services[n])
+	}
+	passing := nftdp.Service{Name: "passing", Frontends: nodeWide(79), Backends: backends(somePool(r)...)}
+	switch {
+	case i%250 == 249: // Another process takes over.
+		closeOrFail(t, w.dataplane)
+		w.open(t, nftdp.Config{Internal: podNets()})
+		w.apply(t, specs(services)...)
+	case i%8 == 0:
+		w.apply(t, append(specs(services), passing)...)
+	case i%8 == 4:
+		w.apply(t, specs(services)...)
+	default:
+		w.update(t, nftdp.Change{Set: specs(changed)})
+	}
+	for _, c := range changed {
+		c.after()
+	}
+	if i%20 == 0 { // What follows a change follows its state.
+		want := usableServers(services[0].Service)
+		if got := brief(w.Client, "tcp", netip.AddrPortFrom(nstest.IPv6().Node, churnPort(0))); !slices.Contains(want, got) {
+			t.Errorf("change %d: %s answered, want one of %v", i, got, want)
+		}
+	}
+}
+
+// reportChurn fails for clients with outcomes that were not as they had to be,
+// or that had none.
+func reportChurn(t *testing.T, clients []*churnClient, took time.Duration) {
+	t.Helper()
+	var served, refused int
+	var slowest time.Duration
+	for _, c := range clients {
+		name := fmt.Sprintf("%s from %s to %v", c.protocol, c.from.Name, c.dst)
+		if c.unlikelyN > 0 {
+			t.Errorf("%s: %d connections failed or should have, the first: %s", name, c.unlikelyN, c.unlikely)
+		}
+		if c.served == 0 || (c.refused == 0) == c.service.mayBeEmpty {
+			t.Errorf("%s: %d served, %d refused", name, c.served, c.refused)
+		}
+		served, refused, slowest = served+c.served, refused+c.refused, max(slowest, c.slowest)
+	}
+	t.Logf("%d clients, %d connections served and %d refused in %v, the slowest after %v",
+		len(clients), served, refused, took, slowest)
+}
