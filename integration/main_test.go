@@ -1,8 +1,8 @@
 //go:build linux
 
 // Package integration tests the library with real packets in namespaces of
-// its own, against the packet cases that name the expected outcomes: "case 14"
-// in a comment is one of them.
+// its own. TestCases lists the packet cases, which name what has to happen to
+// which packet; "case 14" in a comment elsewhere is one of them.
 package integration
 
 import (

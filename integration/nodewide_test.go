@@ -10,9 +10,9 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestNodeAddrs: a node-wide frontend takes its port on the chosen addresses;
+// caseNodeAddrs: a node-wide frontend takes its port on the chosen addresses;
 // on the node's others it is refused as if nothing were there (cases 9, 10).
-func TestNodeAddrs(t *testing.T) {
+func caseNodeAddrs(t *testing.T) {
 	t.Parallel()
 	var both []netip.Prefix
 	both = append(both, nodePrefixes()...)
@@ -69,10 +69,10 @@ func TestNodeAddrsChange(t *testing.T) {
 	wantAlive(t, conns)
 }
 
-// TestLoopbackIsNotTaken: a node-wide frontend leaves loopback addresses to
+// caseLoopbackIsNotTaken: a node-wide frontend leaves loopback addresses to
 // whoever listens there, or to nobody (case 12, Localhost off), while the
 // node's other addresses work for local processes (case 11).
-func TestLoopbackIsNotTaken(t *testing.T) {
+func caseLoopbackIsNotTaken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	serve(t, w.Node, 80, "tcp", "udp")
@@ -120,10 +120,10 @@ func TestForwardedTrafficIsLeft(t *testing.T) {
 	}
 }
 
-// TestListenerIsOverridden: where a process listens on the node's port 80 the
+// caseListenerIsOverridden: where a process listens on the node's port 80 the
 // frontend wins, for clients outside and for local processes, and once it is
 // deleted the process gets its connections again (case 14).
-func TestListenerIsOverridden(t *testing.T) {
+func caseListenerIsOverridden(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	serve(t, w.Node, 80, "tcp", "udp")

@@ -11,10 +11,10 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestPrecedence: a frontend with a node's address wins over a node-wide one
+// casePrecedence: a frontend with a node's address wins over a node-wide one
 // of the same port on that address, whatever the order and the names, also
 // while it has no backend (case 15).
-func TestPrecedence(t *testing.T) {
+func casePrecedence(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		w := newWorld(t, nftdp.Config{}, 2)
@@ -42,9 +42,9 @@ func TestPrecedence(t *testing.T) {
 	})
 }
 
-// TestSamePortOnOtherAddress: two services with one port on different node
+// caseSamePortOnOtherAddress: two services with one port on different node
 // addresses get their own connections (case 30).
-func TestSamePortOnOtherAddress(t *testing.T) {
+func caseSamePortOnOtherAddress(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		w := newWorld(t, nftdp.Config{}, 2)
@@ -59,9 +59,9 @@ func TestSamePortOnOtherAddress(t *testing.T) {
 	})
 }
 
-// TestSamePortOtherProtocol: TCP, UDP and SCTP on one address and port are
+// caseSamePortOtherProtocol: TCP, UDP and SCTP on one address and port are
 // three services, each with its own backends and backend port (cases 2, 3).
-func TestSamePortOtherProtocol(t *testing.T) {
+func caseSamePortOtherProtocol(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 3)
 	var services []nftdp.Service

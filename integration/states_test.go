@@ -15,10 +15,10 @@ import (
 // with a probability of (2/3)^60 = 3e-11.
 const attempts = 60
 
-// TestStates: draining and down backends get no new connections, while those
+// caseStates: draining and down backends get no new connections, while those
 // established before go on; with no active one left the frontend has no
 // backend (case 26).
-func TestStates(t *testing.T) {
+func caseStates(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()

@@ -44,6 +44,35 @@ func TestTopologyRoutes(t *testing.T) {
 	}
 }
 
+// Remote pods are reached through the node and the router, by everybody, and
+// reach everybody.
+func TestRemotes(t *testing.T) {
+	top := newTopology(t, 1)
+	if err := errors.Join(top.AddRemotes(1), top.AddRemotes(1)); err != nil {
+		t.Fatal(err)
+	}
+	serve(t, top.Client, "tcp")
+	for i, pod := range top.Remotes {
+		serve(t, pod, "tcp", "udp", "sctp")
+		for _, a := range nstest.Families() {
+			for from, addr := range map[*nstest.Namespace]netip.Addr{
+				top.Client: a.Client, top.Backends[0]: a.Backend(0), top.Node: a.PodGW, top.Remotes[1-i]: a.Remote(1 - i),
+			} {
+				for _, protocol := range []string{"tcp", "udp", "sctp"} {
+					got, err := nstest.Dial(from, protocol, netip.Addr{}, netip.AddrPortFrom(a.Remote(i), 8080), timeout)
+					if err != nil || got.Server != pod.Name || got.Client.Addr() != addr {
+						t.Errorf("%s from %s to %s: %v, %v", protocol, from.Name, pod.Name, got, err)
+					}
+				}
+			}
+			got, err := nstest.Dial(pod, "tcp", netip.Addr{}, netip.AddrPortFrom(a.Client, 8080), timeout)
+			if err != nil || got.Client.Addr() != a.Remote(i) {
+				t.Errorf("from %s to the client: %v, %v", pod.Name, got, err)
+			}
+		}
+	}
+}
+
 // A connection can be made from a chosen source address.
 func TestDialFromSource(t *testing.T) {
 	top := newTopology(t, 1)
