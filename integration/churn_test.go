@@ -199,16 +199,19 @@ func (c *churnClient) connect() {
 	before, start := c.service.phase.Load(), time.Now()
 	got := brief(c.from, c.protocol, c.dst)
 	c.slowest = max(c.slowest, time.Since(start))
-	steady := before == c.service.phase.Load()
+	phase := before % phases
+	if before != c.service.phase.Load() {
+		phase = emptying // Either may happen.
+	}
 	served := slices.Contains(backendNames(poolBackends), got)
 	switch {
-	case served && !(steady && before%phases == empty):
+	case served && phase != empty:
 		c.served++
-	case got == "refused" && !(steady && before%phases == usable):
+	case got == "refused" && phase != usable:
 		c.refused++
 	default:
 		if c.unlikelyN++; c.unlikely == "" {
-			c.unlikely = fmt.Sprintf("%s in phase %d after %v", got, before%phases, time.Since(start))
+			c.unlikely = fmt.Sprintf("%s in phase %d after %v", got, phase, time.Since(start))
 		}
 	}
 }
