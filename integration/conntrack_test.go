@@ -20,7 +20,8 @@ import (
 // udpClient is a client that keeps one socket.
 type udpClient struct {
 	net.Conn
-	dst netip.AddrPort
+	dst  netip.AddrPort
+	sent int // datagrams
 }
 
 func dialUDP(t *testing.T, from *nstest.Namespace, dst netip.AddrPort) *udpClient {
@@ -30,7 +31,7 @@ func dialUDP(t *testing.T, from *nstest.Namespace, dst netip.AddrPort) *udpClien
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	return &udpClient{c, dst}
+	return &udpClient{Conn: c, dst: dst}
 }
 
 // local is the client's address.
@@ -42,7 +43,16 @@ func (c *udpClient) try(t *testing.T, timeout time.Duration) string {
 	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
 		t.Fatal(err)
 	}
-	answer, err := exchange(c, "datagram")
+	c.sent++
+	payload := fmt.Sprintf("datagram-%d", c.sent)
+	answer, err := exchange(c, payload)
+	for err == nil && !strings.HasSuffix(answer, " "+payload) {
+		// An earlier one was on its way for longer than we had waited.
+		b := make([]byte, 2048)
+		var n int
+		n, err = c.Read(b)
+		answer = string(b[:n])
+	}
 	server, _, _ := strings.Cut(answer, " ")
 	switch {
 	case err == nil:
