@@ -43,6 +43,10 @@ const ruleSets = `
 		flags dynamic,timeout
 	}
 	map m_last { type %[1]s : %[1]s; size 16; flags dynamic,timeout; }
+	map m_long {
+		typeof %[2]s saddr . %[2]s daddr . meta l4proto . th dport . numgen random mod 65535 : verdict
+		flags dynamic,timeout
+	}
 	set s_ranges { type %[1]s . inet_proto . inet_service; flags interval; }
 	map m_verdicts { type inet_service : verdict; }
 	chain other { }

@@ -180,7 +180,8 @@ func natTo(typ expr.NATType, to netip.AddrPort, f ruleset.Family) []expr.Any {
 	return append(out, nat)
 }
 
-// dynset loads the key and behind it the data.
+// dynset loads the key and behind it the data, where nft has it if the key is
+// short.
 func dynset(u ruleset.Update, f ruleset.Family) ([]expr.Any, error) {
 	if u.Timeout <= 0 || u.Timeout%time.Second != 0 || slices.ContainsFunc(slices.Concat(u.Key, u.Data), isHash) {
 		return nil, fmt.Errorf("update of %s: %w", u.Map, errStatement)
@@ -189,6 +190,7 @@ func dynset(u ruleset.Update, f ruleset.Family) ([]expr.Any, error) {
 	if err != nil {
 		return nil, err
 	}
+	data = max(data, reg0+4)
 	loads, _, err := concatenation(u.Data, f, data)
 	return append(append(out, loads...), &expr.Dynset{
 		SrcRegKey: reg0, SrcRegData: data, SetName: u.Map,

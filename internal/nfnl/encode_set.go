@@ -19,12 +19,14 @@ const (
 	udataDataByteorder = 1
 	udataKeyTypeof     = 3
 	udataDataTypeof    = 4
+	udataDataInterval  = 6
 )
 
 // Values inside that user data: enum expr_types, enum proto_desc_id and enum
 // byteorder of nftables' include/expression.h, proto.h and datatype.h, and the
 // numbers of header fields in proto.h.
 const (
+	exprVerdict = 1
 	exprPayload = 7
 	exprMeta    = 9
 	exprConcat  = 13
@@ -37,9 +39,8 @@ const (
 	fieldIPDaddr  = 12
 	fieldIP6Daddr = 9
 
-	orderMixed = 0 // a concatenation
-	orderHost  = 1
-	orderBig   = 2
+	orderNone = 0 // of a concatenation, of a single byte and of verdicts
+	orderBig  = 2
 )
 
 // typeLen is the type's size in bytes without padding.
@@ -163,26 +164,29 @@ func (b *Batch) description(s *ruleset.Set, f ruleset.Family) {
 // setUserdata is what stock nft reads to print the set as it was meant: the
 // byte order, and the expressions behind types that have no width of their own.
 func setUserdata(s *ruleset.Set, f ruleset.Family) []byte {
+	isMap := s.Verdict || len(s.Data) > 0
 	u := udata32(nil, udataKeyByteorder, byteorder(s.Key))
-	if len(s.Data) > 0 {
+	if isMap {
 		u = udata32(u, udataDataByteorder, byteorder(s.Data))
 	}
-	if !slices.Contains(s.Key, ruleset.Slot) {
-		return u
+	if slices.Contains(s.Key, ruleset.Slot) {
+		u = udata(u, udataKeyTypeof, typeof(s.Key, f))
+		switch {
+		case s.Verdict:
+			u = udata(u, udataDataTypeof, typeofExpr(exprVerdict, nil))
+		case isMap:
+			u = udata(u, udataDataTypeof, typeof(s.Data, f))
+		}
 	}
-	u = udata(u, udataKeyTypeof, typeof(s.Key, f))
-	if len(s.Data) > 0 {
-		u = udata(u, udataDataTypeof, typeof(s.Data, f))
+	if isMap {
+		u = udata32(u, udataDataInterval, 0) // data is no range
 	}
 	return u
 }
 
 func byteorder(types []ruleset.Type) uint32 {
-	switch {
-	case len(types) > 1:
-		return orderMixed
-	case types[0] == ruleset.Proto:
-		return orderHost
+	if len(types) != 1 || types[0] == ruleset.Proto {
+		return orderNone
 	}
 	return orderBig
 }

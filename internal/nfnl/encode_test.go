@@ -4,8 +4,10 @@ package nfnl
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -223,7 +225,21 @@ func TestEncodeRefuses(t *testing.T) {
 	prefix := func(s string) ruleset.Rule {
 		return ruleset.Rule{ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: mustPrefix(s)}}
 	}
+	rule := func(s ruleset.Statement) ruleset.Change {
+		return ruleset.Change{Chain: &ruleset.Chain{Name: "c"}, Rule: ruleset.Rule{s}}
+	}
+	addr := ops(ruleset.Saddr)
+	long := slices.Repeat(addr, 16)
+	hash := ruleset.Operand{Field: ruleset.Hash, Mod: 3}
 	for name, c := range map[string]ruleset.Change{
+		"a timeout of less than a second": rule(ruleset.Update{Map: "m", Key: addr, Data: addr, Timeout: time.Millisecond}),
+		"no timeout":                      rule(ruleset.Update{Map: "m", Key: addr, Data: addr}),
+		"an update by hash":               rule(ruleset.Update{Map: "m", Key: []ruleset.Operand{hash}, Data: addr, Timeout: time.Second}),
+		"data behind the registers":       rule(ruleset.Update{Map: "m", Key: long, Data: addr, Timeout: time.Second}),
+		"a key behind the registers":      rule(ruleset.Lookup{Key: append(long, addr...), Set: "s"}),
+		"no register for a hash":          rule(ruleset.VMap{Key: append(long[:12:12], hash), Map: "m"}),
+		"a match that is not":             rule(ruleset.Match{Field: ruleset.L4proto, Not: true, Value: tcp}),
+
 		"an opaque element": {Set: portMap(), Elements: opaque},
 		"an opaque set":     {Set: &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Port}, Opaque: "timeout"}},
 		"an opaque rule":    {Chain: &ruleset.Chain{Name: "c"}, Rule: ruleset.Rule{ruleset.Opaque{What: "quota"}}},
@@ -268,4 +284,24 @@ func TestSuccessor(t *testing.T) {
 	if got, _ := successor(port, 2); got != (ruleset.Tuple{}.Port(0x0100)) {
 		t.Errorf("after port 255 comes %v", got.Bytes())
 	}
+}
+
+// BenchmarkEncodeElements encodes as many backends as 20,000 services with
+// about ten each have.
+func BenchmarkEncodeElements(b *testing.B) {
+	const n = 220_000
+	s, msgs := backendMessages(n)
+	c := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: s}
+	for _, m := range msgs {
+		if _, _, err := DecodeElements(m, s, c.Family, func(e ruleset.Element) { c.Elements = append(c.Elements, e) }); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := NewBatch(0, 0).Add(&c); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/element")
 }
