@@ -147,6 +147,8 @@ func plainLines(text string) []string {
 		"elements = {", "", ", }", "", " }", "",
 		"meta l4proto tcp reject with tcp reset", "reject with tcp reset",
 		"hook prerouting priority -100", "hook prerouting priority dstnat",
+		"hook prerouting priority -99", "hook prerouting priority dstnat + 1",
+		"hook prerouting priority -300", "hook prerouting priority raw",
 		"hook postrouting priority 100", "hook postrouting priority srcnat",
 	)
 	var out []string

@@ -256,7 +256,7 @@ func TestPhases(t *testing.T) {
 			for i, batch := range batches {
 				text := (&Plan{batch}).String()
 				first, last := i == 0 && c.want > 1, i == 2
-				if first && strings.Contains(text, "element") || last && !onlyDeletes(batch) {
+				if first && strings.Contains(text, "element") || last && !addsNothing(batch) {
 					t.Errorf("batch %d:\n%s", i, text)
 				}
 				got = ruleset.Apply(got, batch)
@@ -270,8 +270,8 @@ func TestPhases(t *testing.T) {
 	}
 }
 
-func onlyDeletes(changes []ruleset.Change) bool {
-	return !slices.ContainsFunc(changes, func(c ruleset.Change) bool { return c.Verb != ruleset.Delete })
+func addsNothing(changes []ruleset.Change) bool {
+	return !slices.ContainsFunc(changes, func(c ruleset.Change) bool { return c.Verb == ruleset.Add })
 }
 
 // TestManyElements loads 500,000 elements. With rights in the initial user

@@ -80,7 +80,9 @@ func sourceOf(c *ruleset.Chain) (Source, bool) {
 }
 
 // learner is the chain that notes where clients are sent, with the timeout in
-// seconds. The destination is the chosen backend there.
+// seconds. Replies come from the chosen backend. (The destination is the same,
+// but a port of the packet makes nft leave out `meta l4proto tcp`, without which
+// it can not load `ct original proto-dst`.)
 type learner struct{ seconds uint32 }
 
 func (l learner) name() string { return learnPrefix + strconv.FormatUint(uint64(l.seconds), 10) }
@@ -98,7 +100,7 @@ func (l learner) chain() *ruleset.Chain {
 				Map:     affinityMap,
 				Key:     ops(ruleset.Saddr, ruleset.OrigDaddr, ruleset.L4proto, ruleset.OrigDport),
 				Timeout: time.Duration(l.seconds) * time.Second,
-				Data:    ops(ruleset.Daddr, ruleset.Dport),
+				Data:    ops(ruleset.ReplySaddr, ruleset.ReplySport),
 			},
 		})
 	}

@@ -159,7 +159,7 @@ func TestDecodeRuleBytes(t *testing.T) {
 		"two bits":                   {[][]byte{loadStatus(), and(1, 1, host(0x30)), compare(1, neq, 0, 0, 0, 0)}, opaqueRule("cmp: operation")},
 		"one bit against another":    {[][]byte{loadStatus(), and(1, 1, dnatBit), compare(1, eq, host(0x10)...)}, opaqueRule("cmp: operation")},
 		"no such set":                {[][]byte{loadDaddr(8), lookUp("gone", 8)}, opaqueRule("lookup: set gone")},
-		"payload with a checksum":    {[][]byte{loadPayload(8, 1, 16, 4, attr(unix.NFTA_PAYLOAD_CSUM_TYPE, num(0)))}, opaqueRule("payload: attribute 6")},
+		"payload with a checksum":    {[][]byte{loadPayload(8, 1, 16, 4, attr(unix.NFTA_PAYLOAD_CSUM_TYPE, num(0)))}, opaqueRule("payload: checksum of what is read")},
 		"attribute of a new kernel":  {[][]byte{loadPayload(8, 1, 16, 4, attr(77, num(0)))}, opaqueRule("payload: attribute 77")},
 		"attribute twice":            {[][]byte{expression("reject", attr(1, num(1)), attr(1, num(1)))}, opaqueRule("reject: attribute 1")},
 		"attribute of other length":  {[][]byte{expression("reject", attr(1, []byte{1}))}, opaqueRule("reject: attribute 1 of 1 bytes")},

@@ -77,3 +77,10 @@ const (
 	icmpPortUnreachable   = 3
 	icmpv6PortUnreachable = 4
 )
+
+// Directions of a connection, enum ip_conntrack_dir of
+// linux/netfilter/nf_conntrack_tuple_common.h.
+const (
+	original = 0
+	reply    = 1
+)

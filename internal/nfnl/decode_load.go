@@ -20,6 +20,12 @@ func (r *ruleRun) load(f *fields, reg uint32, field ruleset.Operand, size int) e
 }
 
 func (r *ruleRun) payload(f *fields) error {
+	if f.has(unix.NFTA_PAYLOAD_SREG) {
+		return r.payloadWrite(f)
+	}
+	if f.has(unix.NFTA_PAYLOAD_CSUM_TYPE) || f.has(unix.NFTA_PAYLOAD_CSUM_OFFSET) || f.has(unix.NFTA_PAYLOAD_CSUM_FLAGS) {
+		f.fail(unknown("checksum of what is read"))
+	}
 	reg, base := f.u32(unix.NFTA_PAYLOAD_DREG), f.u32(unix.NFTA_PAYLOAD_BASE)
 	offset, size := f.u32(unix.NFTA_PAYLOAD_OFFSET), f.u32(unix.NFTA_PAYLOAD_LEN)
 	field := r.payloadField(base, offset)
@@ -30,6 +36,35 @@ func (r *ruleRun) payload(f *fields) error {
 		f.fail(unknown(fmt.Sprintf("%d bytes at %d of header %d", size, offset, base)))
 	}
 	return r.load(f, reg, ruleset.Operand{Field: field}, int(size))
+}
+
+// payloadWrite knows the destination address of a header, with its checksums.
+func (r *ruleRun) payloadWrite(f *fields) error {
+	reg, base := f.u32(unix.NFTA_PAYLOAD_SREG), f.u32(unix.NFTA_PAYLOAD_BASE)
+	offset, size := f.u32(unix.NFTA_PAYLOAD_OFFSET), f.u32(unix.NFTA_PAYLOAD_LEN)
+	typ, at := f.optU32(unix.NFTA_PAYLOAD_CSUM_TYPE), f.optU32(unix.NFTA_PAYLOAD_CSUM_OFFSET)
+	flags := f.optU32(unix.NFTA_PAYLOAD_CSUM_FLAGS)
+	wantType, wantAt := uint32(unix.NFT_PAYLOAD_CSUM_INET), uint32(ipv4Checksum)
+	if r.family == ruleset.IPv6 {
+		wantType, wantAt = unix.NFT_PAYLOAD_CSUM_NONE, 0
+	}
+	if r.payloadField(base, offset) != ruleset.Daddr || size != uint32(r.family.AddrLen()) {
+		f.fail(unknown(fmt.Sprintf("write of %d bytes at %d of header %d", size, offset, base)))
+	}
+	if typ != wantType || at != wantAt || flags != unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR {
+		f.fail(unknown("checksum"))
+	}
+	if f.err != nil {
+		return f.err
+	}
+	v, err := r.regs.useReg(reg)
+	if err != nil {
+		return err
+	}
+	if v.mask != nil || v.size != int(size) || v.op.Field != ruleset.OrigSaddr && v.op.Field != ruleset.ReplyDaddr {
+		return unknown("value that is written")
+	}
+	return r.act(ruleset.SetDaddr{To: v.op.Field})
 }
 
 // payloadField is zero for what has no form.
@@ -69,27 +104,38 @@ func (r *ruleRun) meta(f *fields) error {
 func (r *ruleRun) ct(f *fields) error {
 	reg, key := f.u32(unix.NFTA_CT_DREG), f.u32(unix.NFTA_CT_KEY)
 	var field ruleset.Field
-	switch {
-	case key == unix.NFT_CT_STATUS:
-		field = ruleset.CtStatus
-	case key == unix.NFT_CT_PROTO_DST:
-		field = ruleset.OrigDport
-	case key == unix.NFT_CT_DST_IP && r.family == ruleset.IPv4,
-		key == unix.NFT_CT_DST_IP6 && r.family == ruleset.IPv6:
-		field = ruleset.OrigDaddr
-	default:
+	// The status belongs to both directions, and only tuples to one.
+	if f.has(unix.NFTA_CT_DIRECTION) {
+		field = r.tupleField(key, f.u8(unix.NFTA_CT_DIRECTION))
+	} else {
+		field = map[uint32]ruleset.Field{
+			unix.NFT_CT_STATUS: ruleset.CtStatus, unix.NFT_CT_DIRECTION: ruleset.CtDirection,
+		}[key]
+	}
+	if field == 0 {
 		f.fail(unknown(fmt.Sprintf("key %d", key)))
 	}
-	// The status belongs to both directions, and only tuples to one.
-	const original = 0 // IP_CT_DIR_ORIGINAL
-	if field == ruleset.CtStatus {
-		if f.has(unix.NFTA_CT_DIRECTION) {
-			f.fail(unknown("direction"))
-		}
-	} else if f.u8(unix.NFTA_CT_DIRECTION) != original {
-		f.fail(unknown("direction"))
-	}
 	return r.load(f, reg, ruleset.Operand{Field: field}, operandSize(field, r.family))
+}
+
+// tupleField is zero for what has no form.
+func (r *ruleRun) tupleField(key uint32, direction uint8) ruleset.Field {
+	saddr, daddr := uint32(unix.NFT_CT_SRC_IP), uint32(unix.NFT_CT_DST_IP)
+	if r.family == ruleset.IPv6 {
+		saddr, daddr = unix.NFT_CT_SRC_IP6, unix.NFT_CT_DST_IP6
+	}
+	type tuple struct {
+		key       uint32
+		direction uint8
+	}
+	return map[tuple]ruleset.Field{
+		{saddr, original}:                 ruleset.OrigSaddr,
+		{daddr, original}:                 ruleset.OrigDaddr,
+		{unix.NFT_CT_PROTO_DST, original}: ruleset.OrigDport,
+		{saddr, reply}:                    ruleset.ReplySaddr,
+		{daddr, reply}:                    ruleset.ReplyDaddr,
+		{unix.NFT_CT_PROTO_SRC, reply}:    ruleset.ReplySport,
+	}[tuple{key, direction}]
 }
 
 func (r *ruleRun) fib(f *fields) error {

@@ -122,11 +122,11 @@ func (r *registers) settled() bool {
 // operandType is zero for what is never part of a key.
 func operandType(f ruleset.Field) ruleset.Type {
 	switch f {
-	case ruleset.Saddr, ruleset.Daddr, ruleset.OrigDaddr:
+	case ruleset.Saddr, ruleset.Daddr, ruleset.OrigSaddr, ruleset.OrigDaddr, ruleset.ReplySaddr, ruleset.ReplyDaddr:
 		return ruleset.Addr
 	case ruleset.L4proto:
 		return ruleset.Proto
-	case ruleset.Dport, ruleset.OrigDport:
+	case ruleset.Dport, ruleset.OrigDport, ruleset.ReplySport:
 		return ruleset.Port
 	case ruleset.Random, ruleset.Increment, ruleset.Hash:
 		return ruleset.Slot
@@ -140,8 +140,11 @@ func operandSize(field ruleset.Field, f ruleset.Family) int {
 	if t := operandType(field); t != 0 {
 		return typeLen(t, f)
 	}
-	if field == ruleset.IifType {
+	switch field {
+	case ruleset.IifType:
 		return 2
+	case ruleset.CtDirection:
+		return 1
 	}
 	return 4 // ct status and the type of an address
 }

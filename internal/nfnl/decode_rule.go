@@ -86,8 +86,9 @@ func (r *ruleRun) expression(b []byte) error {
 func (r *ruleRun) named(name string, data []byte) error {
 	switch name {
 	case "payload":
-		return r.payload(readFields(data, unix.NFTA_PAYLOAD_DREG, unix.NFTA_PAYLOAD_BASE,
-			unix.NFTA_PAYLOAD_OFFSET, unix.NFTA_PAYLOAD_LEN))
+		return r.payload(readFields(data, unix.NFTA_PAYLOAD_DREG, unix.NFTA_PAYLOAD_SREG, unix.NFTA_PAYLOAD_BASE,
+			unix.NFTA_PAYLOAD_OFFSET, unix.NFTA_PAYLOAD_LEN,
+			unix.NFTA_PAYLOAD_CSUM_TYPE, unix.NFTA_PAYLOAD_CSUM_OFFSET, unix.NFTA_PAYLOAD_CSUM_FLAGS))
 	case "meta":
 		return r.meta(readFields(data, unix.NFTA_META_DREG, unix.NFTA_META_KEY))
 	case "ct":

@@ -102,12 +102,11 @@ func bothFamilies(addr netip.Addr) []ruleCase {
 		{nft: "ct status == dnat drop", opaque: "cmp: operation"},
 		{nft: "ct state new drop", opaque: "ct: key 0"},
 		{nft: "meta l4proto tcp ct original proto-src 1 drop", opaque: "ct: key 11"},
-		{nft: "meta l4proto tcp ct reply proto-dst . ct original proto-dst vmap { 1 . 1 : drop }", opaque: "ct: direction"},
+		{nft: "meta l4proto tcp ct reply proto-dst . ct original proto-dst vmap { 1 . 1 : drop }", opaque: "ct: key 12"},
 		{
 			nft:  "meta l4proto tcp ct original FAM daddr . ct original proto-dst @s_endpoints drop",
 			want: ruleset.Rule{isTCP, ruleset.Lookup{Key: original, Set: "s_endpoints"}, drop},
 		},
-		{nft: "meta l4proto tcp ct reply FAM daddr . ct original proto-dst @s_endpoints drop", opaque: "ct: direction"},
 		{
 			nft:  "FAM daddr . th dport @s_endpoints masquerade",
 			want: ruleset.Rule{ruleset.Lookup{Key: endpoint, Set: "s_endpoints"}, ruleset.Masquerade{}},

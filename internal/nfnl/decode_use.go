@@ -34,11 +34,11 @@ func (r *ruleRun) cmp(f *fields) error {
 	}
 	not := op == unix.NFT_CMP_NEQ
 	switch v.op.Field {
-	case ruleset.L4proto, ruleset.FibDaddr, ruleset.FibSaddr, ruleset.IifType:
+	case ruleset.L4proto, ruleset.CtDirection, ruleset.FibDaddr, ruleset.FibSaddr, ruleset.IifType:
 		return r.cmpNumber(v, not, data)
 	case ruleset.CtStatus:
 		return r.cmpStatus(v, not, data)
-	case ruleset.Saddr, ruleset.Daddr:
+	case ruleset.Saddr, ruleset.Daddr, ruleset.OrigSaddr:
 		return r.cmpAddr(v, not, data)
 	default:
 		return unknown("field")

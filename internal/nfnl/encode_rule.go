@@ -26,6 +26,14 @@ const reg0 = 8
 func expressions(r ruleset.Rule, f ruleset.Family) ([][]byte, error) {
 	var out [][]byte
 	for _, s := range r {
+		if set, ok := s.(ruleset.SetDaddr); ok {
+			both, err := setDaddr(set, f)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, both...)
+			continue
+		}
 		exprs, err := statement(s, f)
 		if err != nil {
 			return nil, err
@@ -77,15 +85,15 @@ func statement(s ruleset.Statement, f ruleset.Family) ([]expr.Any, error) {
 // hash reads its input from the spare register.
 func load(o ruleset.Operand, f ruleset.Family, reg, spare uint32) (expr.Any, uint32, error) {
 	addr := uint32(f.AddrLen())
-	saddr, origDaddr := uint32(12), expr.CtKeyDSTIP // the offset in an IPv4 header
+	saddr, ctSaddr, ctDaddr := uint32(12), expr.CtKeySRCIP, expr.CtKeyDSTIP // the offset in an IPv4 header
 	if f == ruleset.IPv6 {
-		saddr, origDaddr = 8, expr.CtKeyDSTIP6
+		saddr, ctSaddr, ctDaddr = 8, expr.CtKeySRCIP6, expr.CtKeyDSTIP6
 	}
 	payload := func(base expr.PayloadBase, offset, n uint32) expr.Any {
 		return &expr.Payload{DestRegister: reg, Base: base, Offset: offset, Len: n}
 	}
-	ct := func(key expr.CtKey, dir bool) expr.Any {
-		return &expr.Ct{Register: reg, Key: key, OptDirection: dir} // direction 0 is the original one
+	tuple := func(key expr.CtKey, direction uint32) expr.Any {
+		return &expr.Ct{Register: reg, Key: key, OptDirection: true, Direction: direction}
 	}
 	switch o.Field {
 	case ruleset.Saddr:
@@ -97,11 +105,21 @@ func load(o ruleset.Operand, f ruleset.Family, reg, spare uint32) (expr.Any, uin
 	case ruleset.L4proto:
 		return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, 4, nil
 	case ruleset.OrigDaddr:
-		return ct(origDaddr, true), addr, nil
+		return tuple(ctDaddr, original), addr, nil
 	case ruleset.OrigDport:
-		return ct(expr.CtKeyPROTODST, true), 4, nil
+		return tuple(expr.CtKeyPROTODST, original), 4, nil
+	case ruleset.OrigSaddr:
+		return tuple(ctSaddr, original), addr, nil
+	case ruleset.ReplyDaddr:
+		return tuple(ctDaddr, reply), addr, nil
+	case ruleset.ReplySaddr:
+		return tuple(ctSaddr, reply), addr, nil
+	case ruleset.ReplySport:
+		return tuple(expr.CtKeyPROTOSRC, reply), 4, nil
 	case ruleset.CtStatus:
-		return ct(expr.CtKeySTATUS, false), 4, nil
+		return &expr.Ct{Register: reg, Key: expr.CtKeySTATUS}, 4, nil
+	case ruleset.CtDirection:
+		return &expr.Ct{Register: reg, Key: expr.CtKeyDIRECTION}, 4, nil
 	case ruleset.Random:
 		return &expr.Numgen{Register: reg, Modulus: o.Mod, Type: unix.NFT_NG_RANDOM, Offset: o.Offset}, 4, nil
 	case ruleset.Increment:
@@ -206,7 +224,7 @@ func match(m ruleset.Match, f ruleset.Family) ([]expr.Any, error) {
 	value := binary.NativeEndian.AppendUint32(nil, m.Value)
 	op := expr.CmpOpEq
 	switch m.Field {
-	case ruleset.L4proto:
+	case ruleset.L4proto, ruleset.CtDirection:
 		value = []byte{byte(m.Value)}
 	case ruleset.IifType:
 		value = binary.NativeEndian.AppendUint16(nil, uint16(m.Value))
@@ -225,19 +243,72 @@ func match(m ruleset.Match, f ruleset.Family) ([]expr.Any, error) {
 }
 
 // matchAddr compares whole bytes only, as every prefix that rules are compiled
-// with has them; others belong into sets.
+// with has them; others belong into sets. Of a header it loads no more.
 func matchAddr(m ruleset.MatchAddr, f ruleset.Family) ([]expr.Any, error) {
-	e, _, err := load(ruleset.Operand{Field: m.Field}, f, reg0, 0)
-	payload, ok := e.(*expr.Payload)
-	if err != nil || !ok || m.Prefix.Bits()%8 != 0 || m.Prefix.Bits() == 0 {
-		return nil, fmt.Errorf("address prefix %s: %w", m.Prefix, errStatement)
+	e, size, err := load(ruleset.Operand{Field: m.Field}, f, reg0, 0)
+	if err == nil && (m.Prefix.Bits()%8 != 0 || m.Prefix.Bits() == 0) {
+		err = fmt.Errorf("address prefix %s: %w", m.Prefix, errStatement)
 	}
-	payload.Len = uint32(m.Prefix.Bits() / 8)
+	switch e := e.(type) {
+	case *expr.Payload:
+		size = uint32(m.Prefix.Bits() / 8)
+		e.Len = size
+	case *expr.Ct:
+		if !m.Prefix.IsSingleIP() {
+			err = fmt.Errorf("address prefix %s: %w", m.Prefix, errStatement)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
 	op := expr.CmpOpEq
 	if m.Not {
 		op = expr.CmpOpNeq
 	}
-	return []expr.Any{payload, &expr.Cmp{Op: op, Register: reg0, Data: m.Prefix.Addr().AsSlice()[:payload.Len]}}, nil
+	return []expr.Any{e, &expr.Cmp{Op: op, Register: reg0, Data: m.Prefix.Addr().AsSlice()[:size]}}, nil
+}
+
+// setDaddr loads what it writes into the destination field. The bytes are our
+// own: expr.Payload leaves out the flags where there is no checksum of the
+// network header, as in IPv6.
+func setDaddr(s ruleset.SetDaddr, f ruleset.Family) ([][]byte, error) {
+	from, size, err := load(ruleset.Operand{Field: s.To}, f, reg0, 0)
+	if _, ok := from.(*expr.Ct); err == nil && (!ok || size != uint32(f.AddrLen())) {
+		err = fmt.Errorf("destination of field %d: %w", s.To, errStatement)
+	}
+	if err != nil {
+		return nil, err
+	}
+	loaded, err := expr.Marshal(byte(f), from)
+	if err != nil {
+		return nil, fmt.Errorf("marshal %T: %w", from, err)
+	}
+	// NFTA_EXPR_NAME and NFTA_EXPR_DATA, as they are in a list's element.
+	buf := AppendAttrString(nil, unix.NFTA_EXPR_NAME, "payload")
+	data := len(buf)
+	buf = appendNest(buf, unix.NFTA_EXPR_DATA)
+	buf = appendAttr32(buf, unix.NFTA_PAYLOAD_SREG, reg0)
+	buf = appendAttr32(buf, unix.NFTA_PAYLOAD_BASE, unix.NFT_PAYLOAD_NETWORK_HEADER)
+	buf = appendAttr32(buf, unix.NFTA_PAYLOAD_OFFSET, daddrOffset(f))
+	buf = appendAttr32(buf, unix.NFTA_PAYLOAD_LEN, size)
+	if f == ruleset.IPv4 {
+		buf = appendAttr32(buf, unix.NFTA_PAYLOAD_CSUM_TYPE, unix.NFT_PAYLOAD_CSUM_INET)
+		buf = appendAttr32(buf, unix.NFTA_PAYLOAD_CSUM_OFFSET, ipv4Checksum)
+	}
+	buf = appendAttr32(buf, unix.NFTA_PAYLOAD_CSUM_FLAGS, unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR)
+	unnest(buf, data)
+	return [][]byte{loaded, buf}, nil
+}
+
+// ipv4Checksum is where the checksum stands in an IPv4 header.
+const ipv4Checksum = 10
+
+// daddrOffset is where the destination address stands in a header.
+func daddrOffset(f ruleset.Family) uint32 {
+	if f == ruleset.IPv6 {
+		return 24
+	}
+	return 16
 }
 
 func reject(r ruleset.Reject, f ruleset.Family) expr.Any {

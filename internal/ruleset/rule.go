@@ -29,6 +29,8 @@ const (
 	OrigDport                    // ct original proto-dst
 	OrigSaddr                    // ct original ip saddr: the source before SNAT
 	ReplyDaddr                   // ct reply ip daddr: where replies arrive
+	ReplySaddr                   // ct reply ip saddr: where they come from after DNAT
+	ReplySport                   // ct reply proto-src
 	Random                       // numgen random mod Mod
 	Increment                    // numgen inc mod Mod: the rule's own counter
 	Hash                         // jhash of Saddr mod Mod, with HashSeed

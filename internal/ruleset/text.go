@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // String is the ruleset as nft text, canonical: sets, chains and elements are
@@ -334,6 +335,10 @@ func (o Operand) text(f Family) string {
 		return "ct original " + f.String() + " saddr"
 	case ReplyDaddr:
 		return "ct reply " + f.String() + " daddr"
+	case ReplySaddr:
+		return "ct reply " + f.String() + " saddr"
+	case ReplySport:
+		return "ct reply proto-src"
 	case CtDirection:
 		return "ct direction"
 	case Random:
@@ -405,22 +410,42 @@ func (l Lookup) text(f Family) string { return key(l.Key, f) + operator(l.Not) +
 
 func (v VMap) text(f Family) string { return key(v.Key, f) + " vmap @" + v.Map }
 
+// text names the family where nft does: with a map that has ports, too.
 func (d DNAT) text(f Family) string {
-	return "dnat " + f.String() + " to " + key(d.Key, f) + " map @" + d.Map
+	family := f.String() + " "
+	if d.AddrOnly {
+		family = ""
+	}
+	return "dnat " + family + "to " + key(d.Key, f) + " map @" + d.Map
 }
 
-func (d DNATTo) text(f Family) string {
+func (d DNATTo) text(Family) string {
 	to := d.Addr.String()
 	if d.Addr.Port() == 0 {
 		to = d.Addr.Addr().String()
 	}
-	return "dnat " + f.String() + " to " + to
+	return "dnat to " + to
 }
 
-func (s SNATTo) text(f Family) string { return "snat " + f.String() + " to " + s.Addr.String() }
+func (s SNATTo) text(Family) string { return "snat to " + s.Addr.String() }
 
 func (u Update) text(f Family) string {
-	return fmt.Sprintf("update @%s { %s timeout %ds : %s }", u.Map, key(u.Key, f), int(u.Timeout.Seconds()), key(u.Data, f))
+	return fmt.Sprintf("update @%s { %s timeout %s : %s }", u.Map, key(u.Key, f), timeText(u.Timeout), key(u.Data, f))
+}
+
+// timeText writes whole seconds as nft does: 1d2h3m4s.
+func timeText(d time.Duration) string {
+	text := ""
+	for _, unit := range []struct {
+		name string
+		of   time.Duration
+	}{{"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}} {
+		if n := d / unit.of; n > 0 {
+			text += strconv.FormatInt(int64(n), 10) + unit.name
+			d -= n * unit.of
+		}
+	}
+	return text
 }
 
 func (s SetDaddr) text(f Family) string {

@@ -171,9 +171,9 @@ func TestRuleText(t *testing.T) {
 		}},
 		{"ip saddr != @s", Rule{Lookup{Key: one(Saddr), Not: true, Set: "s"}}},
 		{"dnat ip to numgen random mod 3 offset 7 map @m", Rule{DNAT{Key: []Operand{{Field: Random, Mod: 3, Offset: 7}}, Map: "m"}}},
-		{"dnat ip to 10.0.0.1:80", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:80")}}},
-		{"dnat ip to 10.0.0.1", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:0")}}},
-		{"snat ip to 10.0.0.1", Rule{SNATTo{netip.MustParseAddr("10.0.0.1")}}},
+		{"dnat to 10.0.0.1:80", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:80")}}},
+		{"dnat to 10.0.0.1", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:0")}}},
+		{"snat to 10.0.0.1", Rule{SNATTo{netip.MustParseAddr("10.0.0.1")}}},
 		{"ct count over 20 drop", Rule{ConnCount{20}, Verdict{Kind: Drop}}},
 		{
 			"update @m { ip saddr timeout 10s : ip daddr . th dport }",
