@@ -70,43 +70,40 @@ func (c *Conn) Commit(ctx context.Context, generation uint32, changes []ruleset.
 			return 0, err
 		}
 	}
-	b := batch.Finish()
-	c.seq = batch.NextSeq()
-	limit, err := c.MaxBatch(len(b))
-	if err != nil {
-		return 0, err
-	}
-	if len(b) > limit {
-		return 0, &TooBigError{Size: len(b), Limit: limit}
-	}
-	if err := c.send(ctx, b); err != nil {
+	if err := c.sendBatch(ctx, batch); err != nil {
 		return 0, err
 	}
 	if err := c.outcome(batch); err != nil {
 		return 0, err
 	}
-	// The generation only ever moves by commits, each by one, never to zero.
-	return max(generation+1, 1), nil
+	return nextGeneration(generation), nil
 }
 
-// outcome waits for the answer to a batch. Errors come in the order of the
-// messages, and the last message is answered in any case, unless the batch as
-// a whole was refused: then its begin is.
+// nextGeneration is the one after a commit. It only ever moves by commits, each
+// by one, never to zero.
+func nextGeneration(generation uint32) uint32 { return max(generation+1, 1) }
+
+func (c *Conn) sendBatch(ctx context.Context, batch *nfnl.Batch) error {
+	b := batch.Finish()
+	c.seq = batch.NextSeq()
+	limit, err := c.MaxBatch(len(b))
+	if err != nil {
+		return err
+	}
+	if len(b) > limit {
+		return &TooBigError{Size: len(b), Limit: limit}
+	}
+	return c.send(ctx, b)
+}
+
+// outcome waits for the answer to a batch and gives the first error.
 func (c *Conn) outcome(batch *nfnl.Batch) error {
 	var refused error
-	err := c.receive(func(m message) (bool, error) {
-		if m.typ != unix.NLMSG_ERROR || m.seq-batch.FirstSeq() > batch.LastSeq()-batch.FirstSeq() {
-			return false, nil // left over from an earlier batch
-		}
-		errno, err := errnoOf(m)
-		if err != nil {
-			return true, err
-		}
-		if errno != 0 && refused == nil {
+	err := c.answers(batch, func(m message, errno unix.Errno) {
+		if refused == nil {
 			change, element := batch.Find(m.seq, badAttribute(m))
 			refused = &RefusedError{Change: change, Element: element, Errno: errno}
 		}
-		return m.seq == batch.LastSeq() || m.seq == batch.FirstSeq(), nil
 	})
 	switch {
 	case err != nil:
@@ -115,6 +112,25 @@ func (c *Conn) outcome(batch *nfnl.Batch) error {
 		return ErrStale
 	}
 	return refused
+}
+
+// answers waits for the answer to a batch and gives each error. They come in
+// the order of the messages, and the last message is answered in any case,
+// unless the batch as a whole was refused: then its begin is.
+func (c *Conn) answers(batch *nfnl.Batch, each func(message, unix.Errno)) error {
+	return c.receive(func(m message) (bool, error) {
+		if m.typ != unix.NLMSG_ERROR || m.seq-batch.FirstSeq() > batch.LastSeq()-batch.FirstSeq() {
+			return false, nil // left over from an earlier batch
+		}
+		errno, err := errnoOf(m)
+		if err != nil {
+			return true, err
+		}
+		if errno != 0 {
+			each(m, errno)
+		}
+		return m.seq == batch.LastSeq() || m.seq == batch.FirstSeq(), nil
+	})
 }
 
 // badAttribute reads NLMSGERR_ATTR_OFFS, where in the request the offending

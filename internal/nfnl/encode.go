@@ -30,7 +30,8 @@ type Batch struct {
 // ref says what a message does.
 type ref struct {
 	change  *ruleset.Change
-	element int // the first of its elements
+	entries *EntryChange
+	element int // the first of its elements, or its entry
 	at      int // where the message begins in the buffer
 }
 

@@ -1,0 +1,115 @@
+//go:build linux
+
+package kernel
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/nfnl"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// Entries reads the entries of a dynamic set that have not expired. Packets go
+// on making and renewing them meanwhile, and one that is under way may be given
+// or not. ErrStale: rules were changed meanwhile.
+func (c *Conn) Entries(ctx context.Context, table string, f ruleset.Family, s *ruleset.Set) ([]nfnl.Entry, error) {
+	var out []nfnl.Entry
+	err := c.dump(ctx, unix.NFT_MSG_GETSETELEM, f, elementList(table, s.Name), func(b []byte) error {
+		_, _, err := nfnl.DecodeEntries(b, s, f, func(e nfnl.Entry) { out = append(out, e) })
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("entries of %s %s %s: %w", f, table, s.Name, err)
+	}
+	return out, nil
+}
+
+// maxEntries bounds a batch of entries to what a socket takes without rights
+// (net.core.wmem_max is 212992 by default): one takes some 200 bytes in IPv6.
+const maxEntries = 500
+
+// CommitEntries adds entries to a dynamic set or deletes them, if the rules of
+// the namespace are still of that generation, as Commit does, in as many
+// batches as it takes. It returns how many it has added or deleted, and the
+// generation after that, also with an error.
+//
+// Entries come and go by themselves. One that is to be added and whose key
+// there is already stays as it is, and one that is to be deleted and is gone
+// is none of our concern; that a set is gone, its entries included, is not
+// noticed by a deletion.
+func (c *Conn) CommitEntries(ctx context.Context, generation uint32, change *nfnl.EntryChange) (done int, next uint32, err error) {
+	for chunk := range slices.Chunk(change.Entries, maxEntries) {
+		for len(chunk) > 0 {
+			part := *change
+			part.Entries = chunk
+			moot, err := c.commitEntries(ctx, generation, &part)
+			if err != nil {
+				return done, generation, fmt.Errorf("%s entries of %s %s %s: %w",
+					change.Verb, change.Family, change.Table, change.Set.Name, err)
+			}
+			if len(moot) == 0 {
+				done += len(chunk)
+				generation = nextGeneration(generation)
+				break
+			}
+			chunk = without(chunk, moot) // nothing was applied: again, for the others
+		}
+	}
+	return done, generation, nil
+}
+
+// commitEntries sends one batch. The kernel goes through all of a batch before
+// it gives up on it, so that one answer names every entry that is moot.
+//
+// Linux 6.3 has a message that deletes what may be gone
+// (NFT_MSG_DESTROYSETELEM), but older ones are supported.
+func (c *Conn) commitEntries(ctx context.Context, generation uint32, change *nfnl.EntryChange) (moot map[int]bool, err error) {
+	batch := nfnl.NewBatch(c.seq, generation)
+	if err := batch.AddEntries(change); err != nil {
+		return nil, err
+	}
+	if err := c.sendBatch(ctx, batch); err != nil {
+		return nil, err
+	}
+	moot = map[int]bool{}
+	var refused error
+	err = c.answers(batch, func(m message, errno unix.Errno) {
+		of, i := batch.FindEntry(m.seq)
+		switch {
+		case of == nil && errno == unix.ERESTART:
+			refused = ErrStale
+		case of != nil && isMoot(change.Verb, errno):
+			moot[i] = true
+		case refused == nil:
+			refused = errno
+		}
+	})
+	if err == nil {
+		err = refused
+	}
+	return moot, err
+}
+
+// isMoot reports whether an entry is there that should be added, or is not that
+// should be deleted. For a key that has other data the kernel answers EBUSY
+// (nft_add_set_elem in net/netfilter/nf_tables_api.c).
+func isMoot(v ruleset.Verb, errno unix.Errno) bool {
+	if v == ruleset.Delete {
+		return errno == unix.ENOENT
+	}
+	return errno == unix.EEXIST || errno == unix.EBUSY
+}
+
+func without(entries []nfnl.Entry, moot map[int]bool) []nfnl.Entry {
+	out := make([]nfnl.Entry, 0, len(entries)-len(moot))
+	for i, e := range entries {
+		if !moot[i] {
+			out = append(out, e)
+		}
+	}
+	return out
+}

@@ -1,0 +1,197 @@
+//go:build linux
+
+package nfnl
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// affinity is a map whose keys in IPv6 are longer than a tuple.
+func affinity() *ruleset.Set {
+	return &ruleset.Set{
+		Name: "s", Dynamic: true, Size: 1024,
+		Key:  []ruleset.Type{ruleset.Addr, ruleset.Addr, ruleset.Proto, ruleset.Port},
+		Data: []ruleset.Type{ruleset.Addr, ruleset.Port},
+	}
+}
+
+func entry(f ruleset.Family, n byte, timeout, expires time.Duration) Entry {
+	client := someAddr(f).AsSlice()
+	client[len(client)-1] = n
+	addr := someAddr(f).AsSlice()
+	return Entry{
+		Key:     [][]byte{client, addr, {udp}, {0, n}},
+		Data:    [][]byte{addr, {0x1f, 0x90}},
+		Timeout: timeout, Expires: expires,
+	}
+}
+
+// TestEntriesRoundTrip: entries that are added are decoded again as they were,
+// and to delete one its key is enough.
+func TestEntriesRoundTrip(t *testing.T) {
+	for _, f := range ruleset.Families {
+		c := &EntryChange{Verb: ruleset.Add, Family: f, Table: "t", Set: affinity(), Entries: []Entry{
+			entry(f, 1, 3*time.Hour, time.Second),
+			entry(f, 2, time.Millisecond, 0),
+			entry(f, 3, 0, 0),
+		}}
+		if diff := cmp.Diff(c.Entries, decodeEntries(t, encodeEntries(t, c), c)); diff != "" {
+			t.Errorf("%s: added (-want +got):\n%s", f, diff)
+		}
+		sent := *c
+		sent.Entries = []Entry{entry(f, 1, time.Second, time.Hour), entry(f, 2, time.Nanosecond, 0), entry(f, 3, 0, time.Second)}
+		want := []Entry{entry(f, 1, time.Second, time.Second), entry(f, 2, time.Millisecond, 0), entry(f, 3, 0, 0)}
+		if diff := cmp.Diff(want, decodeEntries(t, encodeEntries(t, &sent), c)); diff != "" {
+			t.Errorf("%s: with times that the kernel does not take (-want +got):\n%s", f, diff)
+		}
+
+		sent = *c
+		sent.Verb = ruleset.Delete
+		keys := affinity()
+		keys.Data = nil
+		for i := range want {
+			want[i] = Entry{Key: want[i].Key}
+		}
+		if diff := cmp.Diff(want, decodeEntries(t, encodeEntries(t, &sent), &EntryChange{Family: f, Set: keys})); diff != "" {
+			t.Errorf("%s: deleted (-want +got):\n%s", f, diff)
+		}
+	}
+}
+
+func encodeEntries(t *testing.T, c *EntryChange) []encoded {
+	t.Helper()
+	b := NewBatch(9, 77)
+	if err := b.AddEntries(c); err != nil {
+		t.Fatal(err)
+	}
+	msgs := messages(t, b.Finish())
+	for i, m := range msgs {
+		of, at := b.FindEntry(m.seq)
+		if inside := i > 0 && i < len(msgs)-1; inside != (of == c) || inside && at != i-1 {
+			t.Errorf("message %d is found to be about entry %d", i, at)
+		}
+		if change, element := b.Find(m.seq, 0); change != nil || element != -1 {
+			t.Errorf("message %d is found to be about %v", i, change)
+		}
+	}
+	return msgs[1 : len(msgs)-1]
+}
+
+func decodeEntries(t *testing.T, msgs []encoded, c *EntryChange) (out []Entry) {
+	t.Helper()
+	for _, m := range msgs {
+		table, set, err := DecodeEntries(m.body, c.Set, c.Family, func(e Entry) { out = append(out, e) })
+		if err != nil || table != "t" || set != "s" {
+			t.Errorf("table %q, set %q, error %v", table, set, err)
+		}
+	}
+	return out
+}
+
+// TestEntryOfSlots: host-endian numbers are big-endian here, as in tuples.
+func TestEntryOfSlots(t *testing.T) {
+	s := &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Slot}, Data: []ruleset.Type{ruleset.Port}}
+	c := &EntryChange{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: s, Entries: []Entry{
+		{Key: [][]byte{{0, 0, 1, 2}}, Data: [][]byte{{0, 80}}},
+	}}
+	msgs := encodeEntries(t, c)
+	if diff := cmp.Diff(c.Entries, decodeEntries(t, msgs, c)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	var got []ruleset.Element
+	_, _, err := DecodeElements(msgs[0].body, s, ruleset.IPv4, func(e ruleset.Element) { got = append(got, e) })
+	want := []ruleset.Element{{Key: ruleset.Tuple{}.Slot(258), Data: portTuple(80)}}
+	if diff := cmp.Diff(want, got, byValue); err != nil || diff != "" {
+		t.Errorf("as an element: error %v (-want +got):\n%s", err, diff)
+	}
+}
+
+// TestEntriesOfNft decodes what the kernel has dumped of an entry of nft's.
+func TestEntriesOfNft(t *testing.T) {
+	d := keptDump(t, "sets")
+	i := slices.IndexFunc(d.tables(t)[0].Sets, func(s *ruleset.Set) bool { return s.Dynamic && len(s.Data) > 1 })
+	s := d.tables(t)[0].Sets[i]
+	var got []Entry
+	for _, m := range d.of(unix.NFT_MSG_NEWSETELEM) {
+		if _, _, err := DecodeEntries(m, s, ruleset.IPv4, func(e Entry) { got = append(got, e) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(got) != 1 || got[0].Expires <= 59*time.Minute || got[0].Expires > time.Hour {
+		t.Fatalf("got %+v", got)
+	}
+	got[0].Expires = 0
+	want := []Entry{{
+		Key:  [][]byte{{10, 0, 0, 1}, {tcp}, {0, 80}},
+		Data: [][]byte{{10, 0, 0, 2}, {0, 81}}, Timeout: time.Hour,
+	}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestEntriesRefused: what has not the types of the set is not sent, and not
+// taken for an entry.
+func TestEntriesRefused(t *testing.T) {
+	good := entry(ruleset.IPv4, 1, time.Second, 0)
+	for name, e := range map[string]Entry{
+		"no key":          {Data: good.Data},
+		"no data":         {Key: good.Key},
+		"another family":  entry(ruleset.IPv6, 1, 0, 0),
+		"more fields":     {Key: append(good.Key[:4:4], []byte{1}), Data: good.Data},
+		"a padded field":  {Key: [][]byte{good.Key[0], good.Key[1], {udp, 0, 0, 0}, {0, 1}}, Data: good.Data},
+		"data of another": {Key: good.Key, Data: good.Key},
+	} {
+		c := &EntryChange{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: affinity(), Entries: []Entry{e}}
+		if err := NewBatch(0, 0).AddEntries(c); err == nil {
+			t.Errorf("%s is encoded", name)
+		}
+	}
+	key := attr(unix.NFTA_SET_ELEM_KEY, valueOf(10, 0, 0, 1, 10, 0, 0, 2, tcp, 0, 0, 0, 0, 80, 0, 0))
+	data := attr(unix.NFTA_SET_ELEM_DATA, valueOf(10, 0, 0, 1, 0, 80, 0, 0))
+	for name, attrs := range map[string][]byte{
+		"no key":     data,
+		"no data":    key,
+		"short key":  append(attr(unix.NFTA_SET_ELEM_KEY, valueOf(10)), data...),
+		"short data": append(attr(unix.NFTA_SET_ELEM_DATA, valueOf(10)), key...),
+		"verdict":    append(attr(unix.NFTA_SET_ELEM_DATA, attr(unix.NFTA_DATA_VERDICT)), key...),
+	} {
+		_, _, err := DecodeEntries(elementsMessage(element(attrs)), affinity(), ruleset.IPv4, func(e Entry) { t.Errorf("%s: %+v", name, e) })
+		if err != nil {
+			t.Error(name, err)
+		}
+	}
+	_, _, err := DecodeEntries(elementsMessage(attr(1, []byte{3, 0, 1, 0})), affinity(), ruleset.IPv4, func(Entry) {})
+	if err == nil {
+		t.Error("malformed attributes are no error")
+	}
+}
+
+func FuzzDecodeEntries(f *testing.F) {
+	seed(f, unix.NFT_MSG_NEWSETELEM)
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		for _, family := range ruleset.Families {
+			for _, s := range append(fuzzSets(), affinity()) {
+				_, name, err := DecodeEntries(msg, s, family, func(Entry) {})
+				if err != nil {
+					continue
+				}
+				s.Name = name
+				c := &EntryChange{Verb: ruleset.Add, Family: family, Table: "t", Set: s}
+				if _, _, err := DecodeEntries(msg, s, family, func(e Entry) { c.Entries = append(c.Entries, e) }); err != nil {
+					continue
+				}
+				if err := NewBatch(0, 0).AddEntries(c); err != nil {
+					t.Errorf("%+v is decoded, but not encoded: %v", c.Entries, err)
+				}
+			}
+		}
+	})
+}
