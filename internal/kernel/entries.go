@@ -34,8 +34,8 @@ const maxEntries = 500
 
 // CommitEntries adds entries to a dynamic set or deletes them, if the rules of
 // the namespace are still of that generation, as Commit does, in as many
-// batches as it takes. It returns how many it has added or deleted, and the
-// generation after that, also with an error.
+// batches as it takes. It returns how many are there as given, or are deleted, and
+// the generation after that, also with an error.
 //
 // Entries come and go by themselves. One that is to be added and whose key
 // there is already stays as it is, and one that is to be deleted and is gone
@@ -95,7 +95,8 @@ func (c *Conn) commitEntries(ctx context.Context, generation uint32, change *nfn
 }
 
 // isMoot reports whether an entry is there that should be added, or is not that
-// should be deleted. For a key that has other data the kernel answers EBUSY
+// should be deleted. One that is there with the same data is no error. For a key
+// that has other data the kernel answers EEXIST, and older ones EBUSY
 // (nft_add_set_elem in net/netfilter/nf_tables_api.c).
 func isMoot(v ruleset.Verb, errno unix.Errno) bool {
 	if v == ruleset.Delete {

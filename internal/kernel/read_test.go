@@ -86,6 +86,26 @@ func replace(t *testing.T, c *Conn, from, to *ruleset.Ruleset) {
 	}
 }
 
+// TestReadDynamic: elements that packets make are not asked for.
+func TestReadDynamic(t *testing.T) {
+	looks := func(sets ...*ruleset.Set) int {
+		c := dial(t, newNamespace(t))
+		load(t, c, &ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "t", Sets: sets}}})
+		ctx := &disturbing{t.Context(), -1, nil}
+		if _, _, err := c.Read(ctx, "t"); err != nil {
+			t.Fatal(err)
+		}
+		return -1 - ctx.n
+	}
+	dynamic := &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Addr}, Dynamic: true, Size: 16}
+	plain := &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Addr}}
+	none, one, more := looks(), looks(dynamic), looks(plain)
+	// The declaration is one message more; elements are asked for by another.
+	if one != none+1 || more <= one {
+		t.Errorf("%d looks without a set, %d with a dynamic one, %d with a plain one", none, one, more)
+	}
+}
+
 // TestReadCounters reads the counters of some elements among many, more than
 // one request is made for, and of some that are not there.
 func TestReadCounters(t *testing.T) {

@@ -313,6 +313,8 @@ func TestDecodeSetBytes(t *testing.T) {
 		"no type":              {[][]byte{keyAttrs(0, 4)}, ruleset.Set{Opaque: "type 0x0 of 4 bytes"}},
 		"policy":               {[][]byte{key, attr(unix.NFTA_SET_POLICY, num(1))}, ruleset.Set{Key: addr, Opaque: "policy"}},
 		"interval of timeouts": {[][]byte{key, attr(unix.NFTA_SET_GC_INTERVAL, num(1))}, ruleset.Set{Key: addr, Opaque: "attribute 12"}},
+		"dynamic":              {[][]byte{key, flags(0x30)}, ruleset.Set{Key: addr, Dynamic: true}},
+		"dynamic intervals":    {[][]byte{key, flags(0x34)}, ruleset.Set{Key: addr, Interval: true, Opaque: "flags 0x34"}},
 		"new attribute":        {[][]byte{key, attr(23)}, ruleset.Set{Key: addr, Opaque: "attribute 23"}},
 		"what 6.16 tells":      {[][]byte{key, attr(nftaSetType, zstr("hash")), attr(nftaSetCount, num(4))}, ruleset.Set{Key: addr}},
 	} {
