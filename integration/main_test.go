@@ -16,5 +16,8 @@ func TestMain(m *testing.M) {
 	if os.Getenv(unprivilegedEnv) != "" {
 		os.Exit(runUnprivileged())
 	}
+	if os.Getenv(requirementsEnv) != "" {
+		os.Exit(runRequirements())
+	}
 	nstest.Main(m)
 }

@@ -37,7 +37,7 @@ func TestWithoutCapability(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { closeOrFail(t, ns) })
-			out, err := runWithout(unix.CAP_NET_ADMIN, ns, how)
+			out, err := runChild(ns, unprivilegedEnv+"="+how, without(unix.CAP_NET_ADMIN))
 			if err != nil {
 				t.Errorf("%v:\n%s", err, out)
 			}
@@ -49,10 +49,10 @@ func TestWithoutCapability(t *testing.T) {
 	}
 }
 
-// runWithout runs this program in a namespace without a capability. Its parent
-// is a thread of ours that takes it out of its bounding set, and is never used
-// for anything else.
-func runWithout(capability uintptr, ns *nstest.Namespace, how string) (out []byte, err error) {
+// runChild runs this program in a namespace, with a variable added to its
+// environment. Its parent is a thread of ours, which prepares it and is never
+// used for anything else.
+func runChild(ns *nstest.Namespace, env string, prepare func(*exec.Cmd) error) (out []byte, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -60,15 +60,21 @@ func runWithout(capability uintptr, ns *nstest.Namespace, how string) (out []byt
 		if err = netns.Set(ns.Handle()); err != nil {
 			return
 		}
-		if err = unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err != nil {
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), env)
+		if err = prepare(cmd); err != nil {
 			return
 		}
-		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), unprivilegedEnv+"="+how)
 		out, err = cmd.CombinedOutput()
 	}()
 	<-done
 	return out, err
+}
+
+// without takes a capability out of the thread's bounding set, and so from its
+// children.
+func without(capability uintptr) func(*exec.Cmd) error {
+	return func(*exec.Cmd) error { return unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0) }
 }
 
 // runUnprivileged is what the child does. It gives the exit code.

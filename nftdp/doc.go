@@ -66,9 +66,10 @@
 // [Config.Internal] are masqueraded, and so is a backend that is sent to
 // itself.
 //
-// The node has to forward: net.ipv4.ip_forward and
-// net.ipv6.conf.all.forwarding are left to the caller. A local process reaches
-// a frontend only if the node has some route to its address.
+// The node has to forward (net.ipv4.ip_forward, net.ipv6.conf.all.forwarding).
+// [Dataplane.Requirements] tells whether it does, and only
+// [Dataplane.MeetRequirements] ever sets a kernel parameter. A local process
+// reaches a frontend only if the node has some route to its address.
 //
 // # Flows
 //

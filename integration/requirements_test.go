@@ -1,0 +1,119 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// requirementsEnv makes TestMain run runRequirements instead of the tests. Its
+// value says which surroundings it makes for itself.
+const requirementsEnv = "NFTDP_TEST_REQUIREMENTS"
+
+// TestMeetRequirements: in a namespace of its own a process needs CAP_NET_ADMIN
+// and not CAP_SYS_ADMIN; a kernel that runs without IPv6 needs no IPv6
+// forwarding; a container's read-only /proc/sys is an error that says so.
+func TestMeetRequirements(t *testing.T) {
+	t.Parallel()
+	const ipv4, ipv6 = "net.ipv4.ip_forward = 0\n", "net.ipv6.conf.all.forwarding = 0\n"
+	mounts := func(cmd *exec.Cmd) error {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+		return nil
+	}
+	for _, c := range []struct {
+		name    string
+		prepare func(*exec.Cmd) error
+		out     string
+		on      bool
+	}{
+		{"no CAP_SYS_ADMIN", without(unix.CAP_SYS_ADMIN), ipv4 + ipv6, true},
+		{"no IPv6", mounts, ipv4, true},
+		{"read-only", mounts, "set sysctl net.ipv4.ip_forward=1: open /proc/sys/net/ipv4/ip_forward: read-only file system\n", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			ns, err := nstest.New("node")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { closeOrFail(t, ns) })
+			out, err := runChild(ns, requirementsEnv+"="+c.name, c.prepare)
+			if err != nil {
+				t.Errorf("%v:\n%s", err, out)
+			}
+			if diff := cmp.Diff(c.out, string(out)); diff != "" {
+				t.Errorf("what was changed, or the error (-want +got):\n%s", diff)
+			}
+			if on := forwards(t, ns); on != c.on {
+				t.Errorf("IPv4 forwarding is on: %v, want %v", on, c.on)
+			}
+		})
+	}
+}
+
+func forwards(t *testing.T, ns *nstest.Namespace) bool {
+	t.Helper()
+	var b []byte
+	err := ns.Do(func() (err error) { b, err = os.ReadFile("/proc/sys/net/ipv4/ip_forward"); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b) == "1\n"
+}
+
+// runRequirements is what the child does. It gives the exit code.
+func runRequirements() int {
+	changed, err := meetRequirements(os.Getenv(requirementsEnv))
+	for _, r := range changed {
+		fmt.Println(r.Name, "=", r.Have)
+	}
+	if err != nil {
+		fmt.Println(err)
+	}
+	if err != nil && !errors.Is(err, syscall.EROFS) {
+		return 1
+	}
+	return 0
+}
+
+func meetRequirements(surroundings string) ([]nftdp.Requirement, error) {
+	switch surroundings {
+	case "no IPv6":
+		if err := unix.Mount("none", "/proc/sys/net/ipv6", "tmpfs", 0, ""); err != nil {
+			return nil, fmt.Errorf("mount over IPv6: %w", err)
+		}
+	case "read-only":
+		if err := mountReadOnly("/proc/sys"); err != nil {
+			return nil, fmt.Errorf("mount read-only: %w", err)
+		}
+	}
+	ctx := context.Background()
+	d, err := nftdp.Config{}.Open(ctx, netns.None())
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.MeetRequirements(ctx)
+}
+
+func mountReadOnly(dir string) error {
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	// A mount that a user namespace got from its parent keeps its flags.
+	const kept = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	return unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|kept, "")
+}

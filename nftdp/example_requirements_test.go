@@ -1,0 +1,43 @@
+//go:build linux
+
+package nftdp_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// A program says what the namespace lacks, and sets it only if it was told to.
+func ExampleDataplane_Requirements() {
+	const forward = false // such as a flag of the program
+	ctx := context.Background()
+	dataplane, err := nftdp.Config{}.Open(ctx, netns.None())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer dataplane.Close()
+
+	requirements, err := dataplane.Requirements(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, r := range requirements {
+		if !r.Met() {
+			fmt.Println(r) // net.ipv4.ip_forward = 0, want 1: ...
+		}
+	}
+	if forward {
+		changed, err := dataplane.MeetRequirements(ctx)
+		for _, r := range changed {
+			fmt.Println(r.Name, "was", r.Have, "and is", r.Want)
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,123 @@
+//go:build linux
+
+package nftdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/nftdp/go-nftdp/internal/sysctl"
+)
+
+// Requirement is a kernel parameter of the namespace which services need to
+// have a certain value.
+type Requirement struct {
+	Name string `json:"name"` // as for sysctl(8): "net.ipv4.ip_forward"
+	Want string `json:"want"` // "1": on
+	Have string `json:"have"` // what the kernel had when it was read
+	Why  string `json:"why"`  // what does not work without
+}
+
+// Met tells whether the kernel has what is wanted. All parameters are
+// switches: whatever is not 0 is on.
+func (r Requirement) Met() bool { return r.Have != "0" }
+
+// String is one line: "net.ipv4.ip_forward = 0, want 1: …".
+func (r Requirement) String() string {
+	if r.Met() {
+		return fmt.Sprintf("%s = %s", r.Name, r.Have)
+	}
+	return fmt.Sprintf("%s = %s, want %s: %s", r.Name, r.Have, r.Want, r.Why)
+}
+
+// requirements of every configuration.
+var requirements = []Requirement{
+	{Name: "net.ipv4.ip_forward", Want: "1", Why: "IPv4 connections from outside do not reach backends outside this namespace"},
+	{Name: "net.ipv6.conf.all.forwarding", Want: "1", Why: "IPv6 connections from outside do not reach backends outside this namespace"},
+}
+
+// Requirements lists what services need of the namespace's kernel parameters,
+// met or not, and changes nothing. Nor does any other method, except
+// MeetRequirements. IPv6 is left out where the kernel runs without it
+// (ipv6.disable=1).
+//
+// A node whose services have only local clients, or only backends in the
+// namespace itself, can do without forwarding. A filter that drops what is
+// forwarded is not looked for, nor are interfaces whose own forwarding was
+// turned off.
+//
+// Outside of the Dataplane's namespace it fails with an error that matches
+// fs.ErrPermission if the process lacks CAP_SYS_ADMIN; inside, CAP_NET_ADMIN is
+// enough, as for everything else.
+func (d *Dataplane) Requirements(ctx context.Context) ([]Requirement, error) {
+	var out []Requirement
+	err := d.inNamespace(ctx, func() (err error) { out, err = readRequirements(); return err })
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// MeetRequirements sets the parameters that Requirements shows as not met, and
+// returns them, each with the value that it had before. If one fails, those set
+// before it are returned beside the error; fs.ErrPermission is matched as for
+// Requirements, and where /proc/sys is mounted read-only, as container engines
+// do, syscall.EROFS is. Remove and Close do not turn anything back.
+//
+// Think before you call it: the namespace becomes a router, for whatever its
+// filters let through. The kernel hands forwarding on to every interface, and
+// an interface that forwards IPv6 no longer takes addresses and routes from
+// router advertisements, unless its accept_ra is 2.
+func (d *Dataplane) MeetRequirements(ctx context.Context) ([]Requirement, error) {
+	var changed []Requirement
+	err := d.inNamespace(ctx, func() error {
+		all, err := readRequirements()
+		if err != nil {
+			return err
+		}
+		for _, r := range all {
+			if r.Met() {
+				continue
+			}
+			if err := sysctl.Set(r.Name, r.Want); err != nil {
+				return err
+			}
+			changed = append(changed, r)
+		}
+		return nil
+	})
+	return changed, err
+}
+
+// readRequirements reads on the calling thread.
+func readRequirements() ([]Requirement, error) {
+	var out []Requirement
+	for _, r := range requirements {
+		var err error
+		r.Have, err = sysctl.Get(r.Name)
+		switch {
+		case err == nil:
+			out = append(out, r)
+		case !errors.Is(err, fs.ErrNotExist) || !strings.HasPrefix(r.Name, "net.ipv6."):
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// inNamespace runs a function on a thread in the Dataplane's namespace.
+func (d *Dataplane) inNamespace(ctx context.Context, do func() error) error {
+	if err := d.lock(ctx); err != nil {
+		return err
+	}
+	defer d.unlock()
+	ns, err := d.conn.Namespace()
+	if err != nil {
+		return explain(err)
+	}
+	defer ns.Close()
+	return sysctl.In(int(ns.Fd()), do)
+}

@@ -1,0 +1,194 @@
+//go:build linux
+
+package nftdp
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/vishvananda/netns"
+)
+
+// forwarding is what Requirements lists for values that the kernel has.
+func forwarding(ipv4, ipv6 string) []Requirement {
+	return []Requirement{
+		{Name: "net.ipv4.ip_forward", Want: "1", Have: ipv4},
+		{Name: "net.ipv6.conf.all.forwarding", Want: "1", Have: ipv6},
+	}
+}
+
+func wantRequirements(t *testing.T, want, got []Requirement, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Requirement{}, "Why"), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("requirements (-want +got):\n%s", diff)
+	}
+}
+
+// meetRequirements calls MeetRequirements if that finds the node: a mistake must
+// not change the machine that runs the tests.
+func (n *node) meetRequirements(t *testing.T, d *Dataplane) ([]Requirement, error) {
+	t.Helper()
+	var want, got string
+	link := func(to *string) func() error {
+		return func() (err error) { *to, err = os.Readlink("/proc/thread-self/ns/net"); return err }
+	}
+	if err := errors.Join(n.Do(link(&want)), d.inNamespace(t.Context(), link(&got))); err != nil {
+		t.Fatal(err)
+	}
+	if got != want {
+		t.Fatalf("the Dataplane is in %s, want %s", got, want)
+	}
+	return d.MeetRequirements(t.Context())
+}
+
+// TestRequirements: they are listed, and nothing is changed; they are met, and
+// nothing else is changed, here or in another namespace; then there is nothing
+// to do.
+func TestRequirements(t *testing.T) {
+	n, other := newNode(t), newNode(t)
+	d := n.open(t, Config{})
+	before, elsewhere, ours := n.parameters(t), other.parameters(t), ownForwarding(t)
+
+	apply(t, d, []Service{web("a", 1, 2)})
+	got, err := d.Requirements(t.Context())
+	wantRequirements(t, forwarding("0", "0"), got, err)
+	wantChanged(t, nil, before, n.parameters(t))
+
+	got, err = n.meetRequirements(t, d)
+	wantRequirements(t, forwarding("0", "0"), got, err)
+	got, err = d.Requirements(t.Context())
+	wantRequirements(t, forwarding("1", "1"), got, err)
+	// What the kernel changes with these two: inet_forward_change in
+	// net/ipv4/devinet.c, addrconf_fixup_forwarding in net/ipv6/addrconf.c.
+	wantChanged(t, []string{
+		"ipv4/conf/all/accept_redirects",
+		"ipv4/conf/all/forwarding", "ipv4/conf/default/forwarding", "ipv4/conf/lo/forwarding",
+		"ipv4/ip_forward",
+		"ipv6/conf/all/forwarding", "ipv6/conf/default/forwarding", "ipv6/conf/lo/forwarding",
+	}, before, n.parameters(t))
+	wantChanged(t, nil, elsewhere, other.parameters(t))
+	wantRequirements(t, ours, ownForwarding(t), nil)
+
+	got, err = n.meetRequirements(t, d)
+	wantRequirements(t, nil, got, err)
+}
+
+// TestRequirementsOneByOne: what is met, in whatever way, is left alone.
+func TestRequirementsOneByOne(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	if err := n.Sysctl("net/ipv4/ip_forward", "2"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := n.meetRequirements(t, d)
+	wantRequirements(t, forwarding("", "0")[1:], got, err)
+	got, err = d.Requirements(t.Context())
+	wantRequirements(t, forwarding("2", "1"), got, err)
+	for _, r := range got {
+		if !r.Met() {
+			t.Error("not met:", r)
+		}
+	}
+}
+
+// TestRequirementsOfCallersNamespace: netns.None() is the namespace of the
+// thread that called Open, whichever thread asks afterwards.
+func TestRequirementsOfCallersNamespace(t *testing.T) {
+	n := newNode(t)
+	var d *Dataplane
+	err := n.Do(func() (err error) { d, err = Config{}.Open(t.Context(), netns.None()); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeOf(t, d) })
+	if err := n.Sysctl("net/ipv6/conf/all/forwarding", "1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Sysctl("net/ipv4/ip_forward", "3"); err != nil { // like nobody else
+		t.Fatal(err)
+	}
+	got, err := d.Requirements(t.Context())
+	wantRequirements(t, forwarding("3", "1"), got, err)
+}
+
+func TestRequirementsErrors(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	d.turn <- struct{}{} // another method is at work
+	_, err := d.Requirements(canceled)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v, want that of the context", err)
+	}
+	d.unlock()
+	closeOf(t, d)
+	if _, err := d.MeetRequirements(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("error is %v, want ErrClosed", err)
+	}
+}
+
+// ownForwarding is what the namespace of the test itself has.
+func ownForwarding(t *testing.T) []Requirement {
+	t.Helper()
+	got, err := readRequirements()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// parameters reads the node's settings of IPv4 and IPv6 and its interfaces.
+func (n *node) parameters(t *testing.T) map[string]string {
+	t.Helper()
+	var out map[string]string
+	if err := n.Do(func() error { out = parameters(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if len(out) < 50 {
+		t.Fatalf("%d parameters, that can not be all", len(out))
+	}
+	return out
+}
+
+// parameters reads those of the calling thread's namespace.
+func parameters() map[string]string {
+	const root = "/proc/sys/net/"
+	out := map[string]string{}
+	read := func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		// A few can only be written, or have no value yet.
+		if b, err := os.ReadFile(path); err == nil {
+			out[strings.TrimPrefix(path, root)] = string(b)
+		}
+		return nil
+	}
+	for _, dir := range []string{"ipv4/conf", "ipv6/conf", "ipv4/ip_forward"} {
+		_ = filepath.WalkDir(root+dir, read) // an interface of the host may just go
+	}
+	return out
+}
+
+// wantChanged: only these parameters differ.
+func wantChanged(t *testing.T, want []string, before, after map[string]string) {
+	t.Helper()
+	changed := maps.Clone(after)
+	maps.DeleteFunc(changed, func(name, value string) bool { return before[name] == value })
+	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(changed)), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("parameters changed (-want +got):\n%s", diff)
+	}
+}
