@@ -172,7 +172,7 @@ func (r *report) checkBalance() {
 		r.add("balance", unknownFlaw(s.Balance, balanceWords()))
 	case size > 0 && s.Balance != Maglev:
 		r.add("maglevSize", fmt.Sprintf("is of no use with balance %v: leave it out, or choose maglev", s.Balance))
-	case size > s.maxSlots():
+	case size > s.maxSlots() && s.ranged():
 		r.add("maglevSize", fmt.Sprintf("%d is more than the %d slots that are possible", size, s.maxSlots()))
 	case size > 0 && (!big.NewInt(int64(size)).ProbablyPrime(0)):
 		r.add("maglevSize", fmt.Sprintf("%d is not a prime up to %d, as 251, 1021, 4093, 16381 and 65521 are", size, compile.MaxMaglevSize))

@@ -107,7 +107,7 @@ func everythingWrong() problemCase {
 			{
 				Protocol: 9,
 				Frontends: []Frontend{
-					{Addr: netip.MustParseAddr("224.0.0.1"), NoBackend: 2},
+					{Addr: netip.MustParseAddr("224.0.0.1"), NoBackend: 3},
 					front("10.96.0.10:80"),
 				},
 				Backends: []Backend{back("[::1]:80"), back("[fd00::1]:80"), {State: 7}},
@@ -126,7 +126,7 @@ func everythingWrong() problemCase {
 					"give a unicast address that clients can reach, or none for all node addresses",
 			},
 			{"services[1]", "frontends[0].port", "is 0: give a port from 1 to 65535"},
-			{"services[1]", "frontends[0].noBackend", "action(2) is unknown: use reject or drop"},
+			{"services[1]", "frontends[0].noBackend", "action(3) is unknown: use default, reject or drop"},
 			{
 				"services[1]", "backends[0].addr", "::1 is a loopback address: " +
 					"give the unicast address at which the node reaches the backend",
