@@ -145,6 +145,7 @@ func operandSize(field ruleset.Field, f ruleset.Family) int {
 		return 2
 	case ruleset.CtDirection:
 		return 1
+	default:
+		return 4 // ct status and the type of an address
 	}
-	return 4 // ct status and the type of an address
 }
