@@ -3,7 +3,6 @@ package compile
 import (
 	"net/netip"
 	"strconv"
-	"time"
 
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
@@ -99,7 +98,7 @@ func (l learner) chain() *ruleset.Chain {
 			ruleset.Update{
 				Map:     affinityMap,
 				Key:     ops(ruleset.Saddr, ruleset.OrigDaddr, ruleset.L4proto, ruleset.OrigDport),
-				Timeout: time.Duration(l.seconds) * time.Second,
+				Seconds: l.seconds,
 				Data:    ops(ruleset.ReplySaddr, ruleset.ReplySport),
 			},
 		})

@@ -131,7 +131,7 @@ func specimenChains(f ruleset.Family) []*ruleset.Chain {
 			{ruleset.DNATTo{Addr: netip.AddrPortFrom(one, 0)}},
 		}},
 		{Name: "learn", Rules: []ruleset.Rule{
-			{ruleset.Update{Map: "latest", Key: fields(ruleset.Saddr), Timeout: 3 * time.Hour, Data: fields(ruleset.Daddr)}},
+			{ruleset.Update{Map: "latest", Key: fields(ruleset.Saddr), Seconds: 10800, Data: fields(ruleset.Daddr)}},
 		}},
 		{Name: "prerouting", Hook: &ruleset.Hook{Num: ruleset.Prerouting, Priority: -100}, Rules: []ruleset.Rule{
 			{known, ruleset.VMap{Key: frontend, Map: "ranges"}},
@@ -163,7 +163,7 @@ func awkward() []ruleset.Rule {
 	hash := ruleset.Operand{Field: ruleset.Hash, Mod: 3}
 	return []ruleset.Rule{
 		{isTCP, ruleset.Update{
-			Map: "affinity", Timeout: 10 * time.Second,
+			Map: "affinity", Seconds: 10,
 			Key:  fields(ruleset.Saddr, ruleset.OrigDaddr, ruleset.L4proto, ruleset.OrigDport),
 			Data: fields(ruleset.Daddr, ruleset.Dport),
 		}},

@@ -125,7 +125,7 @@ func bothFamilies(addr netip.Addr) []ruleCase {
 		{nft: "th sport vmap @m_verdicts", opaque: "payload: 2 bytes at 0 of header 2"},
 		{nft: "update @s_seen { FAM saddr }", opaque: "dynset"},
 		{nft: "update @m_last { FAM saddr timeout 1m : FAM daddr }", want: ruleset.Rule{ruleset.Update{
-			Map: "m_last", Timeout: time.Minute, Key: ops(ruleset.Saddr), Data: ops(ruleset.Daddr),
+			Map: "m_last", Seconds: 60, Key: ops(ruleset.Saddr), Data: ops(ruleset.Daddr),
 		}}},
 		{nft: "update @m_last { FAM saddr : FAM daddr }", opaque: "dynset: timeout"},
 		{nft: "meta l4proto tcp dnat FAM to FAM daddr . th dport map @m_endpoints", want: ruleset.Rule{isTCP, ruleset.DNAT{Key: endpoint, Map: "m_endpoints"}}},
@@ -217,7 +217,7 @@ func addrCases(f ruleset.Family) []ruleCase {
 		{
 			nft: "meta l4proto tcp update @m_affinity { ip saddr . ct original ip daddr . meta l4proto . ct original proto-dst timeout 10s : ip daddr . th dport }",
 			want: ruleset.Rule{equals(ruleset.L4proto, tcp), ruleset.Update{
-				Map: "m_affinity", Timeout: 10 * time.Second,
+				Map: "m_affinity", Seconds: 10,
 				Key:  ops(ruleset.Saddr, ruleset.OrigDaddr, ruleset.L4proto, ruleset.OrigDport),
 				Data: ops(ruleset.Daddr, ruleset.Dport),
 			}},

@@ -9,7 +9,6 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -202,7 +201,7 @@ func (r *ruleRun) dynset(f *fields) error {
 	if err != nil {
 		return err
 	}
-	return r.act(ruleset.Update{Map: name, Key: key, Timeout: time.Duration(ms) * time.Millisecond, Data: data})
+	return r.act(ruleset.Update{Map: name, Key: key, Seconds: uint32(ms / 1000), Data: data})
 }
 
 // connlimit knows the count that matches above the limit.

@@ -201,7 +201,7 @@ func natTo(typ expr.NATType, to netip.AddrPort, f ruleset.Family) []expr.Any {
 // dynset loads the key and behind it the data, where nft has it if the key is
 // short.
 func dynset(u ruleset.Update, f ruleset.Family) ([]expr.Any, error) {
-	if u.Timeout <= 0 || u.Timeout%time.Second != 0 || slices.ContainsFunc(slices.Concat(u.Key, u.Data), isHash) {
+	if u.Seconds == 0 || slices.ContainsFunc(slices.Concat(u.Key, u.Data), isHash) {
 		return nil, fmt.Errorf("update of %s: %w", u.Map, errStatement)
 	}
 	out, data, err := concatenation(u.Key, f, reg0)
@@ -212,7 +212,7 @@ func dynset(u ruleset.Update, f ruleset.Family) ([]expr.Any, error) {
 	loads, _, err := concatenation(u.Data, f, data)
 	return append(append(out, loads...), &expr.Dynset{
 		SrcRegKey: reg0, SrcRegData: data, SetName: u.Map,
-		Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: u.Timeout,
+		Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: time.Duration(u.Seconds) * time.Second,
 	}), err
 }
 

@@ -232,10 +232,10 @@ func TestEncodeRefuses(t *testing.T) {
 	long := slices.Repeat(addr, 16)
 	hash := ruleset.Operand{Field: ruleset.Hash, Mod: 3}
 	for name, c := range map[string]ruleset.Change{
-		"a timeout of less than a second": rule(ruleset.Update{Map: "m", Key: addr, Data: addr, Timeout: time.Millisecond}),
+		"an update without a timeout": rule(ruleset.Update{Map: "m", Key: addr, Data: addr}),
 		"no timeout":                      rule(ruleset.Update{Map: "m", Key: addr, Data: addr}),
-		"an update by hash":               rule(ruleset.Update{Map: "m", Key: []ruleset.Operand{hash}, Data: addr, Timeout: time.Second}),
-		"data behind the registers":       rule(ruleset.Update{Map: "m", Key: long, Data: addr, Timeout: time.Second}),
+		"an update by hash":               rule(ruleset.Update{Map: "m", Key: []ruleset.Operand{hash}, Data: addr, Seconds: 1}),
+		"data behind the registers":       rule(ruleset.Update{Map: "m", Key: long, Data: addr, Seconds: 1}),
 		"a key behind the registers":      rule(ruleset.Lookup{Key: append(long, addr...), Set: "s"}),
 		"no register for a hash":          rule(ruleset.VMap{Key: append(long[:12:12], hash), Map: "m"}),
 		"a match that is not":             rule(ruleset.Match{Field: ruleset.L4proto, Not: true, Value: tcp}),

@@ -85,7 +85,7 @@ func longKeys() []ruleCase {
 	hash := ruleset.Operand{Field: ruleset.Hash, Mod: 3, Offset: 5}
 	return []ruleCase{
 		{want: ruleset.Rule{ruleset.Update{
-			Map: "m_affinity", Timeout: 3 * time.Hour, Key: key, Data: ops(ruleset.Daddr, ruleset.Dport),
+			Map: "m_affinity", Seconds: 10800, Key: key, Data: ops(ruleset.Daddr, ruleset.Dport),
 		}}},
 		{want: ruleset.Rule{ruleset.VMap{Key: append(key, hash), Map: "m_long"}}},
 	}

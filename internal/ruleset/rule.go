@@ -2,7 +2,6 @@ package ruleset
 
 import (
 	"net/netip"
-	"time"
 )
 
 // Rule is a list of statements, evaluated from first to last until one does
@@ -112,7 +111,7 @@ type SNATTo struct {
 type Update struct {
 	Map     string
 	Key     []Operand
-	Timeout time.Duration // whole seconds
+	Seconds uint32 // of the timeout, at least 1
 	Data    []Operand
 }
 

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // String is the ruleset as nft text, canonical: sets, chains and elements are
@@ -430,19 +429,19 @@ func (d DNATTo) text(Family) string {
 func (s SNATTo) text(Family) string { return "snat to " + s.Addr.String() }
 
 func (u Update) text(f Family) string {
-	return fmt.Sprintf("update @%s { %s timeout %s : %s }", u.Map, key(u.Key, f), timeText(u.Timeout), key(u.Data, f))
+	return fmt.Sprintf("update @%s { %s timeout %s : %s }", u.Map, key(u.Key, f), timeText(u.Seconds), key(u.Data, f))
 }
 
-// timeText writes whole seconds as nft does: 1d2h3m4s.
-func timeText(d time.Duration) string {
+// timeText writes seconds as nft does: 1d2h3m4s.
+func timeText(seconds uint32) string {
 	text := ""
 	for _, unit := range []struct {
 		name string
-		of   time.Duration
-	}{{"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}} {
-		if n := d / unit.of; n > 0 {
-			text += strconv.FormatInt(int64(n), 10) + unit.name
-			d -= n * unit.of
+		of   uint32
+	}{{"d", 24 * 3600}, {"h", 3600}, {"m", 60}, {"s", 1}} {
+		if n := seconds / unit.of; n > 0 {
+			text += strconv.FormatUint(uint64(n), 10) + unit.name
+			seconds %= unit.of
 		}
 	}
 	return text

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -177,7 +176,7 @@ func TestRuleText(t *testing.T) {
 		{"ct count over 20 drop", Rule{ConnCount{20}, Verdict{Kind: Drop}}},
 		{
 			"update @m { ip saddr timeout 10s : ip daddr . th dport }",
-			Rule{Update{Map: "m", Key: one(Saddr), Timeout: 10 * time.Second, Data: []Operand{{Field: Daddr}, {Field: Dport}}}},
+			Rule{Update{Map: "m", Key: one(Saddr), Seconds: 10, Data: []Operand{{Field: Daddr}, {Field: Dport}}}},
 		},
 		{"reject with tcp reset", Rule{Reject{Reset: true}}},
 		{"reject", Rule{Reject{}}},
