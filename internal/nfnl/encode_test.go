@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -233,12 +232,12 @@ func TestEncodeRefuses(t *testing.T) {
 	hash := ruleset.Operand{Field: ruleset.Hash, Mod: 3}
 	for name, c := range map[string]ruleset.Change{
 		"an update without a timeout": rule(ruleset.Update{Map: "m", Key: addr, Data: addr}),
-		"no timeout":                      rule(ruleset.Update{Map: "m", Key: addr, Data: addr}),
-		"an update by hash":               rule(ruleset.Update{Map: "m", Key: []ruleset.Operand{hash}, Data: addr, Seconds: 1}),
-		"data behind the registers":       rule(ruleset.Update{Map: "m", Key: long, Data: addr, Seconds: 1}),
-		"a key behind the registers":      rule(ruleset.Lookup{Key: append(long, addr...), Set: "s"}),
-		"no register for a hash":          rule(ruleset.VMap{Key: append(long[:12:12], hash), Map: "m"}),
-		"a match that is not":             rule(ruleset.Match{Field: ruleset.L4proto, Not: true, Value: tcp}),
+		"no timeout":                  rule(ruleset.Update{Map: "m", Key: addr, Data: addr}),
+		"an update by hash":           rule(ruleset.Update{Map: "m", Key: []ruleset.Operand{hash}, Data: addr, Seconds: 1}),
+		"data behind the registers":   rule(ruleset.Update{Map: "m", Key: long, Data: addr, Seconds: 1}),
+		"a key behind the registers":  rule(ruleset.Lookup{Key: append(long, addr...), Set: "s"}),
+		"no register for a hash":      rule(ruleset.VMap{Key: append(long[:12:12], hash), Map: "m"}),
+		"a match that is not":         rule(ruleset.Match{Field: ruleset.L4proto, Not: true, Value: tcp}),
 
 		"an opaque element": {Set: portMap(), Elements: opaque},
 		"an opaque set":     {Set: &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Port}, Opaque: "timeout"}},
