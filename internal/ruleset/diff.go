@@ -33,17 +33,21 @@ func diffTable(a, b *Table) []Change {
 		return tableDiff{Table: b, old: &Table{}, counts: a}.changes(
 			Change{Verb: Delete, Family: a.Family, Table: a.Name}, addTable(b))
 	}
-	return tableDiff{Table: b, old: a, counts: a}.changes()
+	var first []Change
+	if a.Flags != b.Flags {
+		first = append(first, Change{Verb: Adopt, Family: b.Family, Table: b.Name, Flags: b.Flags})
+	}
+	return tableDiff{Table: b, old: a, counts: a}.changes(first...)
 }
 
 func addTable(t *Table) Change {
-	return Change{Verb: Add, Family: t.Family, Table: t.Name, Comment: t.Comment}
+	return Change{Verb: Add, Family: t.Family, Table: t.Name, Comment: t.Comment, Flags: t.Flags}
 }
 
 // sameDeclarations reports whether a can become b without replacing the table:
 // whatever both have is declared alike.
 func sameDeclarations(a, b *Table) bool {
-	if a.Name != b.Name || a.Comment != b.Comment || len(a.Opaque) > 0 {
+	if a.Name != b.Name || a.Comment != b.Comment || !a.Flags.becomes(b.Flags) || len(a.Opaque) > 0 {
 		return false
 	}
 	for _, s := range a.Sets {
