@@ -30,8 +30,7 @@ func diffTable(a, b *Table) []Change {
 	case a == nil:
 		return tableDiff{Table: b, old: &Table{}}.changes(addTable(b))
 	case !sameDeclarations(a, b):
-		return tableDiff{Table: b, old: &Table{}, counts: a}.changes(
-			Change{Verb: Delete, Family: a.Family, Table: a.Name}, addTable(b))
+		return replaceTable(a, b)
 	}
 	var first []Change
 	if a.Flags != b.Flags {
@@ -199,7 +198,8 @@ func (d tableDiff) elements() (changes []Change, remade map[string]bool) {
 			del, add = nil, s.Elements
 		}
 		if d.counts != nil && s.Counter {
-			if from := d.counts.Set(s.Name); from != nil {
+			// Keys of another form may have the same bytes.
+			if from := d.counts.Set(s.Name); from != nil && slices.Equal(from.Key, s.Key) {
 				add = slices.Clone(add) // which may be b's own
 				CarryCounters(s, countersOf(from, del, remade[s.Name] || from != old), add)
 			}
