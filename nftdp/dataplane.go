@@ -68,17 +68,6 @@ func (d *Dataplane) probe(ctx context.Context) error {
 	return err
 }
 
-func checkOwned(t *ruleset.Table) error {
-	switch {
-	case !compile.Owned(t):
-		return fmt.Errorf("table %s %s: %w: choose another Config.Table, or delete it", t.Family, t.Name, ErrNotOwned)
-	case t.Comment != compile.Schema:
-		return fmt.Errorf("table %s %s: %w: it has %q, this version writes %q: use the version that made it, or delete it",
-			t.Family, t.Name, ErrNotOwned, t.Comment, compile.Schema)
-	}
-	return nil
-}
-
 // explain adds to an error of the kernel what to do about it.
 func explain(err error) error {
 	switch {
@@ -149,9 +138,12 @@ func (d *Dataplane) run(ctx context.Context, e *edit, do func(*Dataplane, contex
 }
 
 // Inspect reads from the kernel which services it holds, with counters. They
-// are sorted by name.
+// are sorted by name. What an older version left is not read (ErrOutdated).
 func (d *Dataplane) Inspect(ctx context.Context) ([]ServiceStatus, error) {
 	r, err := d.Ruleset(ctx)
+	if err == nil {
+		err = checkCurrent(r.rules)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +175,9 @@ func (d *Dataplane) Remove(ctx context.Context) error {
 	defer d.unlock()
 	return d.retry(ctx, func() error {
 		tables, generation, err := d.tables(ctx)
+		if err == nil {
+			err = d.checkChangeable(tables)
+		}
 		if err != nil {
 			return err
 		}
