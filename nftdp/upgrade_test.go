@@ -252,6 +252,6 @@ func TestDowngradeUndone(t *testing.T) {
 		}
 		n.load(t, current, older)
 		updateWith(t, d, Change{Delete: []string{"sctp"}})
-		n.wantServices(t, c, slices.DeleteFunc(services, func(s Service) bool { return s.Name == "sctp" }))
+		n.wantServices(t, c, slices.DeleteFunc(slices.Clone(services), func(s Service) bool { return s.Name == "sctp" }))
 	}
 }
