@@ -18,6 +18,7 @@ func TestMain(m *testing.M) {
 	}
 	if os.Getenv(requirementsEnv) != "" {
 		os.Exit(runRequirements())
+	}
 	if os.Getenv(ownerEnv) != "" {
 		os.Exit(runOwner())
 	}

@@ -45,8 +45,10 @@ type Change struct {
 //
 // It fails with an error that matches fs.ErrPermission without CAP_NET_ADMIN
 // in the user namespace that owns the network namespace, with ErrNotSupported
-// on a kernel without nf_tables, with ErrNotOwned if a table of that name is
-// not ours, and with *FieldError for a wrong configuration.
+// on a kernel without nf_tables (after 0.6 seconds, in which somebody else may
+// be loading its module), with ErrNotOwned if a table of that name is not ours,
+// and with *FieldError for a wrong configuration. What another Dataplane
+// protects can be opened, to read it.
 func (c Config) Open(ctx context.Context, ns netns.NsHandle) (*Dataplane, error) {
 	if err := joinProblems(c.problems()); err != nil {
 		return nil, err
@@ -109,8 +111,9 @@ func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error)
 //
 // Wrong services give the errors of Validate, and nothing is changed. A change
 // that the kernel refuses gives *ApplyError; ErrConflict says that others kept
-// changing the rules of the namespace meanwhile. In both cases the kernel
-// holds what it held before, or, if split, some services anew.
+// changing the rules of the namespace meanwhile, ErrProtected that another
+// Dataplane owns the tables. The kernel then holds what it held before, or, if
+// split, some services anew.
 //
 // After the transaction the UDP flows that it left without a way are deleted
 // (see Flows in the package documentation). If that fails, the Plan is
@@ -124,7 +127,8 @@ func (d *Dataplane) Apply(ctx context.Context, services []Service) (*Plan, error
 // Update changes a few services and leaves all others as they are. What it
 // costs follows the size of the change, not the number of services, except
 // where others have changed rules in the namespace, or a map is full: then
-// everything is read once. Errors are those of Apply.
+// everything is read once. Errors are those of Apply, and ErrOutdated if this
+// Dataplane has not applied anything yet and the tables are of an older version.
 func (d *Dataplane) Update(ctx context.Context, c Change) (*Plan, error) {
 	return d.run(ctx, &edit{set: c.Set, remove: c.Delete}, (*Dataplane).commit)
 }
@@ -210,7 +214,8 @@ func (d *Dataplane) tables(ctx context.Context) (*ruleset.Ruleset, uint32, error
 	return out, generation, nil
 }
 
-// Close ends the use of the namespace. Everything stays programmed.
+// Close ends the use of the namespace. Everything stays programmed; what was
+// protected (see Config.Protect) can be changed by others again.
 func (d *Dataplane) Close() error {
 	d.turn <- struct{}{}
 	defer d.unlock()

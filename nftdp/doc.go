@@ -43,7 +43,17 @@
 // else's and refused with [ErrNotOwned]. No other table is touched. Several
 // processes may share the namespace, each with tables of its own: a transaction
 // that began before a change of others is refused by the kernel and computed
-// anew. In the same tables, each undoes what it does not know of.
+// anew. In the same tables, each undoes what it does not know of. With
+// [Config.Protect] only one Dataplane at a time can change them, others get
+// [ErrProtected], and `nft flush ruleset` passes them over.
+//
+// The mark names the layout of the tables. Those that an older version of this
+// package has left are replaced by the first Apply, in one transaction;
+// connections go on, and so do the counters of what both layouts have. UDP flows
+// of services that are not applied any more are not looked for then. Before
+// that, Update, Inspect, Flows, Drain and Cut, which would have to read services
+// out of them, give [ErrOutdated]. Those of a newer version are refused with
+// [ErrNotOwned].
 //
 // Hooks are part of the API: chains of type nat at prerouting and output with
 // priority -100 (dstnat) and at postrouting with priority 100 (srcnat). As all

@@ -207,6 +207,26 @@ func TestAdoptionUndone(t *testing.T) {
 	n.wantFlags(t, ruleset.Persist, 0)
 }
 
+// TestFlagsStay: why tables are replaced when Protect is turned on or off.
+func TestFlagsStay(t *testing.T) {
+	for _, c := range []struct {
+		from Config
+		to   ruleset.TableFlags
+	}{
+		{Config{}, ruleset.Protected},
+		{Config{}, ruleset.Persist},
+		{Config{Protect: true}, ruleset.Persist},
+		{Config{Protect: true}, 0},
+	} {
+		n := newNode(t)
+		n.load(t, nothing(), mustCompile(t, c.from, nil)) // by this very socket
+		set := ruleset.Change{Verb: ruleset.Adopt, Family: ruleset.IPv4, Table: DefaultTable, Flags: c.to}
+		if _, err := n.conn.Commit(t.Context(), n.generation(t), []ruleset.Change{set}); !errors.Is(err, unix.EOPNOTSUPP) {
+			t.Errorf("protected %t, then flags %q: %v", c.from.Protect, c.to, err)
+		}
+	}
+}
+
 // TestProtectedChain: a class of pools that comes new is committed ahead of the
 // change, also when orphans are adopted with it.
 func TestProtectedChain(t *testing.T) {
