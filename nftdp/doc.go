@@ -117,8 +117,9 @@
 // namespace its size is bounded by memory: 500,000 elements are one batch. In
 // other user namespaces net.core.wmem_max bounds it. What is larger then is
 // split: the fixed parts first, then the services, each of them whole in one
-// transaction, then what no service uses any more. A batch, once handed over,
-// is carried out by the kernel without regard to the context.
+// transaction, then what no service uses any more. A table that is replaced as
+// a whole, such as one of an older version, can not be split. A batch, once
+// handed over, is carried out by the kernel without regard to the context.
 //
 // Reading is slower than writing: the kernel walks a map from its start for
 // every 32 KiB of a dump, so that time grows with the square of the map's size.
