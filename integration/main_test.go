@@ -19,5 +19,8 @@ func TestMain(m *testing.M) {
 	if os.Getenv(requirementsEnv) != "" {
 		os.Exit(runRequirements())
 	}
+	if os.Getenv(ownerEnv) != "" {
+		os.Exit(runOwner())
+	}
 	nstest.Main(m)
 }

@@ -173,12 +173,17 @@ func (d *Dataplane) stageKnown(ctx context.Context, e *edit) (*staged, func(), e
 // is there.
 func (d *Dataplane) stageRead(ctx context.Context, e *edit) (*staged, func(), error) {
 	current, generation, err := d.read(ctx)
+	if err == nil {
+		err = d.checkChangeable(current)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
 	state, index := d.state, d.taken
 	if state == nil {
-		state, index = d.takeOver(current, e.whole)
+		if state, index, err = d.takeOver(current, e.whole); err != nil {
+			return nil, nil, err
+		}
 	}
 	taken, undo, err := e.claim(state, index)
 	if err != nil {
@@ -203,8 +208,15 @@ func (d *Dataplane) stageRead(ctx context.Context, e *edit) (*staged, func(), er
 // takeOver gives the services that the kernel holds as the state to start from.
 // It is kept only once an edit of it is committed: until then others may change
 // what there is. Where all of them are to be replaced, those of UDP suffice,
-// whose flows may have to be reconciled.
-func (d *Dataplane) takeOver(current *ruleset.Ruleset, whole bool) (*compile.State, claims) {
+// whose flows may have to be reconciled. What an older version has left can be
+// replaced, but not be started from.
+func (d *Dataplane) takeOver(current *ruleset.Ruleset, whole bool) (*compile.State, claims, error) {
+	if err := checkCurrent(current); err != nil {
+		if whole {
+			err = nil
+		}
+		return compile.New(d.cfg, nil), claims{}, err
+	}
 	held := compile.Holds(current)
 	services := make([]*compile.Service, 0, len(held))
 	taken := newClaims(len(held))
@@ -216,7 +228,7 @@ func (d *Dataplane) takeOver(current *ruleset.Ruleset, whole bool) (*compile.Sta
 		services = append(services, s)
 		taken.add(i, lift(s))
 	}
-	return compile.New(d.cfg, services), taken
+	return compile.New(d.cfg, services), taken, nil
 }
 
 // read reads our tables, which have to be ours.
@@ -354,6 +366,9 @@ func refused(err error, taken claims) error {
 		// Tables, chains and sets that a rule needs are in the batch: what is
 		// missing is the expression or the type of the chain.
 		out.Err = fmt.Errorf("%w: %w", ErrNotSupported, r.Errno)
+	}
+	if refusedFlags(r) {
+		out.Err = fmt.Errorf("tables that outlive their owner (Config.Protect, Linux 6.9): %w: %w", ErrNotSupported, r.Errno)
 	}
 	return out
 }

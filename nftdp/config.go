@@ -46,6 +46,24 @@ type Config struct {
 	// the map is full, further clients have no affinity until others have
 	// timed out. Another number than before begins with an empty map.
 	Affinities uint32 `json:"affinities,omitempty"`
+	// Protect makes the tables belong to this Dataplane while it is open
+	// (nft's flags owner and persist, Linux 6.9 and later). Changes by
+	// others, also by root and by other Dataplanes, get EPERM, and
+	// `nft flush ruleset` passes the tables over. Everybody can still read
+	// them. When the Dataplane is closed or its process ends, however it
+	// does, the tables go on working as orphans. An orphan is not
+	// protected: anybody can change, delete or adopt it; the next Dataplane
+	// with Protect adopts it with its first Apply or Update.
+	//
+	// The kernel can neither protect tables that are there without it nor
+	// let go of them in the end. So where this differs from what a former
+	// process set, the tables are replaced in one transaction, with their
+	// counters, and connections go on. On older kernels Apply and Update
+	// fail with ErrNotSupported.
+	//
+	// nft before 1.1 does not know the flag persist: it lists "flags owner",
+	// and an orphan with empty flags, neither of which loads back as it was.
+	Protect bool `json:"protect,omitempty"`
 }
 
 // defaultAffinities is the size of the affinity map when nothing is said.

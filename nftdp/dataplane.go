@@ -45,8 +45,10 @@ type Change struct {
 //
 // It fails with an error that matches fs.ErrPermission without CAP_NET_ADMIN
 // in the user namespace that owns the network namespace, with ErrNotSupported
-// on a kernel without nf_tables, with ErrNotOwned if a table of that name is
-// not ours, and with *FieldError for a wrong configuration.
+// on a kernel without nf_tables (after 0.6 seconds, in which somebody else may
+// be loading its module), with ErrNotOwned if a table of that name is not ours,
+// and with *FieldError for a wrong configuration. What another Dataplane
+// protects can be opened, to read it.
 func (c Config) Open(ctx context.Context, ns netns.NsHandle) (*Dataplane, error) {
 	if err := joinProblems(c.problems()); err != nil {
 		return nil, err
@@ -66,17 +68,6 @@ func (c Config) Open(ctx context.Context, ns netns.NsHandle) (*Dataplane, error)
 func (d *Dataplane) probe(ctx context.Context) error {
 	_, _, err := d.tables(ctx)
 	return err
-}
-
-func checkOwned(t *ruleset.Table) error {
-	switch {
-	case !compile.Owned(t):
-		return fmt.Errorf("table %s %s: %w: choose another Config.Table, or delete it", t.Family, t.Name, ErrNotOwned)
-	case t.Comment != compile.Schema:
-		return fmt.Errorf("table %s %s: %w: it has %q, this version writes %q: use the version that made it, or delete it",
-			t.Family, t.Name, ErrNotOwned, t.Comment, compile.Schema)
-	}
-	return nil
 }
 
 // explain adds to an error of the kernel what to do about it.
@@ -120,8 +111,9 @@ func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error)
 //
 // Wrong services give the errors of Validate, and nothing is changed. A change
 // that the kernel refuses gives *ApplyError; ErrConflict says that others kept
-// changing the rules of the namespace meanwhile. In both cases the kernel
-// holds what it held before, or, if split, some services anew.
+// changing the rules of the namespace meanwhile, ErrProtected that another
+// Dataplane owns the tables. The kernel then holds what it held before, or, if
+// split, some services anew.
 //
 // After the transaction the UDP flows that it left without a way are deleted
 // (see Flows in the package documentation). If that fails, the Plan is
@@ -135,7 +127,8 @@ func (d *Dataplane) Apply(ctx context.Context, services []Service) (*Plan, error
 // Update changes a few services and leaves all others as they are. What it
 // costs follows the size of the change, not the number of services, except
 // where others have changed rules in the namespace, or a map is full: then
-// everything is read once. Errors are those of Apply.
+// everything is read once. Errors are those of Apply, and ErrOutdated if this
+// Dataplane has not applied anything yet and the tables are of an older version.
 func (d *Dataplane) Update(ctx context.Context, c Change) (*Plan, error) {
 	return d.run(ctx, &edit{set: c.Set, remove: c.Delete}, (*Dataplane).commit)
 }
@@ -149,9 +142,12 @@ func (d *Dataplane) run(ctx context.Context, e *edit, do func(*Dataplane, contex
 }
 
 // Inspect reads from the kernel which services it holds, with counters. They
-// are sorted by name.
+// are sorted by name. What an older version left is not read (ErrOutdated).
 func (d *Dataplane) Inspect(ctx context.Context) ([]ServiceStatus, error) {
 	r, err := d.Ruleset(ctx)
+	if err == nil {
+		err = checkCurrent(r.rules)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +179,9 @@ func (d *Dataplane) Remove(ctx context.Context) error {
 	defer d.unlock()
 	return d.retry(ctx, func() error {
 		tables, generation, err := d.tables(ctx)
+		if err == nil {
+			err = d.checkChangeable(tables)
+		}
 		if err != nil {
 			return err
 		}
@@ -215,7 +214,8 @@ func (d *Dataplane) tables(ctx context.Context) (*ruleset.Ruleset, uint32, error
 	return out, generation, nil
 }
 
-// Close ends the use of the namespace. Everything stays programmed.
+// Close ends the use of the namespace. Everything stays programmed; what was
+// protected (see Config.Protect) can be changed by others again.
 func (d *Dataplane) Close() error {
 	d.turn <- struct{}{}
 	defer d.unlock()

@@ -228,7 +228,7 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// TestNotOwned: a table that somebody else made, or another version of this
+// TestNotOwned: a table that somebody else made, or a newer version of this
 // library, is left as it is by every method.
 func TestNotOwned(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -238,7 +238,9 @@ func TestNotOwned(t *testing.T) {
 	}{
 		"without a comment": {ruleset.Families[:], "", false},
 		"IPv6 alone":        {ruleset.Families[1:], "mine", false},
-		"another schema":    {ruleset.Families[:1], compile.SchemaPrefix + "999", true},
+		"a newer schema":    {ruleset.Families[:1], compile.SchemaPrefix + "999", true},
+		"no schema we know": {ruleset.Families[1:], compile.SchemaPrefix + "999x", true},
+		"no number":         {ruleset.Families[1:], compile.SchemaPrefix, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)

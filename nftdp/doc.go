@@ -43,7 +43,17 @@
 // else's and refused with [ErrNotOwned]. No other table is touched. Several
 // processes may share the namespace, each with tables of its own: a transaction
 // that began before a change of others is refused by the kernel and computed
-// anew. In the same tables, each undoes what it does not know of.
+// anew. In the same tables, each undoes what it does not know of. With
+// [Config.Protect] only one Dataplane at a time can change them, others get
+// [ErrProtected], and `nft flush ruleset` passes them over.
+//
+// The mark names the layout of the tables. Those that an older version of this
+// package has left are replaced by the first Apply, in one transaction;
+// connections go on, and so do the counters of what both layouts have. UDP flows
+// of services that are not applied any more are not looked for then. Before
+// that, Update, Inspect, Flows, Drain and Cut, which would have to read services
+// out of them, give [ErrOutdated]. Those of a newer version are refused with
+// [ErrNotOwned].
 //
 // Hooks are part of the API: chains of type nat at prerouting and output with
 // priority -100 (dstnat) and at postrouting with priority 100 (srcnat). As all
@@ -107,8 +117,9 @@
 // namespace its size is bounded by memory: 500,000 elements are one batch. In
 // other user namespaces net.core.wmem_max bounds it. What is larger then is
 // split: the fixed parts first, then the services, each of them whole in one
-// transaction, then what no service uses any more. A batch, once handed over,
-// is carried out by the kernel without regard to the context.
+// transaction, then what no service uses any more. A table that is replaced as
+// a whole, such as one of an older version, can not be split. A batch, once
+// handed over, is carried out by the kernel without regard to the context.
 //
 // Reading is slower than writing: the kernel walks a map from its start for
 // every 32 KiB of a dump, so that time grows with the square of the map's size.

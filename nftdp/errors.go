@@ -11,8 +11,15 @@ var (
 	// ErrNotSupported: the kernel lacks what is needed; the text names it.
 	ErrNotSupported = errors.New("not supported by this kernel")
 	// ErrNotOwned: a table of that name exists, but not one that this
-	// package made. It was left as it is.
+	// version of the package, or an older one, made. It was left as it is.
 	ErrNotOwned = errors.New("table belongs to somebody else")
+	// ErrProtected: another Dataplane owns the tables (see Config.Protect).
+	// They can be read, but nothing was changed. It comes with EPERM, as the
+	// kernel would say, and so matches fs.ErrPermission, too.
+	ErrProtected = errors.New("table is protected by another Dataplane")
+	// ErrOutdated: the tables were made by an older version of this package,
+	// whose layout this one does not read. Apply replaces them.
+	ErrOutdated = errors.New("table was made by an older version")
 	// ErrConflict: others changed the namespace's rules again and again
 	// while we tried to commit. Nothing was changed; try again.
 	ErrConflict = errors.New("rules kept changing")

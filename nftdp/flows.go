@@ -70,7 +70,7 @@ func (d *Dataplane) service(ctx context.Context, name string) (*compile.Service,
 		err := d.retry(ctx, func() error {
 			current, _, err := d.read(ctx)
 			if err == nil {
-				users.state, users.taken = d.takeOver(current, false)
+				users.state, users.taken, err = d.takeOver(current, false)
 			}
 			return err
 		})

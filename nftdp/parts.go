@@ -22,13 +22,14 @@ import (
 //     lead there are seen before the rules that they come with;
 //  2. the change itself;
 //  3. what postrouting asks about backends that are gone goes afterwards, and
-//     what only that has been leading to.
+//     what only that has been leading to, and chains that are there for the
+//     time of the change.
 //
 // The first and the last change nothing for anybody by themselves. Mostly
 // there is the second only.
 func phases(changes []ruleset.Change) [][]ruleset.Change {
 	remade := remadeSets(changes)
-	fresh := freshObjects(changes, remade)
+	fresh, passing := freshObjects(changes, remade), passingChains(changes)
 	gone := deletedObjects(changes)
 	late := make([]bool, len(changes))
 	for i := range changes {
@@ -41,7 +42,9 @@ func phases(changes []ruleset.Change) [][]ruleset.Change {
 		switch id := objectOf(c); {
 		case c.Verb == ruleset.Add && fresh[id]:
 			ahead = append(ahead, *c)
-		case late[i], anyLate && gone[id] && (c.Verb == ruleset.Delete || !remade[c.Family]):
+		case passing[id] && c.Verb == ruleset.Add:
+			now = append(now, *c)
+		case passing[id], late[i], anyLate && gone[id] && (c.Verb == ruleset.Delete || !remade[c.Family]):
 			after = append(after, *c)
 		default:
 			now = append(now, *c)
@@ -99,7 +102,8 @@ func remadeSets(changes []ruleset.Change) map[ruleset.Family]bool {
 	out := map[ruleset.Family]bool{}
 	for i := range changes {
 		c := &changes[i]
-		if c.Chain == nil && len(c.Elements) == 0 && (c.Set == nil || !compile.Shared(c.Set.Name)) {
+		if c.Chain == nil && len(c.Elements) == 0 && c.Verb != ruleset.Adopt &&
+			(c.Set == nil || !compile.Shared(c.Set.Name)) {
 			out[c.Family] = true
 		}
 	}
@@ -116,6 +120,22 @@ func freshObjects(changes []ruleset.Change, remade map[ruleset.Family]bool) map[
 			(c.Chain == nil || c.Chain.Hook == nil) {
 			out[objectOf(c)] = true
 		}
+	}
+	return out
+}
+
+// passingChains are both added and deleted: they help while a table is replaced
+// (see replaceTable in internal/ruleset).
+func passingChains(changes []ruleset.Change) map[object]bool {
+	added, out := map[object]bool{}, map[object]bool{}
+	for i := range changes {
+		c := &changes[i]
+		if c.Chain == nil || c.Rule != nil {
+			continue
+		}
+		id := objectOf(c)
+		added[id] = added[id] || c.Verb == ruleset.Add
+		out[id] = added[id] && c.Verb == ruleset.Delete
 	}
 	return out
 }

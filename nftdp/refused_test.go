@@ -51,6 +51,21 @@ func TestRefused(t *testing.T) {
 			"", false,
 		},
 		{
+			"flags that Linux 5.12 to 6.8 do not know",
+			kernel.RefusedError{Change: add(ruleset.Change{Flags: ruleset.Protected}), Element: -1, Errno: unix.EOPNOTSUPP},
+			"", false,
+		},
+		{
+			"flags that Linux 5.10 does not know",
+			kernel.RefusedError{Change: add(ruleset.Change{Flags: ruleset.Protected}), Element: -1, Errno: unix.EINVAL},
+			"", false,
+		},
+		{
+			"a table without flags",
+			kernel.RefusedError{Change: add(ruleset.Change{}), Element: -1, Errno: unix.EINVAL},
+			"", true,
+		},
+		{
 			"a chain that is not there",
 			kernel.RefusedError{Change: &ruleset.Change{Verb: ruleset.Delete, Chain: chain}, Element: -1, Errno: unix.ENOENT},
 			"", true,

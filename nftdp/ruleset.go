@@ -68,10 +68,14 @@ func (p *Plan) String() string {
 
 // lower gives the compiler's form of the configuration.
 func (c Config) lower() compile.Config {
-	return compile.Config{
+	out := compile.Config{
 		Table: c.table(), NodeAddrs: c.NodeAddrs, Internal: c.Internal, ServiceCIDRs: c.ServiceCIDRs,
 		Localhost: c.Localhost, Affinities: cmp.Or(c.Affinities, defaultAffinities),
 	}
+	if c.Protect {
+		out.Flags = ruleset.Protected
+	}
+	return out
 }
 
 func (c Config) table() string { return cmp.Or(c.Table, DefaultTable) }

@@ -59,7 +59,7 @@ func TestServiceJSON(t *testing.T) {
 
 func TestConfigJSON(t *testing.T) {
 	roundTrip(t, nftdp.Config{}, `{}`)
-	roundTrip(t, fullConfig(), `{"table":"edge","nodeAddrs":["192.168.0.0/24","fd00::/64"],"internal":["10.0.0.0/8"]}`)
+	roundTrip(t, fullConfig(), `{"table":"edge","nodeAddrs":["192.168.0.0/24","fd00::/64"],"internal":["10.0.0.0/8"],"protect":true}`)
 }
 
 func fullConfig() nftdp.Config {
@@ -67,6 +67,7 @@ func fullConfig() nftdp.Config {
 		Table:     "edge",
 		NodeAddrs: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24"), netip.MustParsePrefix("fd00::/64")},
 		Internal:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		Protect:   true,
 	}
 }
 

@@ -422,7 +422,7 @@ func TestValidate(t *testing.T) {
 func TestEveryFieldIsValidated(t *testing.T) {
 	index := regexp.MustCompile(`\[\d+\]`)
 	// Of these, every value is right.
-	seen := map[string]bool{"backends.weight": true, "backends.backup": true}
+	seen := map[string]bool{"backends.weight": true, "backends.backup": true, "config.protect": true}
 	for _, c := range problemCases() {
 		for _, p := range c.want {
 			field := index.ReplaceAllString(p.Field, "")

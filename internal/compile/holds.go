@@ -371,6 +371,3 @@ func SetNamed(name string) SetID {
 	}
 	return NumSets
 }
-
-// Owned reports whether a table's comment is one of ours, of any schema.
-func Owned(t *ruleset.Table) bool { return strings.HasPrefix(t.Comment, SchemaPrefix) }

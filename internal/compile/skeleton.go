@@ -19,6 +19,7 @@ type Config struct {
 	ServiceCIDRs []netip.Prefix
 	Localhost    bool
 	Affinities   uint32 // how many the map holds
+	Flags        ruleset.TableFlags
 }
 
 // Schema marks a table as ours and names the layout of its contents.
@@ -169,7 +170,7 @@ func ops(fields ...ruleset.Field) []ruleset.Operand {
 // skeleton is the table of one family without services. The sets of services
 // come first, by SetID.
 func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
-	t := &ruleset.Table{Family: f, Name: c.Table, Comment: Schema}
+	t := &ruleset.Table{Family: f, Name: c.Table, Comment: Schema, Flags: c.Flags}
 	for _, s := range declarations() {
 		s.Size = sizeFor(&s, 0)
 		t.Sets = append(t.Sets, &s)

@@ -29,7 +29,9 @@ type Conn struct {
 	route *netlink.Conn // for what the namespace's addresses are
 	raw   syscall.RawConn
 	seq   uint32
-	sndb  int // what SO_SNDBUF lets through
+	port  uint32
+	asked map[int]bool // subsystems of netfilter that had a request
+	sndb  int          // what SO_SNDBUF lets through
 	buf   []byte
 }
 
@@ -59,7 +61,7 @@ func Dial(ns int) (*Conn, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open netlink socket: %w", err), nl.Close())
 	}
-	c := &Conn{nl: nl, route: route, buf: make([]byte, replyLimit)}
+	c := &Conn{nl: nl, route: route, buf: make([]byte, replyLimit), asked: map[int]bool{}}
 	if err := c.setup(); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -70,6 +72,9 @@ func (c *Conn) setup() error {
 	var err error
 	if c.raw, err = c.nl.SyscallConn(); err != nil {
 		return fmt.Errorf("netlink socket: %w", err)
+	}
+	if c.port, err = portOf(c.raw); err != nil {
+		return fmt.Errorf("netlink port: %w", err)
 	}
 	if err := c.nl.SetReadBuffer(recvBuffer); err != nil {
 		return fmt.Errorf("netlink receive buffer: %w", err)
@@ -90,7 +95,22 @@ func (c *Conn) setup() error {
 	return nil
 }
 
-// Close closes the sockets. Tables stay.
+// Port is the netlink port of the socket that commits, from Dial to Close: the
+// kernel knows the owner of a table by it. No two sockets of a namespace have
+// the same one.
+func (c *Conn) Port() uint32 { return c.port }
+
+func portOf(raw syscall.RawConn) (port uint32, err error) {
+	control := raw.Control(func(fd uintptr) {
+		var sa unix.Sockaddr
+		if sa, err = unix.Getsockname(int(fd)); err == nil {
+			port = sa.(*unix.SockaddrNetlink).Pid
+		}
+	})
+	return port, errors.Join(control, err)
+}
+
+// Close closes the sockets. Tables stay: a protected one becomes an orphan.
 func (c *Conn) Close() error {
 	if err := errors.Join(c.nl.Close(), c.route.Close()); err != nil {
 		return fmt.Errorf("close netlink socket: %w", err)

@@ -205,6 +205,15 @@ func (c *Conn) request(ctx context.Context, typ, flags, family int, attrs []byte
 // wants no acknowledgement has one reply. What is left after an error is read
 // and dropped, so that the next request finds nothing.
 func (c *Conn) Request(ctx context.Context, typ, flags, family int, attrs []byte, each func([]byte) error) error {
+	ask := func() error { return c.ask(ctx, typ, flags, family, attrs, each) }
+	if subsystem := typ >> 8; !c.asked[subsystem] {
+		c.asked[subsystem] = true
+		return untilLoaded(ctx, ask)
+	}
+	return ask()
+}
+
+func (c *Conn) ask(ctx context.Context, typ, flags, family int, attrs []byte, each func([]byte) error) error {
 	c.seq++
 	seq := c.seq
 	c.seq++

@@ -29,10 +29,12 @@ func DecodeTable(msg []byte) (*ruleset.Table, error) {
 		return nil, fmt.Errorf("decode table: %w", err)
 	}
 	f := readFields(attrs, unix.NFTA_TABLE_NAME, unix.NFTA_TABLE_FLAGS, unix.NFTA_TABLE_USE,
-		nftaTableHandle, nftaTableUserdata)
-	t := &ruleset.Table{Family: family, Name: f.str(unix.NFTA_TABLE_NAME)}
-	if flags := f.optU32(unix.NFTA_TABLE_FLAGS); flags != 0 {
-		t.Opaque = append(t.Opaque, fmt.Sprintf("flags %#x", flags))
+		nftaTableHandle, nftaTableUserdata, nftaTableOwner)
+	t := &ruleset.Table{Family: family, Name: f.str(unix.NFTA_TABLE_NAME), Port: f.optU32(nftaTableOwner)}
+	flags := ruleset.TableFlags(f.optU32(unix.NFTA_TABLE_FLAGS))
+	t.Flags = flags & ruleset.Protected
+	if flags != t.Flags {
+		t.Opaque = append(t.Opaque, fmt.Sprintf("flags %#x", uint32(flags)))
 	}
 	text, ok := comment(f.val[nftaTableUserdata])
 	if t.Comment = string(text); !ok {

@@ -8,6 +8,7 @@ import "golang.org/x/sys/unix"
 const (
 	nftaTableHandle   = 4
 	nftaTableUserdata = 6
+	nftaTableOwner    = 7 // netlink port of the owner, Linux 5.12 and later
 
 	nftaChainFlags    = 10
 	nftaChainUserdata = 12

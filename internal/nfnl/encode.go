@@ -135,8 +135,8 @@ func (b *Batch) table(c *ruleset.Change) {
 	typ, flags := verb(c, unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE)
 	at := b.message(c, typ, flags)
 	b.attrString(unix.NFTA_TABLE_NAME, c.Table)
-	if c.Verb == ruleset.Add {
-		b.attr32(unix.NFTA_TABLE_FLAGS, 0)
+	if c.Verb != ruleset.Delete {
+		b.attr32(unix.NFTA_TABLE_FLAGS, uint32(c.Flags))
 		if c.Comment != "" {
 			b.attrBytes(nftaTableUserdata, appendComment(nil, c.Comment))
 		}
@@ -144,12 +144,17 @@ func (b *Batch) table(c *ruleset.Change) {
 	b.end(at)
 }
 
-// verb gives the message type and flags for adding or deleting an object.
+// verb gives the message type and flags for adding, updating or deleting an
+// object.
 func verb(c *ruleset.Change, add, del int) (typ, flags int) {
-	if c.Verb == ruleset.Add {
+	switch c.Verb {
+	case ruleset.Add:
 		return add, unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	case ruleset.Adopt:
+		return add, 0
+	default:
+		return del, 0
 	}
-	return del, 0
 }
 
 func (b *Batch) chain(c *ruleset.Change) {

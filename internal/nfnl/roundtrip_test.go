@@ -107,6 +107,7 @@ func (d *dice) roll(n int) int { return int(d.take(1)[0]) % n }
 // with any bytes.
 func (d *dice) table(f ruleset.Family) *ruleset.Table {
 	cfg := compile.Config{Table: "t", NodeAddrs: []netip.Prefix{mustPrefix("10.0.0.0/8"), mustPrefix("fd00::/16")}}
+	cfg.Flags = []ruleset.TableFlags{0, ruleset.Protected, ruleset.Persist}[d.roll(3)]
 	t := compile.New(cfg, d.pools()).Ruleset().Table(f)
 	t.Sets = append(t.Sets, fieldRanges()...)
 	for _, s := range t.Sets {

@@ -13,10 +13,11 @@ const (
 	Add Verb = iota + 1
 	Delete
 	Flush // delete all rules of a chain
+	Adopt // own a table whose owner is gone
 )
 
 // String is the verb in nft.
-func (v Verb) String() string { return [...]string{"?", "add", "delete", "flush"}[v] }
+func (v Verb) String() string { return [...]string{"?", "add", "delete", "flush", "add"}[v] }
 
 // Change is one nft command, on a table, or on the object of it that is set:
 // elements of a set, a set, a rule of a chain, a chain.
@@ -24,7 +25,8 @@ type Change struct {
 	Verb     Verb
 	Family   Family
 	Table    string
-	Comment  string // of a table that is added
+	Comment  string     // of a table that is added
+	Flags    TableFlags // of a table that is added or adopted
 	Set      *Set
 	Elements []Element // of Set; nil: the set itself
 	Chain    *Chain
@@ -72,11 +74,24 @@ func (c *Change) line(e *Element) string {
 		}
 	default:
 		words = append(words, "table", where)
-		if c.Comment != "" {
-			words = append(words, `{ comment "`+c.Comment+`"; }`)
-		}
+		words = append(words, c.options()...)
 	}
 	return strings.Join(words, " ")
+}
+
+// options are the words after a table's name.
+func (c *Change) options() []string {
+	var out []string
+	if c.Flags != 0 {
+		out = append(out, "flags "+c.Flags.String()+";")
+	}
+	if c.Comment != "" {
+		out = append(out, `comment "`+c.Comment+`";`)
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return append(append([]string{"{"}, out...), "}")
 }
 
 // elementText is the element as the command needs it: its key alone to delete.
@@ -150,12 +165,15 @@ func (r *Ruleset) apply(c *Change) {
 }
 
 func (r *Ruleset) applyTable(c *Change) {
-	if c.Verb == Delete {
+	switch c.Verb {
+	case Delete:
 		r.Tables = slices.DeleteFunc(r.Tables, func(t *Table) bool { return t.Family == c.Family })
-		return
+	case Adopt:
+		r.Table(c.Family).Flags = c.Flags
+	default:
+		r.Tables = append(r.Tables, &Table{Family: c.Family, Name: c.Table, Comment: c.Comment, Flags: c.Flags})
+		slices.SortFunc(r.Tables, func(x, y *Table) int { return int(x.Family) - int(y.Family) })
 	}
-	r.Tables = append(r.Tables, &Table{Family: c.Family, Name: c.Table, Comment: c.Comment})
-	slices.SortFunc(r.Tables, func(x, y *Table) int { return int(x.Family) - int(y.Family) })
 }
 
 func (s *Set) apply(c *Change) {

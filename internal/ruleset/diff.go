@@ -30,20 +30,23 @@ func diffTable(a, b *Table) []Change {
 	case a == nil:
 		return tableDiff{Table: b, old: &Table{}}.changes(addTable(b))
 	case !sameDeclarations(a, b):
-		return tableDiff{Table: b, old: &Table{}, counts: a}.changes(
-			Change{Verb: Delete, Family: a.Family, Table: a.Name}, addTable(b))
+		return replaceTable(a, b)
 	}
-	return tableDiff{Table: b, old: a, counts: a}.changes()
+	var first []Change
+	if a.Flags != b.Flags {
+		first = append(first, Change{Verb: Adopt, Family: b.Family, Table: b.Name, Flags: b.Flags})
+	}
+	return tableDiff{Table: b, old: a, counts: a}.changes(first...)
 }
 
 func addTable(t *Table) Change {
-	return Change{Verb: Add, Family: t.Family, Table: t.Name, Comment: t.Comment}
+	return Change{Verb: Add, Family: t.Family, Table: t.Name, Comment: t.Comment, Flags: t.Flags}
 }
 
 // sameDeclarations reports whether a can become b without replacing the table:
 // whatever both have is declared alike.
 func sameDeclarations(a, b *Table) bool {
-	if a.Name != b.Name || a.Comment != b.Comment || len(a.Opaque) > 0 {
+	if a.Name != b.Name || a.Comment != b.Comment || !a.Flags.becomes(b.Flags) || len(a.Opaque) > 0 {
 		return false
 	}
 	for _, s := range a.Sets {
@@ -195,7 +198,8 @@ func (d tableDiff) elements() (changes []Change, remade map[string]bool) {
 			del, add = nil, s.Elements
 		}
 		if d.counts != nil && s.Counter {
-			if from := d.counts.Set(s.Name); from != nil {
+			// Keys of another form may have the same bytes.
+			if from := d.counts.Set(s.Name); from != nil && slices.Equal(from.Key, s.Key) {
 				add = slices.Clone(add) // which may be b's own
 				CarryCounters(s, countersOf(from, del, remade[s.Name] || from != old), add)
 			}

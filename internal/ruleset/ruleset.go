@@ -43,6 +43,8 @@ type Table struct {
 	Family  Family
 	Name    string
 	Comment string // shown by nft (Linux 5.10 and later); marks the table as ours
+	Flags   TableFlags
+	Port    uint32 // the netlink port of the owner's socket, 0: none; no part of equality
 	Sets    []*Set
 	Chains  []*Chain
 	Opaque  []string // objects that have no form here; equal to nothing

@@ -33,6 +33,9 @@ func (t *Table) write(b *strings.Builder) {
 			b.WriteByte('\n')
 		}
 	}
+	if t.Flags != 0 {
+		fmt.Fprintf(b, "\tflags %s\n", t.Flags)
+	}
 	if t.Comment != "" {
 		fmt.Fprintf(b, "\tcomment \"%s\"\n", t.Comment)
 	}

@@ -67,6 +67,11 @@ func TestChangeText(t *testing.T) {
 	}{
 		{"table", in(Add, IPv4, Change{}), "add table ip t"},
 		{"table", in(Add, IPv6, Change{Comment: "ours"}), `add table ip6 t { comment "ours"; }`},
+		{
+			"table", in(Add, IPv4, Change{Flags: Protected, Comment: "ours"}),
+			`add table ip t { flags owner,persist; comment "ours"; }`,
+		},
+		{"table", in(Adopt, IPv6, Change{Flags: Protected}), "add table ip6 t { flags owner,persist; }"},
 		{"table", in(Delete, IPv4, Change{}), "delete table ip t"},
 		{"set", in(Add, IPv4, Change{Set: plain}), "add set ip t s { type ipv4_addr; flags interval; }"},
 		{"set", in(Delete, IPv4, Change{Set: plain}), "delete set ip t s"},

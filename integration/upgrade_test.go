@@ -1,0 +1,181 @@
+//go:build linux
+
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// recorded is what older versions wrote for the same services (see
+// TestSchemaRecorded in nftdp).
+type recorded struct {
+	Config   nftdp.Config    `json:"config"`
+	Services []nftdp.Service `json:"services"`
+	batches  map[string][]byte
+}
+
+func readRecorded(t *testing.T) *recorded {
+	t.Helper()
+	const dir = "../nftdp/testdata/schemas"
+	text, err := os.ReadFile(filepath.Join(dir, "services.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &recorded{batches: map[string][]byte{}}
+	if err := json.Unmarshal(text, r); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.batch"))
+	if err != nil || len(files) == 0 {
+		t.Fatal("no batches:", err)
+	}
+	for _, file := range files {
+		batch, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// This version's own layout stands for an older one, too.
+		current := []byte(compile.Schema + "\x00")
+		r.batches[filepath.Base(file)] = bytes.ReplaceAll(batch, current, append(current[:len(current)-2:len(current)-2], "0\x00"...))
+	}
+	return r
+}
+
+// TestUpgrade: tables that an older version has programmed are replaced under
+// traffic. Established connections and UDP flows go on, new connections never
+// fail, and nothing of the old tables is left.
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	r := readRecorded(t)
+	for name, batch := range r.batches {
+		for _, protect := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				config := r.Config
+				config.Protect = protect
+				testUpgrade(t, r, config, batch)
+			})
+		}
+	}
+}
+
+func testUpgrade(t *testing.T, r *recorded, config nftdp.Config, batch []byte) {
+	t.Helper()
+	w := newWorld(t, config, 3)
+	if err := nstest.Replay(w.Node, batch); err != nil {
+		t.Fatal(err)
+	}
+	var conns []*nstest.Conn
+	var flows []*udpClient
+	var servers []string
+	for _, a := range nstest.Families() {
+		for _, dst := range r.tcp(a) {
+			conns = append(conns, connect(t, 6, w.Client, dst)...)
+		}
+		for _, dst := range []netip.AddrPort{netip.AddrPortFrom(a.Node, 30053), netip.AddrPortFrom(a.ClusterIP, 53)} {
+			c := dialUDP(t, w.Client, dst)
+			flows, servers = append(flows, c), append(servers, c.try(t, askTimeout))
+		}
+	}
+	if _, err := w.dataplane.Update(t.Context(), nftdp.Change{Delete: []string{"web"}}); !errors.Is(err, nftdp.ErrOutdated) {
+		t.Errorf("update: %v, want %v", err, nftdp.ErrOutdated)
+	}
+
+	underLoad(t, w, r, func() { w.apply(t, r.Services...) })
+	wantAlive(t, conns)
+	for i, c := range flows {
+		c.want(t, servers[i])
+	}
+	if plan := w.apply(t, r.Services...); !plan.Empty() {
+		t.Errorf("after the upgrade there is to do:\n%v", plan)
+	}
+	wantRefused(t, w.Client, "tcp", netip.AddrPortFrom(nstest.IPv4().Node, 30090))
+}
+
+// tcp are frontends of each way to balance.
+func (r *recorded) tcp(a nstest.Addrs) []netip.AddrPort {
+	return []netip.AddrPort{
+		netip.AddrPortFrom(a.Node, 30644),
+		netip.AddrPortFrom(a.External, 80),
+		netip.AddrPortFrom(a.Node, 30645),
+		netip.AddrPortFrom(a.ClusterIP, 82),
+		netip.AddrPortFrom(a.ClusterIP, 83),
+	}
+}
+
+// underLoad does something while clients connect all the time: each of them
+// some connections before that, and as many after it.
+func underLoad(t *testing.T, w *world, r *recorded, do func()) {
+	t.Helper()
+	const some = 20
+	var before, clients sync.WaitGroup
+	done := make(chan struct{})
+	var total atomic.Int64
+	for _, a := range nstest.Families() {
+		for _, dst := range r.tcp(a) {
+			before.Add(1)
+			clients.Go(func() {
+				atWork := sync.OnceFunc(before.Done)
+				defer atWork()
+				for n, left := 0, some; left > 0; n++ {
+					if n == some {
+						atWork()
+					}
+					select {
+					case <-done:
+						left--
+					default:
+					}
+					if got := attempt(w.Client, "tcp", dst, askTimeout); !slices.Contains(backendNames(3), got) {
+						t.Errorf("connection %d to %v: %s", n, dst, got)
+						return
+					}
+					total.Add(1)
+				}
+			})
+		}
+	}
+	before.Wait()
+	do()
+	close(done)
+	clients.Wait()
+	t.Logf("%d connections", total.Load())
+}
+
+// replacements is how often tables are replaced under load.
+const replacements = 50
+
+// TestReplacedUnderLoad: Protect is turned on and off, for which the kernel has
+// nothing but to replace the tables, while clients connect all the time. No
+// connection fails: without the second base chains of replaceTable, in
+// internal/ruleset, one in some seventy replacements does.
+func TestReplacedUnderLoad(t *testing.T) {
+	t.Parallel()
+	r := readRecorded(t)
+	config := r.Config
+	w := newWorld(t, config, 3)
+	w.apply(t, r.Services...)
+	underLoad(t, w, r, func() {
+		for range replacements {
+			closeOrFail(t, w.dataplane)
+			config.Protect = !config.Protect
+			w.open(t, config)
+			if plan := w.apply(t, r.Services...); plan.Empty() {
+				t.Error("the tables are not replaced")
+			}
+		}
+	})
+}

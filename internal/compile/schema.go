@@ -1,0 +1,25 @@
+package compile
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// Owned reports whether a table's comment is one of ours, of any schema.
+func Owned(t *ruleset.Table) bool { return strings.HasPrefix(t.Comment, SchemaPrefix) }
+
+// Outdated reports whether a table has the layout of an older version.
+func Outdated(t *ruleset.Table) bool {
+	n, ok := schemaNumber(t.Comment)
+	ours, _ := schemaNumber(Schema)
+	return ok && n < ours
+}
+
+// schemaNumber reads the number of the layout out of a table's mark.
+func schemaNumber(mark string) (n uint64, ok bool) {
+	digits, ok := strings.CutPrefix(mark, SchemaPrefix)
+	n, err := strconv.ParseUint(digits, 10, 32)
+	return n, ok && err == nil
+}
