@@ -30,6 +30,7 @@ type Dataplane struct {
 	synced     bool
 	generation uint32
 	touched    touched // whose flows are still to be reconciled
+	mindful    bool    // clients of former backends are still to be forgotten
 }
 
 // Change is a change of a few services.

@@ -65,23 +65,30 @@ func flowOf(f *conntrack.Flow, s *compile.Service) Flow {
 // service gives a service by name: of those that the kernel holds, if this
 // Dataplane has not applied anything.
 func (d *Dataplane) service(ctx context.Context, name string) (*compile.Service, *users, error) {
-	users := &users{state: d.state, taken: d.taken}
-	if d.state == nil {
-		err := d.retry(ctx, func() error {
-			current, _, err := d.read(ctx)
-			if err == nil {
-				users.state, users.taken, err = d.takeOver(current, false)
-			}
-			return err
-		})
-		if err != nil {
-			return nil, nil, err
-		}
+	users, err := d.users(ctx)
+	if err != nil {
+		return nil, nil, err
 	}
 	if s := users.state.Service(name); s != nil {
 		return s, users, nil
 	}
 	return nil, nil, &FieldError{Service: name, Field: "name", Reason: "no such service"}
+}
+
+// users gives all services, likewise.
+func (d *Dataplane) users(ctx context.Context) (*users, error) {
+	users := &users{state: d.state, taken: d.taken}
+	if d.state != nil {
+		return users, nil
+	}
+	err := d.retry(ctx, func() error {
+		current, _, err := d.read(ctx)
+		if err == nil {
+			users.state, users.taken, err = d.takeOver(current, false)
+		}
+		return err
+	})
+	return users, err
 }
 
 // flowsOf lists flows of a service's frontends, all or only translated ones.

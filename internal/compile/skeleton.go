@@ -114,10 +114,6 @@ const (
 	postroutingChain = "postrouting"
 )
 
-// AffinityMap is the name of the map that rules add elements to: client .
-// frontend : backend.
-const AffinityMap = affinityMap
-
 // declarations of the sets by SetID.
 func declarations() [NumSets]ruleset.Set {
 	port := []ruleset.Type{ruleset.Proto, ruleset.Port}
@@ -178,10 +174,7 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 	t.Sets = append(t.Sets,
 		prefixSet(internalSet, f, c.Internal),
 		&ruleset.Set{Name: protocolsSet, Key: []ruleset.Type{ruleset.Proto}, Elements: protocols()},
-		&ruleset.Set{
-			Name: affinityMap, Key: []ruleset.Type{ruleset.Addr, ruleset.Addr, ruleset.Proto, ruleset.Port},
-			Data: []ruleset.Type{ruleset.Addr, ruleset.Port}, Dynamic: true, Size: c.Affinities,
-		})
+		c.AffinityMap())
 	if len(c.NodeAddrs) > 0 {
 		t.Sets = append(t.Sets, prefixSet(nodeAddrsSet, f, c.NodeAddrs))
 	}
@@ -213,6 +206,15 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 			ruleset.Rule{translated, jump(affinityChain)}, ruleset.Rule{translated, jump(masqChain)}),
 	)
 	return t
+}
+
+// AffinityMap is the map that rules add entries to: the backend of a client at
+// a frontend.
+func (c Config) AffinityMap() *ruleset.Set {
+	return &ruleset.Set{
+		Name: affinityMap, Key: []ruleset.Type{ruleset.Addr, ruleset.Addr, ruleset.Proto, ruleset.Port},
+		Data: []ruleset.Type{ruleset.Addr, ruleset.Port}, Dynamic: true, Size: c.Affinities,
+	}
 }
 
 // IP protocol numbers.
