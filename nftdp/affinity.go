@@ -6,14 +6,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
-	"github.com/nftdp/go-nftdp/internal/kernel"
 	"github.com/nftdp/go-nftdp/internal/nfnl"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
@@ -107,7 +105,7 @@ func (d *Dataplane) SetAffinities(ctx context.Context, list []Affinity) (int, er
 // connections from their frontend. It follows a change which may have left
 // some: from then on packets do not bring them back.
 func (d *Dataplane) forget(ctx context.Context) error {
-	if !d.mindful {
+	if !d.mindful || d.state == nil {
 		return nil
 	}
 	known := affinities{users: &users{state: d.state, taken: d.taken}}
@@ -128,12 +126,9 @@ func (d *Dataplane) forget(ctx context.Context) error {
 	return nil
 }
 
-// affinityMap is the declaration of the map that rules add entries to.
-func (d *Dataplane) affinityMap() *ruleset.Set { return d.cfg.AffinityMap() }
-
 func (d *Dataplane) entries(ctx context.Context, f ruleset.Family) (entries []nfnl.Entry, err error) {
 	err = again(ctx, func() error {
-		entries, err = d.conn.Entries(ctx, d.cfg.Table, f, d.affinityMap())
+		entries, err = d.conn.Entries(ctx, d.cfg.Table, f, d.cfg.AffinityMap())
 		return err
 	})
 	return entries, err
@@ -150,12 +145,16 @@ func (d *Dataplane) commitEntries(ctx context.Context, v ruleset.Verb, f ruleset
 			return err
 		}
 		ours := d.synced && generation == d.generation
-		var next uint32
-		n, next, err = d.conn.CommitEntries(ctx, generation, &nfnl.EntryChange{
-			Verb: v, Family: f, Table: d.cfg.Table, Set: d.affinityMap(), Entries: entries,
+		next := generation
+		err = d.unheard(func() (err error) {
+			n, next, err = d.conn.CommitEntries(ctx, generation, &nfnl.EntryChange{
+				Verb: v, Family: f, Table: d.cfg.Table, Set: d.cfg.AffinityMap(), Entries: entries,
+			})
+			if ours {
+				d.generation = next
+			}
+			return err
 		})
-		d.synced = ours && !errors.Is(err, kernel.ErrStale)
-		d.generation = next
 		return err
 	})
 	return n, err
@@ -246,6 +245,17 @@ func entryOf(a *Affinity, timeout time.Duration) nfnl.Entry {
 		Data:    [][]byte{back.Addr().AsSlice(), port(back.Port())},
 		Timeout: timeout, Expires: min(a.Expires, timeout),
 	}
+}
+
+// parts reports whether what is staged takes backends away from clients that
+// may be remembered.
+func (st *staged) parts() bool {
+	for _, s := range st.set {
+		if parts(st.former.Service(s.Name), s) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(st.gone, func(name string) bool { return parts(st.former.Service(name), nil) })
 }
 
 // parts reports whether a change takes a backend away from clients that may be

@@ -30,8 +30,12 @@ type staged struct {
 	set        []*compile.Service // added to it or replaced
 	gone       []string           // deleted from it
 	taken      claims             // by all services that there will be
+	guessed    bool               // of the kernel's answers not all were asked for
 	adopt      func()             // makes it the Dataplane's state once it is committed
 }
+
+// empty reports whether nothing is wanted but what there shall be already.
+func (e *edit) empty() bool { return !e.whole && len(e.set)+len(e.remove) == 0 }
 
 // attempts bounds how often a transaction is begun anew because others changed
 // the rules while it was computed.
@@ -41,8 +45,8 @@ const attempts = 16
 func (d *Dataplane) retry(ctx context.Context, f func() error) error {
 	return again(ctx, func() error {
 		err := f()
-		if overtaken(err) {
-			d.synced = false // the next attempt reads what there is: it may be what we sent
+		if errors.Is(err, kernel.ErrUnknown) {
+			d.unsync() // the next attempt reads what there is: it may be what we sent
 		}
 		return err
 	})
@@ -76,6 +80,7 @@ func (d *Dataplane) stage(ctx context.Context, e *edit) (plan *Plan, err error) 
 		}
 		undo()
 		plan = &Plan{st.changes}
+		d.learn(e, st)
 		return nil
 	})
 	return plan, err
@@ -90,23 +95,53 @@ func (d *Dataplane) commit(ctx context.Context, e *edit) (plan *Plan, err error)
 			return err
 		}
 		d.touched.add(st)
-		d.synced, d.generation = false, st.generation
-		for _, changes := range phases(st.changes) {
-			if err := d.send(ctx, changes, st.taken); err != nil {
-				err = refused(err, st.taken)
-				undo()
-				return err
-			}
-			plan.changes = append(plan.changes, changes...)
+		d.touched.rewire(st)
+		d.mindful = d.mindful || d.state == nil || st.parts()
+		if err := d.sendAll(ctx, st, plan); err != nil {
+			undo()
+			return err
 		}
 		st.adopt()
-		d.synced = true
+		d.synced, d.drift = true, drift{}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return plan, d.reconcile(ctx)
+	return plan, errors.Join(d.reconcile(ctx), d.forget(ctx))
+}
+
+// sendAll commits what is staged and notes what is committed in the plan. If it
+// fails, what the kernel holds is known only if it was before and nothing has
+// been committed.
+func (d *Dataplane) sendAll(ctx context.Context, st *staged, plan *Plan) error {
+	batches := phases(st.changes)
+	known := d.synced && d.generation == st.generation // nothing is left unheard
+	d.synced, d.generation = false, st.generation
+	if len(batches) == 0 {
+		return nil
+	}
+	err := d.unheard(func() error {
+		for _, changes := range batches {
+			if err := d.send(ctx, changes, st.taken); err != nil {
+				return err
+			}
+			plan.changes = append(plan.changes, changes...)
+		}
+		return nil
+	})
+	switch {
+	case err == nil:
+		return nil
+	case known && d.generation == st.generation && errors.Is(err, kernel.ErrStale):
+		d.synced = true
+	default:
+		d.noticed++
+	}
+	if _, ok := errors.AsType[*kernel.RefusedError](err); ok && st.guessed {
+		return kernel.ErrStale // it is not as we were told: read it
+	}
+	return refused(err, st.taken)
 }
 
 // send commits changes as one batch, or in parts if that does not fit.
@@ -125,24 +160,16 @@ func (d *Dataplane) send(ctx context.Context, changes []ruleset.Change, taken cl
 // kernel to be in, or else against what we read. The claims of the edit are
 // taken until undo is called.
 func (d *Dataplane) prepare(ctx context.Context, e *edit) (*staged, func(), error) {
-	if err := d.currentGeneration(ctx); err != nil {
+	if err := d.catchUp(ctx); err != nil {
 		return nil, nil, err
 	}
-	if d.synced {
+	switch {
+	case d.synced && d.drift.empty():
 		return d.stageKnown(ctx, e)
+	case d.synced && e.empty():
+		return d.stageDrift(ctx)
 	}
 	return d.stageRead(ctx, e)
-}
-
-// currentGeneration notices when others have changed rules since our last
-// look.
-func (d *Dataplane) currentGeneration(ctx context.Context) error {
-	if !d.synced {
-		return nil
-	}
-	generation, err := d.conn.Generation(ctx)
-	d.synced = err == nil && generation == d.generation
-	return err
 }
 
 // stageKnown needs nothing of the kernel but the counters of what it replaces.
@@ -172,7 +199,7 @@ func (d *Dataplane) stageKnown(ctx context.Context, e *edit) (*staged, func(), e
 // hold. An Update of a Dataplane that has not applied anything takes over what
 // is there.
 func (d *Dataplane) stageRead(ctx context.Context, e *edit) (*staged, func(), error) {
-	current, generation, err := d.read(ctx)
+	current, generation, err := d.readAnew(ctx)
 	if err == nil {
 		err = d.checkChangeable(current)
 	}
@@ -190,10 +217,11 @@ func (d *Dataplane) stageRead(ctx context.Context, e *edit) (*staged, func(), er
 		return nil, nil, err
 	}
 	set, gone := lowerAll(e.set), e.gone(state)
-	var next *compile.State
-	if e.whole {
+	next := state
+	switch {
+	case e.whole:
 		next = compile.New(d.cfg, set)
-	} else {
+	case !e.empty():
 		next = state.With(set, gone)
 	}
 	st := &staged{
@@ -229,6 +257,22 @@ func (d *Dataplane) takeOver(current *ruleset.Ruleset, whole bool) (*compile.Sta
 		taken.add(i, lift(s))
 	}
 	return compile.New(d.cfg, services), taken, nil
+}
+
+// readAnew reads our tables. If it was not known what they hold, what has been
+// heard so far means nothing any more.
+func (d *Dataplane) readAnew(ctx context.Context) (*ruleset.Ruleset, uint32, error) {
+	if d.synced {
+		return d.read(ctx)
+	}
+	if err := d.ears.Discard(); err != nil {
+		return nil, 0, err
+	}
+	current, generation, err := d.read(ctx)
+	if err == nil {
+		d.ears.Known(generation)
+	}
+	return current, generation, err
 }
 
 // read reads our tables, which have to be ours.

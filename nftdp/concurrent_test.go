@@ -119,14 +119,18 @@ func TestTwoWriters(t *testing.T) {
 }
 
 // TestConflict: when others never stop changing rules, every method gives up
-// with ErrConflict and has changed nothing.
+// with ErrConflict and has changed nothing. To plan from what is known, it is
+// enough to hear that they change other tables.
 func TestConflict(t *testing.T) {
 	dataplanes(t, someServices(), func(t *testing.T, n *node, d *Dataplane) {
 		text := n.read(t, DefaultTable).String()
 		ctx := &looking{Context: t.Context(), look: func(int) error { n.disturb(t); return nil }}
-		_, err := d.Plan(ctx, nil)
-		wantConflict(t, "plan", err)
-		_, err = d.Apply(ctx, nil)
+		if _, err := d.Plan(ctx, nil); !d.synced {
+			wantConflict(t, "plan", err)
+		} else if err != nil {
+			t.Errorf("plan: %v", err)
+		}
+		_, err := d.Apply(ctx, nil)
 		wantConflict(t, "apply", err)
 		_, err = d.Update(ctx, Change{Set: []Service{web("d", 4, 1)}, Delete: []string{"a"}})
 		wantConflict(t, "update", err)

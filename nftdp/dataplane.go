@@ -21,16 +21,23 @@ import (
 type Dataplane struct {
 	cfg  compile.Config
 	conn *kernel.Conn
+	ears *kernel.Listener
 	turn chan struct{} // held by the method that works
 
 	// state is what the kernel is to hold, nil before that is known. While
-	// synced is set, the kernel held just that at the generation.
+	// synced is set, the kernel held just that at the generation, but for the
+	// drift.
 	state      *compile.State
 	taken      claims // by the services of state
 	synced     bool
 	generation uint32
+	drift      drift
 	touched    touched // whose flows are still to be reconciled
 	mindful    bool    // clients of former backends are still to be forgotten
+
+	noticed  int // how often there was reason to look after our tables
+	rung     int // noticed, when the bells were last rung
+	watchers map[*watcher]bool
 }
 
 // Change is a change of a few services.
@@ -58,9 +65,16 @@ func (c Config) Open(ctx context.Context, ns netns.NsHandle) (*Dataplane, error)
 	if err != nil {
 		return nil, explain(err)
 	}
-	d := &Dataplane{cfg: c.lower(), conn: conn, turn: make(chan struct{}, 1), touched: touched{}}
-	if err := d.probe(ctx); err != nil {
+	ears, err := kernel.Listen(int(ns))
+	if err != nil {
 		return nil, errors.Join(explain(err), conn.Close())
+	}
+	d := &Dataplane{
+		cfg: c.lower(), conn: conn, ears: ears, turn: make(chan struct{}, 1),
+		touched: touched{}, watchers: map[*watcher]bool{},
+	}
+	if err := d.probe(ctx); err != nil {
+		return nil, errors.Join(explain(err), conn.Close(), ears.Close())
 	}
 	return d, nil
 }
@@ -96,7 +110,15 @@ func (d *Dataplane) lock(ctx context.Context) error {
 	return nil
 }
 
-func (d *Dataplane) unlock() { <-d.turn }
+func (d *Dataplane) unlock() {
+	if d.noticed != d.rung {
+		d.rung = d.noticed
+		for w := range d.watchers {
+			w.bell.Ring()
+		}
+	}
+	<-d.turn
+}
 
 // Plan computes what Apply would change now, and changes nothing.
 func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error) {
@@ -127,9 +149,10 @@ func (d *Dataplane) Apply(ctx context.Context, services []Service) (*Plan, error
 
 // Update changes a few services and leaves all others as they are. What it
 // costs follows the size of the change, not the number of services, except
-// where others have changed rules in the namespace, or a map is full: then
-// everything is read once. Errors are those of Apply, and ErrOutdated if this
-// Dataplane has not applied anything yet and the tables are of an older version.
+// where others have changed our tables, or so much else that the kernel could
+// not tell all of it, or where a map is full: then everything is read once.
+// Errors are those of Apply, and ErrOutdated if this Dataplane has not applied
+// anything yet and the tables are of an older version.
 func (d *Dataplane) Update(ctx context.Context, c Change) (*Plan, error) {
 	return d.run(ctx, &edit{set: c.Set, remove: c.Delete}, (*Dataplane).commit)
 }
@@ -187,7 +210,10 @@ func (d *Dataplane) Remove(ctx context.Context) error {
 			return err
 		}
 		d.state, d.synced = nil, false
-		_, err = d.conn.Commit(ctx, generation, ruleset.Diff(tables, &ruleset.Ruleset{}))
+		err = d.unheard(func() error {
+			_, err := d.conn.Commit(ctx, generation, ruleset.Diff(tables, &ruleset.Ruleset{}))
+			return err
+		})
 		return refused(err, claims{})
 	})
 }
@@ -223,7 +249,8 @@ func (d *Dataplane) Close() error {
 	if d.conn == nil {
 		return nil
 	}
-	err := d.conn.Close()
-	d.conn, d.state, d.taken = nil, nil, claims{}
+	err := errors.Join(d.conn.Close(), d.ears.Close())
+	d.conn, d.ears, d.state, d.taken = nil, nil, nil, claims{}
+	d.noticed++ // for those who watch
 	return err
 }

@@ -55,6 +55,24 @@
 // out of them, give [ErrOutdated]. Those of a newer version are refused with
 // [ErrNotOwned].
 //
+// # Drift
+//
+// Whatever others do to our tables, up to `nft flush ruleset` or a firewall's
+// reload, the next Apply or Update mends it. [Dataplane.Keep] does so at once
+// and reports what it mended and who it was, and [Dataplane.Watch] only tells.
+// Both run in the caller's goroutine and wait for the kernel's events. What is
+// wanted is what this Dataplane last applied.
+//
+// A Dataplane listens from Open on, whether it is watched or not: from the
+// events it also learns that others have left our tables alone. Up to 4 MiB of
+// events wait in the kernel until the next method hears them; in a user
+// namespace net.core.rmem_max bounds that. What does not fit is found out by
+// reading everything.
+//
+// While our rules are gone, new connections are refused or go astray. And if
+// there is no other nat chain in the namespace, the kernel stops translating
+// connections that it has translated so far: those that send just then break.
+//
 // Hooks are part of the API: chains of type nat at prerouting and output with
 // priority -100 (dstnat) and at postrouting with priority 100 (srcnat). As all
 // chains of type nat, they see only the first packet of a connection. Of
@@ -125,7 +143,8 @@
 // every 32 KiB of a dump, so that time grows with the square of the map's size.
 // On the machine of the README's figures a map of 100,000 elements took 0.3 s
 // and one of 500,000 ten. A restart costs that, and so does an Update that finds
-// that somebody else has changed any rules in the namespace.
+// that somebody else has changed our tables, unless Keep has mended them, or has
+// changed so much elsewhere that not all of it could be heard.
 //
 // A pool has at most [MaxBackends] slots. Maps are declared with head-room;
 // when one is full, it is made anew and larger in the same transaction as the

@@ -56,6 +56,32 @@ func (t touched) add(st *staged) {
 	}
 }
 
+// rewire notes all frontends of a family where rules have to be mended: their
+// packets went by others.
+func (t touched) rewire(st *staged) {
+	made, rewired := map[*ruleset.Chain]bool{}, map[ruleset.Family]bool{}
+	for i := range st.changes {
+		c := &st.changes[i]
+		if c.Chain == nil || c.Verb != ruleset.Add {
+			continue
+		}
+		switch {
+		case c.Chain.Hook != nil || c.Rule != nil && !made[c.Chain]:
+			rewired[c.Family] = true
+		case c.Rule == nil:
+			made[c.Chain] = true
+		}
+	}
+	if len(rewired) == 0 {
+		return
+	}
+	for c := range st.taken.owner {
+		if c.proto == UDP && rewired[familyFor(c.addr)] {
+			t.at(c).anywhere = true
+		}
+	}
+}
+
 // change notes new frontends, which had no rule for their packets, and
 // backends that leave. A frontend is not new if another verdict replaces its
 // former one, which was deleted before.

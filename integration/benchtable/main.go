@@ -50,6 +50,9 @@ func rows() []row {
 		{"`Update`: remove a service", "UpdateService/services=%d", "remove-p50-ns", duration, nil, 0},
 		{"`Apply`: all services, one backend replaced", "ApplyOneChange/services=%d", p50, duration, nil, 0},
 		{"restart: `Open` and `Apply` of what is there", "Adopt/services=%d", p50, duration, nil, 0},
+		{"`Keep`: others delete an element", "Repair/services=%d/of=element", p50, duration, nil, 0},
+		{"`Keep`: others empty the chain of services", "Repair/services=%d/of=chain", p50, duration, nil, 0},
+		{"`Keep`: others delete all tables", "Repair/services=%d/of=tables", p50, duration, nil, 0},
 	}
 }
 

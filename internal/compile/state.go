@@ -93,13 +93,39 @@ func (s *State) Services() []*Service {
 // Ruleset compiles all services. The same services give the same ruleset, in
 // whatever order they came.
 func (s *State) Ruleset() *ruleset.Ruleset {
+	out := s.hollow()
+	s.addParts(out)
+	fill := &filling{Ruleset: out, uses: &s.shared, seen: map[netip.Addr]bool{}}
+	for i, uses := range s.shared.hairpins {
+		fill.repeats[i] = repeats(uses)
+	}
+	for i, t := range out.Tables {
+		for id := range NumSets {
+			t.Sets[id].Elements = make([]ruleset.Element, 0, s.elements[i][id])
+		}
+	}
+	for _, svc := range s.Services() {
+		svc.emit(fill)
+	}
+	return out
+}
+
+// hollow is the ruleset without what services put into it.
+func (s *State) hollow() *ruleset.Ruleset {
 	out := &ruleset.Ruleset{}
 	for i, f := range ruleset.Families {
 		t := s.cfg.skeleton(f)
 		for id := range NumSets {
-			t.Sets[id].Elements = make([]ruleset.Element, 0, s.elements[i][id])
 			t.Sets[id].Size = sizeFor(t.Sets[id], s.elements[i][id])
 		}
+		out.Tables = append(out.Tables, t)
+	}
+	return out
+}
+
+// addParts adds the chains and sets that services share.
+func (s *State) addParts(to *ruleset.Ruleset) {
+	for i, t := range to.Tables {
 		for _, p := range sortedParts(s.shared.parts[i]) {
 			if set := p.set(); set != nil {
 				t.Sets = append(t.Sets, set)
@@ -107,16 +133,7 @@ func (s *State) Ruleset() *ruleset.Ruleset {
 				t.Chains = append(t.Chains, p.chain())
 			}
 		}
-		out.Tables = append(out.Tables, t)
 	}
-	fill := &filling{Ruleset: out, uses: &s.shared, seen: map[netip.Addr]bool{}}
-	for i, uses := range s.shared.hairpins {
-		fill.repeats[i] = repeats(uses)
-	}
-	for _, svc := range s.Services() {
-		svc.emit(fill)
-	}
-	return out
 }
 
 // filling puts a service's elements into a ruleset.
@@ -180,21 +197,28 @@ func sortedParts(m map[part]int) []part {
 // applied to the current ruleset: those that are kept may be larger than a
 // fresh ruleset would declare.
 func (s *State) SetSizes(current *ruleset.Ruleset, changes []ruleset.Change) {
-	for i, f := range ruleset.Families {
-		for id, d := range declarations() {
-			s.sizes[i][id] = sizeFor(&d, s.elements[i][id])
-			if t := current.Table(f); t != nil && t.Set(d.Name) != nil {
-				s.sizes[i][id] = t.Set(d.Name).Size
-			}
+	for _, f := range ruleset.Families {
+		s.SetSizesOf(f, current, changes)
+	}
+}
+
+// SetSizesOf is SetSizes for one family alone.
+func (s *State) SetSizesOf(f ruleset.Family, current *ruleset.Ruleset, changes []ruleset.Change) {
+	i := slices.Index(ruleset.Families[:], f)
+	sizes := &s.sizes[i]
+	for id, d := range declarations() {
+		sizes[id] = sizeFor(&d, s.elements[i][id])
+		if t := current.Table(f); t != nil && t.Set(d.Name) != nil {
+			sizes[id] = t.Set(d.Name).Size
 		}
 	}
 	for i := range changes {
 		c := &changes[i]
-		if c.Verb != ruleset.Add || c.Set == nil || len(c.Elements) > 0 {
+		if c.Family != f || c.Verb != ruleset.Add || c.Set == nil || len(c.Elements) > 0 {
 			continue
 		}
 		if id := SetNamed(c.Set.Name); id < NumSets {
-			s.sizes[slices.Index(ruleset.Families[:], c.Family)][id] = c.Set.Size
+			sizes[id] = c.Set.Size
 		}
 	}
 }

@@ -36,13 +36,24 @@ func (c *Conn) Generation(ctx context.Context) (uint32, error) {
 // Read reads the tables of that name, with counters, and the generation that
 // they are of. ErrStale: they changed while being read.
 func (c *Conn) Read(ctx context.Context, table string) (*ruleset.Ruleset, uint32, error) {
+	return c.ReadPart(ctx, table, ruleset.Families[:], func(ruleset.Family, string) bool { return true })
+}
+
+// ReadPart is Read for some families, and there without the elements of sets
+// which are not wanted.
+func (c *Conn) ReadPart(ctx context.Context, table string, families []ruleset.Family,
+	elements func(f ruleset.Family, set string) bool,
+) (*ruleset.Ruleset, uint32, error) {
 	before, err := c.Generation(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
 	out := &ruleset.Ruleset{}
-	for _, f := range ruleset.Families {
-		t, err := c.readTable(ctx, table, f)
+	for _, f := range families {
+		t, err := c.readTable(ctx, table, f, func(set string) bool { return elements(f, set) })
+		if errors.Is(err, unix.ENOENT) {
+			return nil, 0, ErrStale // it went while being read
+		}
 		if err != nil {
 			return nil, 0, fmt.Errorf("read table %s %s: %w", f, table, err)
 		}
@@ -60,12 +71,15 @@ func (c *Conn) Read(ctx context.Context, table string) (*ruleset.Ruleset, uint32
 	return out, after, nil
 }
 
-func (c *Conn) readTable(ctx context.Context, name string, f ruleset.Family) (*ruleset.Table, error) {
+func (c *Conn) readTable(ctx context.Context, name string, f ruleset.Family, elements func(set string) bool) (*ruleset.Table, error) {
 	t, err := c.ReadTable(ctx, name, f)
 	if err != nil || t == nil {
 		return nil, err
 	}
-	for _, read := range []func(context.Context, *ruleset.Table) error{c.readSets, c.readChains, c.readRules} {
+	if err := c.readSets(ctx, t, elements); err != nil {
+		return nil, err
+	}
+	for _, read := range []func(context.Context, *ruleset.Table) error{c.readChains, c.readRules} {
 		if err := read(ctx, t); err != nil {
 			return nil, err
 		}
@@ -87,7 +101,7 @@ func (c *Conn) ReadTable(ctx context.Context, name string, f ruleset.Family) (*r
 	return t, err
 }
 
-func (c *Conn) readSets(ctx context.Context, t *ruleset.Table) error {
+func (c *Conn) readSets(ctx context.Context, t *ruleset.Table, elements func(set string) bool) error {
 	filter := nfnl.AppendAttrString(nil, unix.NFTA_SET_TABLE, t.Name)
 	err := c.dump(ctx, unix.NFT_MSG_GETSET, t.Family, filter, func(b []byte) error {
 		table, _, s, err := nfnl.DecodeSet(b)
@@ -100,8 +114,8 @@ func (c *Conn) readSets(ctx context.Context, t *ruleset.Table) error {
 		return err
 	}
 	for _, s := range t.Sets {
-		if s.Dynamic {
-			continue // packets make its elements: they are no part of the ruleset
+		if s.Dynamic || !elements(s.Name) {
+			continue // packets make the elements of dynamic ones: they are no part of the ruleset
 		}
 		if err := c.readElements(ctx, t, s); err != nil {
 			return fmt.Errorf("elements of %s: %w", s.Name, err)

@@ -50,9 +50,14 @@ func (d *disturbing) Err() error {
 // TestReadDisturbed: whenever another changes our rules while we read them,
 // what is read is whole, as it was before or as it is then, or given up.
 func TestReadDisturbed(t *testing.T) {
+	t.Run("changed", func(t *testing.T) { testReadDisturbed(t, compiled(2), compiled(3)) })
+	t.Run("deleted", func(t *testing.T) { testReadDisturbed(t, compiled(2), &ruleset.Ruleset{}) })
+}
+
+func testReadDisturbed(t *testing.T, now, later *ruleset.Ruleset) {
+	t.Helper()
 	ns := newNamespace(t)
 	c, other := dial(t, ns), dial(t, ns)
-	now, later := compiled(2), compiled(3)
 	load(t, c, now)
 	for n := 1; ; n++ {
 		disturbed := false
@@ -63,7 +68,7 @@ func TestReadDisturbed(t *testing.T) {
 		}}
 		got, _, err := c.Read(ctx, "t")
 		switch {
-		case !disturbed && n < 20:
+		case !disturbed && n < 5:
 			t.Fatalf("all was read after %d looks", n)
 		case err == nil && got.String() != now.String() && got.String() != later.String():
 			t.Fatalf("disturbed at look %d, it is read in parts:\n%s", n, got)

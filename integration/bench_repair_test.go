@@ -1,0 +1,113 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// BenchmarkRepair takes the time from when somebody else begins to commit a
+// change until Keep has repaired it.
+func BenchmarkRepair(b *testing.B) {
+	inSizes(b, func(b *testing.B, n int) {
+		held := compiled(n)
+		t := held.Table(ruleset.IPv4)
+		at := ruleset.Change{Verb: ruleset.Delete, Family: t.Family, Table: t.Name}
+		b.Run("of=element", func(b *testing.B) {
+			c := at
+			c.Set = t.Set("backends")
+			repair(b, n, func(i int) []ruleset.Change {
+				j := i % len(c.Set.Elements)
+				c.Elements = c.Set.Elements[j : j+1]
+				return []ruleset.Change{c}
+			})
+		})
+		b.Run("of=chain", func(b *testing.B) {
+			c := at
+			c.Verb, c.Chain = ruleset.Flush, t.Chain("services")
+			repair(b, n, func(int) []ruleset.Change { return []ruleset.Change{c} })
+		})
+		b.Run("of=tables", func(b *testing.B) {
+			other := at
+			other.Family = ruleset.IPv6
+			repair(b, n, func(int) []ruleset.Change { return []ruleset.Change{at, other} })
+		})
+	})
+}
+
+// repair measures one repair after the other, each by a Keep of its own, since
+// it hesitates if there is much to repair.
+func repair(b *testing.B, n int, changes func(i int) []ruleset.Change) {
+	b.Helper()
+	ns := newNamespace(b)
+	d := open(b, ns)
+	b.Cleanup(func() { closeOrStop(b, d) })
+	plan, err := d.Apply(b.Context(), manyServices(n))
+	mustChange(b, plan, err)
+	conn := dialKernel(b, ns)
+	laps := newLaps()
+	for i := 0; b.Loop(); i++ {
+		var repaired <-chan error
+		var stop func()
+		var change []ruleset.Change
+		untimed(b, func() {
+			repaired, stop = keep(b, d)
+			change = changes(i)
+		})
+		begin := time.Now()
+		commit(b, conn, change)
+		err := <-repaired
+		laps.add(begin)
+		if err != nil {
+			b.Fatal(err)
+		}
+		untimed(b, stop)
+	}
+	laps.report(b, "p50-ns")
+	plan, err = d.Apply(b.Context(), manyServices(n))
+	mustKeep(b, plan, err)
+}
+
+// keep runs Keep, which tells of each repair, until it is stopped.
+func keep(tb testing.TB, d *nftdp.Dataplane) (repaired <-chan error, stop func()) {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	reports, ended := make(chan error, 100), make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = d.Keep(ctx, func(_ *nftdp.Drift, err error) { reports <- err })
+	}()
+	return reports, func() {
+		cancel()
+		<-ended
+	}
+}
+
+func dialKernel(tb testing.TB, ns *nstest.Namespace) *kernel.Conn {
+	tb.Helper()
+	conn, err := kernel.Dial(int(ns.Handle()))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { closeOrStop(tb, conn) })
+	return conn
+}
+
+// commit changes rules as somebody else would.
+func commit(tb testing.TB, conn *kernel.Conn, changes []ruleset.Change) {
+	tb.Helper()
+	generation, err := conn.Generation(tb.Context())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if _, err := conn.Commit(tb.Context(), generation, changes); err != nil {
+		tb.Fatal(err)
+	}
+}

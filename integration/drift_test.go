@@ -1,0 +1,264 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// drifts are what others can do to our tables: by a library of theirs, or by
+// stock nft, to which a script is given.
+func drifts() []struct {
+	name   string
+	script string
+	do     func(*testing.T, *nstest.Namespace)
+} {
+	reload := "flush ruleset\ntable inet firewalld {\n" +
+		"set ports { type inet_service; elements = { 22, 80, 443 } }\n" +
+		"chain prerouting { type nat hook prerouting priority -90; }\n" +
+		"chain input { type filter hook input priority 10; tcp dport @ports accept; }\n}\n"
+	return []struct {
+		name   string
+		script string
+		do     func(*testing.T, *nstest.Namespace)
+	}{
+		{name: "an element deleted", do: deleteFrontends},
+		{name: "a chain flushed", do: inOurTables(func(c *nftables.Conn, t *nftables.Table) {
+			c.FlushChain(&nftables.Chain{Name: "services", Table: t})
+		})},
+		{name: "a rule inserted", do: inOurTables(func(c *nftables.Conn, t *nftables.Table) {
+			c.InsertRule(&nftables.Rule{
+				Table: t, Chain: &nftables.Chain{Name: "services", Table: t},
+				Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}},
+			})
+		})},
+		{name: "the tables deleted", do: inOurTables(func(c *nftables.Conn, t *nftables.Table) { c.DelTable(t) })},
+		{name: "everything deleted", do: func(t *testing.T, ns *nstest.Namespace) {
+			t.Helper()
+			c := connectNftables(t, ns)
+			c.FlushRuleset()
+			if err := c.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "nft deletes elements", script: "flush map ip nftdp backends\nflush map ip6 nftdp backends\n" +
+			"flush map ip nftdp node_backends\nflush map ip6 nftdp node_backends\n"},
+		{name: "nft inserts rules", script: "insert rule ip nftdp prerouting drop\ninsert rule ip6 nftdp prerouting drop\n"},
+		{name: "nft makes tables dormant", script: "add table ip nftdp { flags dormant; }\nadd table ip6 nftdp { flags dormant; }\n"},
+		{name: "nft flushes tables", script: "flush table ip nftdp\nflush table ip6 nftdp\n"},
+		{name: "nft deletes tables", script: "delete table ip nftdp\ndelete table ip6 nftdp\n"},
+		{name: "nft flush ruleset", script: "flush ruleset\n"},
+		{name: "a firewall reloads", script: reload},
+	}
+}
+
+// inOurTables makes a change in the tables of both families.
+func inOurTables(change func(*nftables.Conn, *nftables.Table)) func(*testing.T, *nstest.Namespace) {
+	return func(t *testing.T, ns *nstest.Namespace) {
+		t.Helper()
+		c := connectNftables(t, ns)
+		for _, f := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+			change(c, &nftables.Table{Family: f, Name: nftdp.DefaultTable})
+		}
+		if err := c.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// deleteFrontends deletes an element of each family, byte by byte.
+func deleteFrontends(t *testing.T, ns *nstest.Namespace) {
+	t.Helper()
+	conn := dialKernel(t, ns)
+	held, _, err := conn.Read(t.Context(), nftdp.DefaultTable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var changes []ruleset.Change
+	for _, table := range held.Tables {
+		s := table.Set("node_frontends")
+		changes = append(changes, ruleset.Change{
+			Verb: ruleset.Delete, Family: table.Family, Table: table.Name, Set: s, Elements: s.Elements[:1],
+		})
+	}
+	commit(t, conn, changes)
+}
+
+// nftScript lets stock nft run a script.
+func nftScript(t *testing.T, ns *nstest.Namespace, script string) {
+	t.Helper()
+	nft, err := exec.LookPath("nft")
+	switch {
+	case err != nil && os.Getenv("CI") != "":
+		t.Fatal("no stock nft, and CI is set:", err)
+	case err != nil:
+		t.Skip("needs stock nft:", err)
+	}
+	cmd := exec.CommandContext(t.Context(), nft, "-f", "-")
+	var output strings.Builder
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(script), &output, &output
+	if err := ns.Do(cmd.Run); err != nil {
+		t.Fatalf("%v\n%s", err, &output)
+	}
+}
+
+// TestKeepUnderLiveConnections: whatever others do, services work again as
+// soon as it is reported as repaired. Connections that were established go on,
+// and of a UDP client that asked meanwhile the flow does not stay astray.
+func TestKeepUnderLiveConnections(t *testing.T) {
+	t.Parallel()
+	for _, drift := range drifts() {
+		t.Run(drift.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, nftdp.Config{}, 2)
+			frontends := append(nodeWide(80), on(clusterIP, 80)...)
+			w.apply(t,
+				nftdp.Service{Name: "web", Frontends: frontends, Backends: backends(0, 1)},
+				nftdp.Service{Name: "dns", Protocol: nftdp.UDP, Frontends: frontends, Backends: backends(0)})
+			var conns []*nstest.Conn
+			for _, a := range nstest.Families() {
+				conns = append(conns, connect(t, 4, w.Client, netip.AddrPortFrom(a.Node, 80))...)
+			}
+			disturb := func() {
+				if drift.do != nil {
+					drift.do(t, w.Node)
+				} else {
+					nftScript(t, w.Node, drift.script)
+				}
+			}
+			disturb()
+			var asked []*udpClient
+			for _, a := range nstest.Families() {
+				c := dialUDP(t, w.Client, netip.AddrPortFrom(a.Node, 80))
+				c.try(t, silence/3)
+				asked = append(asked, c)
+			}
+			repaired, stop := keep(t, w.dataplane)
+			defer stop()
+			wantRepair(t, repaired)
+			check := func() {
+				t.Helper()
+				wantAlive(t, conns)
+				for _, a := range nstest.Families() {
+					for _, addr := range []netip.Addr{a.Node, a.ClusterIP} {
+						for range 4 {
+							ask(t, w.Client, "tcp", netip.AddrPortFrom(addr, 80))
+						}
+						askFor(t, "backend-1", w.Client, "udp", netip.AddrPortFrom(addr, 80))
+					}
+				}
+			}
+			check()
+			wantAll(t, asked, "backend-1")
+			disturb() // now it is watched
+			wantRepair(t, repaired)
+			check()
+		})
+	}
+}
+
+func wantRepair(t *testing.T, repaired <-chan error) {
+	t.Helper()
+	select {
+	case err := <-repaired:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("not repaired in 20 seconds")
+	}
+}
+
+// TestFailedConnectionsOfDrift deletes all rules under load, again and again,
+// and tells what became of connections. Some fail: while a namespace has no nat
+// chain at all the kernel translates no packet, also of connections that it
+// did translate. What matters is that the next ones succeed.
+func TestFailedConnectionsOfDrift(t *testing.T) {
+	w := newWorld(t, nftdp.Config{}, 3)
+	w.apply(t, append(manyServices(100),
+		nftdp.Service{Name: "web", Frontends: nodeWide(80), Backends: backends(0, 1, 2)})...)
+	dst := netip.AddrPortFrom(nstest.IPv4().Node, 80)
+	conn := connectNftables(t, w.Node)
+	for range 5 {
+		repaired, stop := keep(t, w.dataplane)
+		outcomes, end := w.connectAllTheTime(t, dst)
+		ask(t, w.Client, "tcp", dst)
+		begin := time.Now()
+		conn.FlushRuleset()
+		if err := conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		wantRepair(t, repaired)
+		took := time.Since(begin)
+		ask(t, w.Client, "tcp", dst)
+		end()
+		stop()
+		t.Logf("repaired in %v; connections: %v", took, outcomes)
+	}
+}
+
+// connectAllTheTime makes connections one after the other until the end, and
+// counts what comes of them.
+func (w *world) connectAllTheTime(t *testing.T, dst netip.AddrPort) (outcomes map[string]int, end func()) {
+	t.Helper()
+	outcomes = map[string]int{}
+	ctx, cancel := context.WithCancel(t.Context())
+	var client sync.WaitGroup
+	client.Go(func() {
+		for ctx.Err() == nil {
+			if got := attempt(w.Client, "tcp", dst, silence); slices.Contains(backendNames(3), got) {
+				outcomes["answered"]++
+			} else if got == "refused" {
+				outcomes[got]++
+			} else {
+				outcomes["broken"]++
+			}
+		}
+	})
+	return outcomes, func() {
+		cancel()
+		client.Wait()
+	}
+}
+
+// TestKeepLeavesOthers: what a firewall has loaded in place of our tables is
+// left as it is.
+func TestKeepLeavesOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{}, 1)
+	w.apply(t, nftdp.Service{Name: "web", Frontends: nodeWide(80), Backends: backends(0)})
+	repaired, stop := keep(t, w.dataplane)
+	defer stop()
+	conn := connectNftables(t, w.Node)
+	conn.FlushRuleset()
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range foreignTables() {
+		addForeign(t, w.Node, f.family, f.name)
+	}
+	wantRepair(t, repaired)
+	names := tableNames(t, w.Node)
+	if len(names) != len(foreignTables())+2 {
+		t.Errorf("tables: %v", names)
+	}
+	if _, err := w.dataplane.Apply(t.Context(), nil); err != nil && !errors.Is(err, nftdp.ErrConflict) {
+		t.Error(err)
+	}
+}

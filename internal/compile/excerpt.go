@@ -1,0 +1,73 @@
+package compile
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// Place is where an element can be.
+type Place struct {
+	Family ruleset.Family
+	Set    SetID
+	Key    ruleset.Tuple
+}
+
+// Declaration is the set of a number, without elements.
+func Declaration(id SetID) *ruleset.Set {
+	s := declarations()[id]
+	return &s
+}
+
+// Excerpt is the ruleset with those elements of services only that are at the
+// places. Services are the names of those to which such elements can belong;
+// unknown ones are ignored. It costs what they cost, and the chains if these
+// are wanted; without, what services share is not there.
+func (s *State) Excerpt(at map[Place]bool, services map[string]bool, chains bool) *ruleset.Ruleset {
+	x := excerpt{Ruleset: s.hollow(), at: at}
+	if chains {
+		s.addParts(x.Ruleset)
+	}
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		if svc := s.services[name]; svc != nil {
+			svc.emit(x)
+		}
+	}
+	var hairpins []netip.Addr
+	for p := range at {
+		if a, ok := hairpinOf(p); ok && s.shared.hairpins[familyIndex(a)][a] > 0 {
+			hairpins = append(hairpins, a)
+		}
+	}
+	slices.SortFunc(hairpins, netip.Addr.Compare)
+	for _, a := range hairpins {
+		x.element(familyIndex(a), Hairpin, hairpinElement(a))
+	}
+	return x.Ruleset
+}
+
+type excerpt struct {
+	*ruleset.Ruleset
+	at map[Place]bool
+}
+
+func (x excerpt) element(f int, id SetID, e ruleset.Element) {
+	if x.at[Place{ruleset.Families[f], id, e.Key}] {
+		t := x.Tables[f]
+		t.Sets[id].Elements = append(t.Sets[id].Elements, e)
+	}
+}
+
+func (excerpt) use(int, part)           {}
+func (excerpt) hairpin(int, netip.Addr) {}
+
+// hairpinOf is the address that an element of the set of hairpins is for.
+func hairpinOf(p Place) (a netip.Addr, ok bool) {
+	n := p.Family.AddrLen()
+	if p.Set != Hairpin || p.Key.Len() != 2*n || p.Key.AddrAt(0, p.Family) != p.Key.AddrAt(n, p.Family) {
+		return a, false
+	}
+	return p.Key.AddrAt(0, p.Family), true
+}

@@ -1,0 +1,70 @@
+package compile
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// FuzzExcerpt: of every place an excerpt says the same as the whole ruleset,
+// given the services that the place's own key names.
+func FuzzExcerpt(f *testing.F) {
+	addRandom(f, 200)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d := &dice{b}
+		config := d.config()
+		state, other := New(config, d.services()), New(config, d.services())
+		var part [2]map[Place]bool
+		for i := range part {
+			part[i] = map[Place]bool{}
+		}
+		for _, t := range slices.Concat(state.Ruleset().Tables, other.Ruleset().Tables) {
+			for id := range NumSets {
+				for _, e := range t.Sets[id].Elements {
+					part[d.roll(2)][Place{t.Family, id, e.Key}] = true
+				}
+			}
+		}
+		for _, at := range part {
+			want := state.Ruleset()
+			for i, f := range ruleset.Families {
+				for id := range NumSets {
+					s := want.Tables[i].Sets[id]
+					s.Elements = slices.DeleteFunc(s.Elements, func(e ruleset.Element) bool { return !at[Place{f, id, e.Key}] })
+				}
+			}
+			got := state.Excerpt(at, ownersOf(state, at), true)
+			if diff := cmp.Diff(text(sortedByKey(want)), text(sortedByKey(got))); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		}
+	})
+}
+
+// ownersOf are the services that have the frontends of the places.
+func ownersOf(state *State, at map[Place]bool) map[string]bool {
+	out := map[string]bool{}
+	for p := range at {
+		addr, proto, port, ok := FrontendOf(p.Set, p.Family, p.Key)
+		for _, s := range state.Services() {
+			for _, f := range s.Frontends {
+				if ok && s.Proto == proto && f.Addr == addr && f.Port == port { // ranges are read as a whole
+					out[s.Name] = true
+				}
+			}
+		}
+	}
+	return out
+}
+
+func sortedByKey(r *ruleset.Ruleset) *ruleset.Ruleset {
+	for _, t := range r.Tables {
+		for _, s := range t.Sets {
+			slices.SortFunc(s.Elements, func(x, y ruleset.Element) int { return x.Key.Compare(&y.Key) })
+		}
+	}
+	return r
+}

@@ -1,0 +1,703 @@
+//go:build linux
+
+package nftdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// tampering is what others can do to our tables.
+type tampering struct {
+	name    string
+	changes func(held *ruleset.Ruleset) []ruleset.Change
+	depth   depth // what it is noted as
+}
+
+// inBoth repeats a change in the tables of both families.
+func inBoth(change func(*ruleset.Table) []ruleset.Change) func(*ruleset.Ruleset) []ruleset.Change {
+	return func(held *ruleset.Ruleset) []ruleset.Change {
+		var out []ruleset.Change
+		for _, t := range held.Tables {
+			for _, c := range change(t) {
+				c.Family, c.Table = t.Family, t.Name
+				out = append(out, c)
+			}
+		}
+		return out
+	}
+}
+
+func elementsOf(verb ruleset.Verb, s *ruleset.Set, elements ...ruleset.Element) ruleset.Change {
+	return ruleset.Change{Verb: verb, Set: s, Elements: elements}
+}
+
+// tamperings go through all that can be changed.
+func tamperings() []tampering {
+	accept := ruleset.Rule{ruleset.Verdict{Kind: ruleset.Accept}}
+	var out []tampering
+	for _, id := range []compile.SetID{ // that someServices have elements in
+		compile.Frontends, compile.NodeFrontends, compile.Backends, compile.NodeBackends,
+		compile.Masq, compile.NodeMasq, compile.Hairpin,
+	} {
+		name := compile.Declaration(id).Name
+		out = append(out, tampering{"an element of " + name + " deleted", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			return []ruleset.Change{elementsOf(ruleset.Delete, t.Set(name), t.Set(name).Elements[0])}
+		}), elementsChanged}, tampering{name + " emptied", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			return []ruleset.Change{elementsOf(ruleset.Delete, t.Set(name), t.Set(name).Elements...)}
+		}), elementsChanged}, tampering{"an element of " + name + " added", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			return []ruleset.Change{elementsOf(ruleset.Add, t.Set(name), strange(t.Family, t.Set(name)))}
+		}), elementsChanged})
+	}
+	return append(out,
+		tampering{"a backend replaced", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			s := t.Set("backends")
+			e, o := s.Elements[0], s.Elements[0]
+			o.Data = s.Elements[1].Data
+			return []ruleset.Change{elementsOf(ruleset.Delete, s, e), elementsOf(ruleset.Add, s, o)}
+		}), elementsChanged},
+		tampering{"a comment replaced", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			s := t.Set("frontends")
+			e, o := s.Elements[0], s.Elements[0]
+			o.Comment = "somebody else's"
+			return []ruleset.Change{elementsOf(ruleset.Delete, s, e), elementsOf(ruleset.Add, s, o)}
+		}), elementsChanged},
+		tampering{"an element deleted and put back", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			s := t.Set("masq")
+			return []ruleset.Change{elementsOf(ruleset.Delete, s, s.Elements[0]), elementsOf(ruleset.Add, s, s.Elements[0])}
+		}), elementsChanged},
+		tampering{"a protocol deleted", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			return []ruleset.Change{elementsOf(ruleset.Delete, t.Set("protocols"), t.Set("protocols").Elements[1])}
+		}), rulesChanged},
+		tampering{"a chain flushed", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			return []ruleset.Change{{Verb: ruleset.Flush, Chain: t.Chain("services")}}
+		}), rulesChanged},
+		tampering{"a rule added", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			return []ruleset.Change{{Verb: ruleset.Add, Chain: t.Chain("masquerading"), Rule: accept}}
+		}), rulesChanged},
+		tampering{"a chain added", inBoth(func(*ruleset.Table) []ruleset.Change {
+			c := &ruleset.Chain{Name: "theirs"}
+			return []ruleset.Change{{Verb: ruleset.Add, Chain: c}, {Verb: ruleset.Add, Chain: c, Rule: accept}}
+		}), rulesChanged},
+		tampering{"an element leads to a chain of theirs", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			c, s := &ruleset.Chain{Name: "theirs"}, t.Set("frontends")
+			e := s.Elements[1]
+			e.Verdict = ruleset.Verdict{Kind: ruleset.Goto, Chain: c.Name}
+			return []ruleset.Change{{Verb: ruleset.Add, Chain: c}, elementsOf(ruleset.Delete, s, s.Elements[1]), elementsOf(ruleset.Add, s, e)}
+		}), rulesChanged},
+		tampering{"a base chain deleted", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			c := t.Chain("output")
+			return []ruleset.Change{{Verb: ruleset.Flush, Chain: c}, {Verb: ruleset.Delete, Chain: c}}
+		}), rulesChanged},
+		tampering{"a base chain at another hook", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			c := t.Chain("output")
+			input := &ruleset.Chain{Name: c.Name, Hook: &ruleset.Hook{Num: ruleset.Input, Priority: 100}}
+			return []ruleset.Change{{Verb: ruleset.Flush, Chain: c}, {Verb: ruleset.Delete, Chain: c}, {Verb: ruleset.Add, Chain: input}}
+		}), rulesChanged},
+		tampering{"a set added", inBoth(func(*ruleset.Table) []ruleset.Change {
+			return []ruleset.Change{{Verb: ruleset.Add, Set: &ruleset.Set{Name: "theirs", Key: []ruleset.Type{ruleset.Port}}}}
+		}), tableChanged},
+		tampering{"a map made anew and empty", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			masq := *t.Set("masq")
+			masq.Elements = nil
+			var out []ruleset.Change
+			for _, c := range t.Chains {
+				out = append(out, ruleset.Change{Verb: ruleset.Flush, Chain: c})
+			}
+			return append(out, ruleset.Change{Verb: ruleset.Delete, Set: &masq}, ruleset.Change{Verb: ruleset.Add, Set: &masq})
+		}), tableChanged},
+		tampering{"a set of prefixes emptied", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			return []ruleset.Change{elementsOf(ruleset.Delete, t.Set("internal"), t.Set("internal").Elements...)}
+		}), rulesChanged},
+		tampering{"the table deleted", inBoth(func(*ruleset.Table) []ruleset.Change {
+			return []ruleset.Change{{Verb: ruleset.Delete}}
+		}), tableChanged},
+		tampering{"one family's table deleted", func(held *ruleset.Ruleset) []ruleset.Change {
+			t := held.Tables[1]
+			return []ruleset.Change{{Verb: ruleset.Delete, Family: t.Family, Table: t.Name}}
+		}, tableChanged},
+		tampering{"the table made anew", inBoth(func(t *ruleset.Table) []ruleset.Change {
+			return []ruleset.Change{{Verb: ruleset.Delete}, {Verb: ruleset.Add, Comment: t.Comment}}
+		}), tableChanged},
+	)
+}
+
+// strange is an element that no service gives.
+func strange(f ruleset.Family, s *ruleset.Set) ruleset.Element {
+	addr := netip.MustParseAddr(map[ruleset.Family]string{ruleset.IPv4: "192.0.2.1", ruleset.IPv6: "2001:db8::1"}[f])
+	fill := func(types []ruleset.Type) (out ruleset.Tuple) {
+		for _, t := range types {
+			switch t {
+			case ruleset.Addr:
+				out = out.Addr(addr)
+			case ruleset.Proto:
+				out = out.Proto(6)
+			case ruleset.Port:
+				out = out.Port(4711)
+			case ruleset.Slot:
+				out = out.Slot(3)
+			}
+		}
+		return out
+	}
+	e := ruleset.Element{Key: fill(s.Key), Data: fill(s.Data)}
+	if s.Verdict {
+		e.Verdict = ruleset.Verdict{Kind: ruleset.Drop}
+	}
+	return e
+}
+
+func keptConfig() Config {
+	return Config{Internal: []netip.Prefix{netip.MustParsePrefix("10.180.0.0/16"), netip.MustParsePrefix("fd00:180::/32")}}
+}
+
+// TestDriftIsMended: whatever others change, a change of nothing mends it, by
+// what events told of it, and then everything is known again.
+func TestDriftIsMended(t *testing.T) {
+	n := newNode(t)
+	for _, test := range tamperings() {
+		t.Run(test.name, func(t *testing.T) {
+			d := n.open(t, keptConfig())
+			services := someServices()
+			apply(t, d, services)
+			held := n.read(t, DefaultTable)
+			n.change(t, test.changes(held.rules)...)
+			n.disturb(t)
+			if err := d.catchUp(t.Context()); err != nil || !d.synced || slices.Max(d.drift.depth[:]) != test.depth {
+				t.Errorf("noted as depth %d, want %d; error %v", d.drift.depth, test.depth, err)
+			}
+			ctx := &looking{Context: t.Context(), look: func(int) error { return nil }}
+			plan, err := d.Update(ctx, Change{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.wantServices(t, keptConfig(), services)
+			if !d.synced || !d.drift.empty() {
+				t.Errorf("synced: %t, drift: %v", d.synced, d.drift)
+			}
+			// The generation, and what is before, in and behind the transaction.
+			if test.depth == elementsChanged && ctx.looks > 4 {
+				t.Errorf("%d requests, want at most 4", ctx.looks)
+			}
+			again := updateWith(t, d, Change{})
+			if !again.Empty() || plan.Empty() != strings.Contains(test.name, "put back") {
+				t.Errorf("the plan was\n%vand then\n%v", plan, again)
+			}
+			updateWith(t, d, Change{Set: []Service{web("d", 4, 2)}, Delete: []string{"a"}})
+			n.wantServices(t, keptConfig(), append(slices.Clone(services[1:]), web("d", 4, 2)))
+		})
+	}
+}
+
+// TestTamperedMeanwhile: at whatever moments others change our tables, once
+// and again, while what they changed before is mended, with or without an
+// edit, it all ends as it shall be.
+func TestTamperedMeanwhile(t *testing.T) {
+	n := newNode(t)
+	services := someServices()
+	all := tamperings()
+	for name, edit := range map[string]struct {
+		change Change
+		want   []Service
+	}{
+		"nothing": {Change{}, services},
+		"edit":    {Change{Set: []Service{web("d", 4, 2)}}, append(slices.Clone(services), web("d", 4, 2))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for first := 1; first < 4; first++ {
+				everyLook(t, func(t *testing.T, ctx *looking, happen *func()) {
+					d := n.open(t, keptConfig())
+					apply(t, d, services)
+					held := n.read(t, DefaultTable)
+					n.change(t, all[0].changes(held.rules)...)
+					planNothing(t, d)
+					*happen = func() { n.change(t, all[6].changes(held.rules)...) }
+					if _, err := d.Update(looksAt(ctx, first, func() { n.change(t, all[5].changes(held.rules)...) }), edit.change); err != nil {
+						t.Error(err)
+					}
+					updateWith(t, d, Change{})
+					n.wantServices(t, keptConfig(), edit.want)
+				})
+			}
+		})
+	}
+}
+
+// TestTamperedAndCancelled: an Update that ends too early, after others have
+// changed our tables twice, knows what it does not know.
+func TestTamperedAndCancelled(t *testing.T) {
+	n := newNode(t)
+	services := someServices()
+	all := tamperings()
+	for last, cancelled := 3, true; cancelled; last++ {
+		d := n.open(t, keptConfig())
+		apply(t, d, services)
+		held := n.read(t, DefaultTable)
+		n.change(t, all[0].changes(held.rules)...)
+		planNothing(t, d)
+		cancelled = false
+		ctx := &looking{Context: t.Context(), look: func(look int) error {
+			switch {
+			case look == 2:
+				n.change(t, all[5].changes(held.rules)...)
+			case look == last:
+				n.change(t, all[6].changes(held.rules)...)
+			case look > last:
+				cancelled = true
+				return context.Canceled
+			}
+			return nil
+		}}
+		want := services
+		switch _, err := d.Update(ctx, Change{Set: []Service{web("d", 4, 2)}}); {
+		case err == nil:
+			want = append(slices.Clone(services), web("d", 4, 2))
+		case !cancelled || !errors.Is(err, context.Canceled):
+			t.Fatal(err)
+		}
+		updateWith(t, d, Change{})
+		n.wantServices(t, keptConfig(), want)
+		if t.Failed() {
+			t.Fatalf("after look %d", last)
+		}
+	}
+}
+
+// planNothing lets the Dataplane know of the drift and mend nothing.
+func planNothing(t *testing.T, d *Dataplane) {
+	t.Helper()
+	if _, err := d.Plan(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestUpdateAmongForeignChanges: changes of other tables make an Update read
+// nothing but the generation.
+func TestUpdateAmongForeignChanges(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	services := someServices()
+	apply(t, d, services)
+	looks := func() int {
+		ctx := &looking{Context: t.Context(), look: func(int) error { return nil }}
+		services[1] = web("b", 2, 1+len(services[1].Backends)%3)
+		if _, err := d.Update(ctx, Change{Set: services[1:2]}); err != nil {
+			t.Fatal(err)
+		}
+		return ctx.looks
+	}
+	quiet := looks()
+	for range 5 {
+		for range 20 {
+			n.disturb(t)
+		}
+		if got := looks(); got > quiet+2 { // which come with a chain, sometimes
+			t.Errorf("%d requests, and %d without other changes", got, quiet)
+		}
+	}
+	n.wantServices(t, Config{}, services)
+}
+
+// TestMissedEvents: what was not heard is found out by reading.
+func TestMissedEvents(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	services := someServices()
+	apply(t, d, services)
+	if err := d.ears.SetBuffer(1); err != nil { // the kernel makes it a little more
+		t.Fatal(err)
+	}
+	for _, test := range tamperings() {
+		if test.name == "a set of prefixes emptied" {
+			continue // here there are none
+		}
+		n.change(t, test.changes(n.read(t, DefaultTable).rules)...)
+		for range 20 {
+			n.disturb(t)
+		}
+		if err := d.catchUp(t.Context()); err != nil || d.synced {
+			t.Fatalf("%s: nothing was missed, error %v", test.name, err)
+		}
+		updateWith(t, d, Change{})
+		n.wantServices(t, Config{}, services)
+	}
+}
+
+// TestMissedBehindACommit: what others commit while we do not listen is found
+// out.
+func TestMissedBehindACommit(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	services := someServices()
+	apply(t, d, services)
+	err := d.unheard(func() error {
+		n.change(t, tamperings()[0].changes(n.read(t, DefaultTable).rules)...)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	updateWith(t, d, Change{Set: []Service{web("d", 4, 2)}})
+	n.wantServices(t, Config{}, append(services, web("d", 4, 2)))
+}
+
+// kept runs Keep and gives what it repaired. Its end is checked at the end of
+// the test.
+func kept(t *testing.T, d *Dataplane) <-chan *Drift {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	repaired, ended := make(chan *Drift, 1000), make(chan error, 1)
+	go func() {
+		ended <- d.Keep(ctx, func(drift *Drift, err error) {
+			if err != nil {
+				t.Errorf("keep: %v", err)
+			}
+			repaired <- drift
+		})
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := receive(t, ended); !errors.Is(err, context.Canceled) {
+			t.Errorf("keep ended with %v", err)
+		}
+	})
+	return repaired
+}
+
+func receive[T any](t *testing.T, from <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-from:
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing came in 20 seconds")
+	}
+	return v
+}
+
+// TestKeep mends all that others change, and says so.
+func TestKeep(t *testing.T) {
+	n := newNode(t)
+	services := someServices()
+	for _, test := range tamperings() {
+		if strings.Contains(test.name, "put back") {
+			continue // there is nothing to mend
+		}
+		t.Run(test.name, func(t *testing.T) {
+			d := n.open(t, keptConfig())
+			apply(t, d, services)
+			repaired := kept(t, d)
+			n.change(t, test.changes(n.read(t, DefaultTable).rules)...)
+			drift := receive(t, repaired)
+			if drift.Empty() || len(drift.By) != 1 || drift.By[0].Name != nameOfProcess(t) || drift.By[0].PID <= 0 {
+				t.Errorf("by %v:\n%v", drift.By, drift)
+			}
+			n.wantServices(t, keptConfig(), services)
+		})
+	}
+}
+
+// nameOfProcess is what the kernel calls us.
+func nameOfProcess(t *testing.T) string {
+	t.Helper()
+	name, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(name))
+}
+
+// TestKeepFromTheBeginning: what was wrong before is mended at once, be it
+// known or not.
+func TestKeepFromTheBeginning(t *testing.T) {
+	for name, before := range map[string]func(*testing.T, *Dataplane){
+		"unknown": func(*testing.T, *Dataplane) {},
+		"known":   planNothing,
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			d := n.open(t, Config{})
+			apply(t, d, someServices())
+			n.load(t, n.read(t, DefaultTable), nothing())
+			before(t, d)
+			if drift := receive(t, kept(t, d)); drift.Empty() {
+				t.Error("nothing was repaired")
+			}
+			n.wantServices(t, Config{}, someServices())
+		})
+	}
+}
+
+// TestKeepWithOverruns: of a flood of changes much is not heard. All is mended.
+func TestKeepWithOverruns(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	apply(t, d, someServices())
+	if err := d.ears.SetBuffer(1); err != nil {
+		t.Fatal(err)
+	}
+	repaired := kept(t, d)
+	held := n.read(t, DefaultTable)
+	for range 20 {
+		for _, verb := range []ruleset.Verb{ruleset.Add, ruleset.Delete} {
+			n.changeAmong(t, func(*ruleset.Ruleset) []ruleset.Change {
+				return []ruleset.Change{{Verb: verb, Family: ruleset.IPv4, Table: "disturbing"}}
+			})
+		}
+		n.changeAmong(t, func(got *ruleset.Ruleset) []ruleset.Change {
+			return ruleset.Diff(got, &ruleset.Ruleset{Tables: held.rules.Tables[:1]})
+		})
+	}
+	receive(t, repaired)
+	eventually(t, func() bool {
+		got, _, err := n.conn.Read(t.Context(), DefaultTable)
+		return err == nil && (&Ruleset{got}).PlanTo(mustCompile(t, Config{}, someServices())).Empty()
+	})
+}
+
+// changeAmong changes rules between the changes of others.
+func (n *node) changeAmong(t *testing.T, changes func(*ruleset.Ruleset) []ruleset.Change) {
+	t.Helper()
+	err := again(t.Context(), func() error {
+		held, generation, err := n.conn.Read(t.Context(), DefaultTable)
+		if err == nil {
+			_, err = n.conn.Commit(t.Context(), generation, changes(held))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eventually(t *testing.T, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatal("not in 20 seconds")
+		}
+	}
+}
+
+// TestKeepIgnoresOthers: with changes of other tables Keep reads nothing but
+// the generation.
+func TestKeepIgnoresOthers(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	apply(t, d, someServices())
+	noticed := d.noticed
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- d.Keep(ctx, func(drift *Drift, err error) { t.Errorf("repaired %v, error %v", drift, err) })
+	}()
+	for range 200 {
+		n.disturb(t)
+	}
+	generation := n.generation(t)
+	eventually(t, func() bool {
+		if err := d.lock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer d.unlock()
+		return d.generation == generation
+	})
+	stop()
+	if err := receive(t, ended); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if !d.synced || d.noticed != noticed {
+		t.Errorf("synced: %t, noticed %d times", d.synced, d.noticed-noticed)
+	}
+}
+
+// TestWatch yields plans and changes nothing; its own Dataplane's changes are
+// no drift.
+func TestWatch(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	ctx, stop := context.WithCancel(t.Context())
+	drifts, end := make(chan *Drift, 10), make(chan error, 1)
+	go func() {
+		for drift, err := range d.Watch(ctx) {
+			if err != nil {
+				end <- err
+				continue
+			}
+			drifts <- drift
+		}
+		close(end)
+	}()
+	for i := range 5 {
+		apply(t, d, []Service{web("a", 1, i)})
+	}
+	held := n.read(t, DefaultTable)
+	n.change(t, tamperings()[0].changes(held.rules)...)
+	plan := receive(t, drifts)
+	if want := n.read(t, DefaultTable).PlanTo(held); plan.String() != want.String() {
+		t.Errorf("the plan is\n%vwant\n%v", plan, want)
+	}
+	n.load(t, n.read(t, DefaultTable), nothing())
+	if plan := receive(t, drifts); plan.Len() < 50 || len(plan.By) == 0 {
+		t.Errorf("for both tables a plan of %d changes, by %v", plan.Len(), plan.By)
+	}
+	if got := n.read(t, DefaultTable).String(); got != "" {
+		t.Errorf("it changed something:\n%s", got)
+	}
+	apply(t, d, someServices())
+	if err := d.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, d, someServices())
+	stop()
+	if err := receive(t, end); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if err, open := <-end; open {
+		t.Errorf("after the last error: %v", err)
+	}
+	if len(drifts) > 0 {
+		t.Errorf("our own changes are drift:\n%v", <-drifts)
+	}
+}
+
+// TestWatchLoop: the body of the loop may use the Dataplane, and leave.
+func TestWatchLoop(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	services := someServices()
+	apply(t, d, services)
+	n.change(t, tamperings()[0].changes(n.read(t, DefaultTable).rules)...)
+	rounds := 0
+	for drift, err := range d.Watch(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if plan := apply(t, d, services); !slices.Equal(sortedLines(plan), sortedLines(drift.Plan)) {
+			t.Errorf("Apply did\n%vthe drift was\n%v", plan, drift)
+		}
+		if rounds++; rounds == 5 {
+			break
+		}
+		n.change(t, tamperings()[rounds].changes(n.read(t, DefaultTable).rules)...)
+	}
+	if len(d.watchers) > 0 {
+		t.Errorf("%d watchers are left", len(d.watchers))
+	}
+}
+
+// TestWatchEnds: Close ends all who watch.
+func TestWatchEnds(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	apply(t, d, someServices())
+	ended := make(chan error, 4)
+	for range cap(ended) {
+		go func() { ended <- d.Keep(context.Background(), nil) }()
+	}
+	eventually(t, func() bool {
+		if err := d.lock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer d.unlock()
+		return len(d.watchers) == cap(ended)
+	})
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range cap(ended) {
+		if err := receive(t, ended); !errors.Is(err, ErrClosed) {
+			t.Error(err)
+		}
+	}
+	if err := d.Keep(t.Context(), nil); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+}
+
+// TestKeepAgainstAnother: two who want different things do not do nothing else.
+func TestKeepAgainstAnother(t *testing.T) {
+	n := newNode(t)
+	one, two := n.open(t, Config{}), n.open(t, Config{})
+	apply(t, one, someServices())
+	first := kept(t, one)
+	apply(t, two, []Service{web("z", 9, 1)})
+	second := kept(t, two)
+	began := time.Now()
+	for range 8 {
+		receive(t, first)
+		receive(t, second)
+	}
+	// 1 + 2 + 4 + … + 64 milliseconds between eight repairs.
+	if took := time.Since(began); took < 127*time.Millisecond/2 {
+		t.Errorf("eight repairs of each took %v", took)
+	}
+}
+
+// TestKeepOfAForeignTable: a table of our name that somebody else made is
+// reported, again and again, and mended when it is gone.
+func TestKeepOfAForeignTable(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	apply(t, d, someServices())
+	at := ruleset.Change{Family: ruleset.IPv4, Table: DefaultTable}
+	remove, add := at, at
+	remove.Verb, add.Verb, add.Comment = ruleset.Delete, ruleset.Add, "theirs"
+	n.change(t, remove, add)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	reports := make(chan error, 1000)
+	go func() {
+		_ = d.Keep(ctx, func(_ *Drift, err error) { reports <- err })
+	}()
+	for range 3 {
+		if err := receive(t, reports); !errors.Is(err, ErrNotOwned) {
+			t.Fatal(err)
+		}
+	}
+	n.change(t, remove)
+	for err := ErrNotOwned; err != nil; {
+		if err = receive(t, reports); err != nil && !errors.Is(err, ErrNotOwned) {
+			t.Fatal(err)
+		}
+	}
+	n.wantServices(t, Config{}, someServices())
+}
+
+// TestKeepAmongUpdates: while others tamper and we change services, in the end
+// all is as it shall be.
+func TestKeepAmongUpdates(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	apply(t, d, someServices())
+	kept(t, d)
+	all := tamperings()
+	var want []Service
+	for i := range 100 {
+		want = []Service{web("a", 1, 1+i%3), web("b", 2, 1+i%2), web(fmt.Sprint("c", i), 3, 2)}
+		apply(t, d, want)
+		held, generation, err := n.conn.Read(t.Context(), DefaultTable)
+		if err != nil || len(held.Tables) < 2 {
+			continue // being mended
+		}
+		test := all[i%len(all)]
+		if test.name != "a set of prefixes emptied" {
+			_, _ = n.conn.Commit(t.Context(), generation, test.changes(held)) // or they were faster
+		}
+	}
+	eventually(t, func() bool {
+		got, _, err := n.conn.Read(t.Context(), DefaultTable)
+		return err == nil && (&Ruleset{got}).PlanTo(mustCompile(t, Config{}, want)).Empty()
+	})
+}
