@@ -72,11 +72,16 @@ func (d *Dataplane) probe(ctx context.Context) error {
 
 // explain adds to an error of the kernel what to do about it.
 func explain(err error) error {
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: CAP_NET_ADMIN is needed in the user namespace that owns the network namespace", err)
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("nf_tables (CONFIG_NF_TABLES): %w: %w", ErrNotSupported, err)
+	}
+	return explainPermission(err)
+}
+
+// explainPermission does so for a capability that is not there, or no longer.
+func explainPermission(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: CAP_NET_ADMIN is needed in the user namespace that owns the network namespace", err)
 	}
 	return err
 }
