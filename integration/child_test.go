@@ -20,7 +20,10 @@ const childEnv = "NFTDP_TEST_CHILD"
 // children are what tests need a process of its own for.
 func children() map[string]func() error {
 	return map[string]func() error{
-		"alternate": alternate,
+		"alternate":     alternate,
+		"many files":    manyFiles,
+		"no more files": noMoreFiles,
+		"write":         write,
 	}
 }
 
@@ -46,11 +49,12 @@ type child struct {
 	stderr *bytes.Buffer
 }
 
-// startChild starts one of children in a namespace.
-func startChild(t *testing.T, ns *nstest.Namespace, name string) *child {
+// startChild starts one of children in a namespace, with more in its
+// environment.
+func startChild(t *testing.T, ns *nstest.Namespace, name string, env ...string) *child {
 	t.Helper()
 	c := &child{Cmd: exec.Command("/proc/self/exe"), stderr: &bytes.Buffer{}}
-	c.Env = append(os.Environ(), childEnv+"="+name)
+	c.Env = append(append(os.Environ(), childEnv+"="+name), env...)
 	c.Stderr = c.stderr
 	stdin, err := c.StdinPipe()
 	if err != nil {
@@ -76,4 +80,12 @@ func (c *child) line(t *testing.T) string {
 		t.Fatalf("the child has ended: %v\n%s", err, c.stderr)
 	}
 	return line[:len(line)-1]
+}
+
+// end waits until the child has done what it was to do.
+func (c *child) end(t *testing.T) {
+	t.Helper()
+	if err := c.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, c.stderr)
+	}
 }
