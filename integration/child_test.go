@@ -24,6 +24,8 @@ func children() map[string]func() error {
 		"many files":    manyFiles,
 		"no more files": noMoreFiles,
 		"write":         write,
+		"open often":    openOften,
+		"update often":  updateOften,
 	}
 }
 

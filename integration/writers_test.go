@@ -51,7 +51,7 @@ func TestWriters(t *testing.T) {
 			others.Wait()
 			t.Logf("others wrote %d rules\none: %stwo: %s", rules, one.stderr, two.stderr)
 			isOne, isTwo := holds(t, ns, "red", "one"), holds(t, ns, table, "two")
-			if table == "red" && isOne == isTwo || table != "red" && !(isOne && isTwo) {
+			if table == "red" && isOne == isTwo || table != "red" && (!isOne || !isTwo) {
 				t.Errorf("services of one are there as wanted: %t, of two: %t", isOne, isTwo)
 			}
 		})
