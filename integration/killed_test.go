@@ -37,7 +37,7 @@ func TestKilled(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 3)
 	w.apply(t, alternatives()[0]...)
-	stop := w.startClients(t, map[string]netip.AddrPort{
+	stop := w.startClients(t, &sync.RWMutex{}, map[string]netip.AddrPort{
 		"untouched": netip.AddrPortFrom(nstest.IPv4().Node, 90),
 		"changed":   netip.AddrPortFrom(nstest.IPv6().ClusterIP, 80),
 	})
@@ -218,8 +218,8 @@ func (w *world) wantExactly(t *testing.T, services ...nftdp.Service) {
 const pace = 5 * time.Millisecond
 
 // startClients connects to each of these all the time, until stop. A service
-// has to answer every time.
-func (w *world) startClients(t *testing.T, services map[string]netip.AddrPort) (stop func() (connections int64)) {
+// has to answer every time that whole can be held.
+func (w *world) startClients(t *testing.T, whole *sync.RWMutex, services map[string]netip.AddrPort) (stop func() (connections int64)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var wait sync.WaitGroup
@@ -227,7 +227,10 @@ func (w *world) startClients(t *testing.T, services map[string]netip.AddrPort) (
 	for name, dst := range services {
 		wait.Go(func() {
 			for tick := time.NewTicker(pace); ctx.Err() == nil; n.Add(1) {
-				if got := attempt(w.Client, "tcp", dst, askTimeout); !slices.Contains(backendNames(3), got) {
+				whole.RLock()
+				got := attempt(w.Client, "tcp", dst, askTimeout)
+				whole.RUnlock()
+				if !slices.Contains(backendNames(3), got) {
 					t.Errorf("service %s after %d connections: %s", name, n.Load(), got)
 					return
 				}
