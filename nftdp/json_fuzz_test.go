@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
@@ -80,7 +81,7 @@ func wantHarmless(t *testing.T, config nftdp.Config, services []nftdp.Service) {
 	if plan := r.PlanTo(r); !plan.Empty() {
 		t.Errorf("a ruleset differs from itself:\n%v", plan)
 	}
-	names := map[string]bool{"nftdp schema 1": true}
+	names := map[string]bool{compile.Schema: true}
 	for i := range services {
 		names[services[i].Name] = true
 	}
