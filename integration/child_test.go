@@ -24,6 +24,7 @@ func children() map[string]func() error {
 		"many files":    manyFiles,
 		"no more files": noMoreFiles,
 		"write":         write,
+		"one right":     oneRight,
 		"open often":    openOften,
 		"update often":  updateOften,
 	}

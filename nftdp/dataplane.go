@@ -44,7 +44,8 @@ type Change struct {
 // Apply or Update: what is right in them stays, with counters and connections.
 //
 // It fails with an error that matches fs.ErrPermission without CAP_NET_ADMIN
-// in the user namespace that owns the network namespace, with ErrNotSupported
+// in the user namespace that owns the network namespace (and with a handle
+// CAP_SYS_ADMIN, to enter it), with ErrNotSupported
 // on a kernel without nf_tables (after 0.6 seconds, in which somebody else may
 // be loading its module), with ErrNotOwned if a table of that name is not ours,
 // and with *FieldError for a wrong configuration. What another Dataplane
@@ -54,7 +55,10 @@ func (c Config) Open(ctx context.Context, ns netns.NsHandle) (*Dataplane, error)
 		return nil, err
 	}
 	conn, err := kernel.Dial(int(ns))
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w: CAP_SYS_ADMIN is needed to enter another network namespace (setns(2))", err)
+	case err != nil:
 		return nil, explain(err)
 	}
 	d := &Dataplane{cfg: c.lower(), conn: conn, turn: make(chan struct{}, 1), touched: touched{}}
