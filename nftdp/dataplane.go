@@ -84,7 +84,7 @@ func explain(err error) error {
 
 // explainPermission does so for a capability that is not there, or no longer.
 func explainPermission(err error) error {
-	if errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, fs.ErrPermission) && !errors.Is(err, ErrProtected) {
 		return fmt.Errorf("%w: CAP_NET_ADMIN is needed in the user namespace that owns the network namespace", err)
 	}
 	return err
