@@ -22,5 +22,8 @@ func TestMain(m *testing.M) {
 	if os.Getenv(ownerEnv) != "" {
 		os.Exit(runOwner())
 	}
+	if name := os.Getenv(childEnv); name != "" {
+		os.Exit(beChild(name))
+	}
 	nstest.Main(m)
 }

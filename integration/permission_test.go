@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -71,10 +72,17 @@ func runChild(ns *nstest.Namespace, env string, prepare func(*exec.Cmd) error) (
 	return out, err
 }
 
-// without takes a capability out of the thread's bounding set, and so from its
+// without takes capabilities out of the thread's bounding set, and so from its
 // children.
-func without(capability uintptr) func(*exec.Cmd) error {
-	return func(*exec.Cmd) error { return unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0) }
+func without(capabilities ...uintptr) func(*exec.Cmd) error {
+	return func(*exec.Cmd) error {
+		for _, c := range capabilities {
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 // runUnprivileged is what the child does. It gives the exit code.
@@ -105,4 +113,37 @@ func openUnprivileged(how string) error {
 	defer d.Close()
 	_, err = d.Apply(ctx, restartServices())
 	return err
+}
+
+// TestOneCapability: CAP_NET_ADMIN is all that any method takes. Only to enter
+// another namespace takes more, and the error says what.
+func TestOneCapability(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{}, 1)
+	var others []uintptr
+	for c := uintptr(0); unix.Prctl(unix.PR_CAPBSET_READ, c, 0, 0, 0) == nil; c++ {
+		if c != unix.CAP_NET_ADMIN {
+			others = append(others, c)
+		}
+	}
+	out, err := runChild(w.Node, childEnv+"=one right", func(cmd *exec.Cmd) error {
+		_, err := cmd.StdinPipe() // open as long as somebody waits for the child
+		return errors.Join(err, without(others...)(cmd))
+	})
+	if err != nil {
+		t.Errorf("%v:\n%s", err, out)
+	}
+	askFor(t, "backend-1", w.Client, "tcp", netip.AddrPortFrom(nstest.IPv4().ClusterIP, 80))
+}
+
+// oneRight is a process that has CAP_NET_ADMIN alone.
+func oneRight() error {
+	if err := openUnprivileged("handle"); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
+		return fmt.Errorf("by a handle: %w", err)
+	}
+	d, err := nftdp.Config{}.Open(context.Background(), netns.None())
+	if err != nil {
+		return err
+	}
+	return everyMethod(d)
 }

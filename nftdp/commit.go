@@ -62,7 +62,7 @@ func again(ctx context.Context, f func() error) error {
 	for range attempts {
 		err := f()
 		if !overtaken(err) {
-			return err
+			return explainPermission(err)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -52,7 +52,8 @@ type Change struct {
 // Apply or Update: what is right in them stays, with counters and connections.
 //
 // It fails with an error that matches fs.ErrPermission without CAP_NET_ADMIN
-// in the user namespace that owns the network namespace, with ErrNotSupported
+// in the user namespace that owns the network namespace (and with a handle
+// CAP_SYS_ADMIN, to enter it), with ErrNotSupported
 // on a kernel without nf_tables (after 0.6 seconds, in which somebody else may
 // be loading its module), with ErrNotOwned if a table of that name is not ours,
 // and with *FieldError for a wrong configuration. What another Dataplane
@@ -62,7 +63,10 @@ func (c Config) Open(ctx context.Context, ns netns.NsHandle) (*Dataplane, error)
 		return nil, err
 	}
 	conn, err := kernel.Dial(int(ns))
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w: CAP_SYS_ADMIN is needed to enter another network namespace (setns(2))", err)
+	case err != nil:
 		return nil, explain(err)
 	}
 	ears, err := kernel.Listen(int(ns))
@@ -87,11 +91,16 @@ func (d *Dataplane) probe(ctx context.Context) error {
 
 // explain adds to an error of the kernel what to do about it.
 func explain(err error) error {
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: CAP_NET_ADMIN is needed in the user namespace that owns the network namespace", err)
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("nf_tables (CONFIG_NF_TABLES): %w: %w", ErrNotSupported, err)
+	}
+	return explainPermission(err)
+}
+
+// explainPermission does so for a capability that is not there, or no longer.
+func explainPermission(err error) error {
+	if errors.Is(err, fs.ErrPermission) && !errors.Is(err, ErrProtected) {
+		return fmt.Errorf("%w: CAP_NET_ADMIN is needed in the user namespace that owns the network namespace", err)
 	}
 	return err
 }

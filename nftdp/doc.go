@@ -124,7 +124,8 @@
 // # Kernel
 //
 // Linux 5.10 or later with nf_tables, NAT, conntrack, fib and numgen, and
-// CAP_NET_ADMIN in the user namespace that owns the network namespace. What is
+// CAP_NET_ADMIN in the user namespace that owns the network namespace; to Open
+// another namespace than the thread's takes CAP_SYS_ADMIN, too. What is
 // missing is named by an error that matches [ErrNotSupported]. Without conntrack
 // over netlink services work, but UDP flows are not deleted, which
 // [Dataplane.Apply] reports.

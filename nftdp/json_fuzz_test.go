@@ -2,17 +2,22 @@ package nftdp_test
 
 import (
 	"encoding/json"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
 // FuzzServicesJSON decodes what a user may have written in a file. Whatever it
-// is, validation ends with an answer, and what is valid encodes to a text that
-// decodes to an equal and still valid value.
+// is, validation ends with an answer; what is valid encodes to a text that
+// decodes to an equal and still valid value, and compiles to lines of which
+// none does anything to a terminal or begins anything but what it is.
 func FuzzServicesJSON(f *testing.F) {
 	for _, seed := range []string{
 		`{}`,
@@ -51,5 +56,45 @@ func FuzzServicesJSON(f *testing.F) {
 		if err := out.Config.Validate(out.Services); err != nil {
 			t.Errorf("no longer valid: %v", err)
 		}
+		if !slices.ContainsFunc(out.Services, isLarge) {
+			wantHarmless(t, out.Config, out.Services)
+		}
 	})
+}
+
+// isLarge tells services that take too long to fuzz.
+func isLarge(s nftdp.Service) bool {
+	return s.Balance == nftdp.Maglev || slices.ContainsFunc(s.Backends, func(b nftdp.Backend) bool { return b.Weight > 20 })
+}
+
+// harmless is all that a ruleset has outside names.
+var harmless = regexp.MustCompile(`^[a-zA-Z0-9 \t:;.,_@/{}!=<>-]*$`)
+
+// wantHarmless: whatever the names are, text and plan are the lines of the
+// fixed ruleset and of elements, the names in quotes that they can not leave.
+func wantHarmless(t *testing.T, config nftdp.Config, services []nftdp.Service) {
+	t.Helper()
+	r, err := config.Compile(services)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plan := r.PlanTo(r); !plan.Empty() {
+		t.Errorf("a ruleset differs from itself:\n%v", plan)
+	}
+	names := map[string]bool{compile.Schema: true}
+	for i := range services {
+		names[services[i].Name] = true
+	}
+	empty, err := nftdp.Config{}.Compile(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(r.String() + empty.PlanTo(r).String()) {
+		parts := strings.Split(strings.TrimSuffix(line, "\n"), `"`)
+		for i, part := range parts {
+			if i%2 == 0 && !harmless.MatchString(part) || i%2 == 1 && !names[part] {
+				t.Errorf("%q in line %q", part, line)
+			}
+		}
+	}
 }

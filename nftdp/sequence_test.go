@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 var (
@@ -17,9 +19,10 @@ var (
 	firstSeed = flag.Uint64("seed", 0, "seed of the first of them; 0 takes another one in every run")
 )
 
-// TestRandomSequences changes services at random, in every way there is. After
-// each step the kernel holds what is wanted, with the counts of all that has
-// been there without a break.
+// TestRandomSequences changes services at random, in every way there is, and
+// what others do to the tables, which is mended. After each step the kernel
+// holds what is wanted, with the counts of all that has been there without a
+// break.
 func TestRandomSequences(t *testing.T) {
 	first := *firstSeed
 	if first == 0 {
@@ -69,6 +72,9 @@ func (s *sequence) step(t *testing.T) {
 		s.apply(t, s.reordered(s.services))
 	case 3:
 		s.remove(t)
+		return
+	case 4:
+		s.spoil(t)
 		return
 	default:
 		if !s.update(t) {
@@ -158,4 +164,60 @@ func (s *sequence) check(t *testing.T) {
 		s.node.load(t, nothing(), got)
 	}
 	s.counts = countsOf(got)
+}
+
+// spoil lets somebody else change our tables in some ways, and then has that
+// mended: by Apply, or by an Update of nothing if all services are known.
+func (s *sequence) spoil(t *testing.T) {
+	t.Helper()
+	held := s.node.read(t, DefaultTable)
+	spoilt := ruleset.Apply(held.rules, nil)
+	for range 1 + s.roll(3) {
+		s.dice.spoil(spoilt)
+	}
+	s.log += fmt.Sprintf("spoil\n%v", held.PlanTo(&Ruleset{spoilt}))
+	s.node.load(t, held, &Ruleset{spoilt})
+	if s.dataplane.state != nil && s.roll(2) == 0 {
+		updateWith(t, s.dataplane, Change{})
+	} else {
+		apply(t, s.dataplane, s.services)
+	}
+	s.node.wantServices(t, s.config, s.services)
+	s.counts = countsOf(s.node.read(t, DefaultTable))
+}
+
+// spoil changes a ruleset as somebody does who does not know it.
+func (d *dice) spoil(r *ruleset.Ruleset) {
+	if len(r.Tables) == 0 {
+		return
+	}
+	at := d.roll(len(r.Tables))
+	table := r.Tables[at]
+	if len(table.Sets) == 0 || len(table.Chains) == 0 {
+		return
+	}
+	set, chain := one(d, table.Sets), one(d, table.Chains)
+	switch d.roll(8) {
+	case 0:
+		r.Tables = slices.Delete(r.Tables, at, at+1)
+	case 1:
+		set.Elements = nil
+	case 2:
+		set.Elements = slices.DeleteFunc(set.Elements, func(ruleset.Element) bool { return d.roll(2) == 0 })
+	case 3:
+		comment(set, "theirs")
+	case 4:
+		chain.Rules = nil
+	case 5:
+		shuffle(d, chain.Rules)
+	case 6:
+		if table.Set("more") == nil {
+			addSet(table)
+		}
+	case 7:
+		if table.Chain("theirs") == nil {
+			rules := slices.Clone(one(d, table.Chains).Rules)
+			table.Chains = append(table.Chains, &ruleset.Chain{Name: "theirs", Rules: rules})
+		}
+	}
 }

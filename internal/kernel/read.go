@@ -250,10 +250,15 @@ func (c *Conn) ask(ctx context.Context, typ, flags, family int, attrs []byte, ea
 		}
 		if m.typ == unix.NLMSG_ERROR || m.typ == unix.NLMSG_DONE {
 			errno, err := errnoOf(m)
-			if err == nil && errno != 0 {
-				err = errno
+			switch {
+			case err != nil:
+				return true, err
+			case errno == unix.ENOBUFS: // there was no room for a dump (netlink_dump)
+				return true, ErrUnknown
+			case errno != 0:
+				return true, errno
 			}
-			return true, err
+			return true, nil
 		}
 		if failed == nil {
 			failed = each(m.data)

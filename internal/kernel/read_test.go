@@ -5,6 +5,8 @@ package kernel
 import (
 	"context"
 	"errors"
+	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -164,4 +166,43 @@ func TestReadTable(t *testing.T) {
 			t.Errorf("a table that is not there: %+v, error %v", got, err)
 		}
 	}
+}
+
+// TestReadWhileWritten: somebody replaces our rules all the time while we read
+// them. Some readings are given up, as they would be torn, and all others are
+// whole.
+func TestReadWhileWritten(t *testing.T) {
+	const enough, most = 20, 10_000
+	ns := newNamespace(t)
+	c, other := dial(t, ns), dial(t, ns)
+	states := [2]*ruleset.Ruleset{compiled(40), compiled(90)}
+	load(t, c, states[0])
+	ctx, stop := context.WithCancel(t.Context())
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			replace(t, other, states[i%2], states[(i+1)%2])
+		}
+	})
+	whole, torn := 0, 0
+	for (whole < enough || torn < enough) && whole+torn < most {
+		got, _, err := c.Read(t.Context(), "t")
+		switch {
+		case err == nil && len(ruleset.Diff(got, states[0])) > 0 && len(ruleset.Diff(got, states[1])) > 0:
+			t.Fatalf("it is read in parts:\n%s", got)
+		case err == nil:
+			whole++
+		case errors.Is(err, ErrStale):
+			torn++
+		default:
+			t.Fatal(err)
+		}
+		runtime.Gosched() // on one processor, the writer needs a turn
+	}
+	stop()
+	writer.Wait()
+	if min(whole, torn) < enough {
+		t.Error("that is too few of one kind to show anything")
+	}
+	t.Logf("%d readings were whole, %d were given up", whole, torn)
 }

@@ -59,16 +59,16 @@ func (c *Change) line(e *Element) string {
 	where := c.Family.String() + " " + c.Table
 	switch {
 	case e != nil:
-		words = append(words, "element", where, c.Set.Name, "{ "+c.elementText(e)+" }")
+		words = append(words, "element", where, nameText(c.Set.Name), "{ "+c.elementText(e)+" }")
 	case c.Set != nil:
-		words = append(words, c.Set.kind(), where, c.Set.Name)
+		words = append(words, c.Set.kind(), where, nameText(c.Set.Name))
 		if c.Verb == Add {
 			words = append(words, "{ "+strings.Join(c.Set.declaration(c.Family), "; ")+"; }")
 		}
 	case c.Rule != nil:
-		words = append(words, "rule", where, c.Chain.Name, c.Rule.Text(c.Family))
+		words = append(words, "rule", where, nameText(c.Chain.Name), c.Rule.Text(c.Family))
 	case c.Chain != nil:
-		words = append(words, "chain", where, c.Chain.Name)
+		words = append(words, "chain", where, nameText(c.Chain.Name))
 		if c.Verb == Add && c.Chain.Hook != nil {
 			words = append(words, "{ "+c.Chain.Hook.String()+" }")
 		}
@@ -86,7 +86,7 @@ func (c *Change) options() []string {
 		out = append(out, "flags "+c.Flags.String()+";")
 	}
 	if c.Comment != "" {
-		out = append(out, `comment "`+c.Comment+`";`)
+		out = append(out, "comment "+commentText(c.Comment)+";")
 	}
 	if len(out) == 0 {
 		return nil

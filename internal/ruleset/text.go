@@ -37,7 +37,7 @@ func (t *Table) write(b *strings.Builder) {
 		fmt.Fprintf(b, "\tflags %s\n", t.Flags)
 	}
 	if t.Comment != "" {
-		fmt.Fprintf(b, "\tcomment \"%s\"\n", t.Comment)
+		fmt.Fprintf(b, "\tcomment %s\n", commentText(t.Comment))
 	}
 	for _, o := range t.Opaque {
 		fmt.Fprintf(b, "\t# not understood: %q\n", o)
@@ -73,7 +73,7 @@ func (s *Set) kind() string {
 }
 
 func (s *Set) write(b *strings.Builder, f Family) {
-	fmt.Fprintf(b, "\t%s %s {\n", s.kind(), s.Name)
+	fmt.Fprintf(b, "\t%s %s {\n", s.kind(), nameText(s.Name))
 	for _, line := range s.declaration(f) {
 		fmt.Fprintf(b, "\t\t%s\n", line)
 	}
@@ -184,9 +184,8 @@ func (e *Element) append(b []byte, f Family, s *Set) []byte {
 		b = fmt.Appendf(b, " counter packets %d bytes %d", e.Packets, e.Bytes)
 	}
 	if e.Comment != "" {
-		b = append(b, ` comment "`...)
-		b = append(b, e.Comment...)
-		b = append(b, '"')
+		b = append(b, " comment "...)
+		b = append(b, commentText(e.Comment)...)
 	}
 	if e.Opaque {
 		b = append(b, " /* not understood */"...)
@@ -279,7 +278,7 @@ func ProtoName[T uint8 | uint32](p T) string {
 }
 
 func (c *Chain) write(b *strings.Builder, f Family) {
-	fmt.Fprintf(b, "\tchain %s {\n", c.Name)
+	fmt.Fprintf(b, "\tchain %s {\n", nameText(c.Name))
 	if c.Hook != nil {
 		fmt.Fprintf(b, "\t\t%s\n", c.Hook)
 	}
@@ -408,9 +407,9 @@ func prefixText(p netip.Prefix) string {
 	return p.String()
 }
 
-func (l Lookup) text(f Family) string { return key(l.Key, f) + operator(l.Not) + "@" + l.Set }
+func (l Lookup) text(f Family) string { return key(l.Key, f) + operator(l.Not) + "@" + nameText(l.Set) }
 
-func (v VMap) text(f Family) string { return key(v.Key, f) + " vmap @" + v.Map }
+func (v VMap) text(f Family) string { return key(v.Key, f) + " vmap @" + nameText(v.Map) }
 
 // text names the family where nft does: with a map that has ports, too.
 func (d DNAT) text(f Family) string {
@@ -418,7 +417,7 @@ func (d DNAT) text(f Family) string {
 	if d.AddrOnly {
 		family = ""
 	}
-	return "dnat " + family + "to " + key(d.Key, f) + " map @" + d.Map
+	return "dnat " + family + "to " + key(d.Key, f) + " map @" + nameText(d.Map)
 }
 
 func (d DNATTo) text(Family) string {
@@ -432,7 +431,7 @@ func (d DNATTo) text(Family) string {
 func (s SNATTo) text(Family) string { return "snat to " + s.Addr.String() }
 
 func (u Update) text(f Family) string {
-	return fmt.Sprintf("update @%s { %s timeout %s : %s }", u.Map, key(u.Key, f), timeText(u.Seconds), key(u.Data, f))
+	return fmt.Sprintf("update @%s { %s timeout %s : %s }", nameText(u.Map), key(u.Key, f), timeText(u.Seconds), key(u.Data, f))
 }
 
 // timeText writes seconds as nft does: 1d2h3m4s.
@@ -474,9 +473,9 @@ func (v Verdict) text(Family) string {
 	case Return:
 		return "return"
 	case Jump:
-		return "jump " + v.Chain
+		return "jump " + nameText(v.Chain)
 	case Goto:
-		return "goto " + v.Chain
+		return "goto " + nameText(v.Chain)
 	}
 	return fmt.Sprintf("verdict-%d", uint8(v.Kind))
 }

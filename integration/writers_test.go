@@ -1,0 +1,138 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netns"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// tableEnv and writerEnv tell a process that writes its table and its name.
+const (
+	tableEnv  = "NFTDP_TEST_TABLE"
+	writerEnv = "NFTDP_TEST_WRITER"
+)
+
+// TestWriters: two processes change services as fast as they can, and somebody
+// else the rules of another table. What is answered with ErrConflict has not
+// been done and can be done again; all else is. With the same table each writer
+// undoes what the other one does, and the last one wins, whole.
+func TestWriters(t *testing.T) {
+	t.Parallel()
+	for _, table := range []string{"blue", "red"} {
+		t.Run("red and "+table, func(t *testing.T) {
+			t.Parallel()
+			ns, err := nstest.New("node")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { closeOrFail(t, ns) })
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			rules := 0
+			var others sync.WaitGroup
+			others.Go(func() { rules = writeRules(ctx, t, connectNftables(t, ns)) })
+			one := startChild(t, ns, "write", tableEnv+"=red", writerEnv+"=one")
+			two := startChild(t, ns, "write", tableEnv+"="+table, writerEnv+"=two")
+			one.end(t)
+			two.end(t)
+			stop()
+			others.Wait()
+			t.Logf("others wrote %d rules\none: %stwo: %s", rules, one.stderr, two.stderr)
+			isOne, isTwo := holds(t, ns, "red", "one"), holds(t, ns, table, "two")
+			if table == "red" && isOne == isTwo || table != "red" && (!isOne || !isTwo) {
+				t.Errorf("services of one are there as wanted: %t, of two: %t", isOne, isTwo)
+			}
+		})
+	}
+}
+
+// write is a process that changes services, again where others come between.
+func write() error {
+	ctx := context.Background()
+	d, err := nftdp.Config{Table: os.Getenv(tableEnv)}.Open(ctx, netns.None())
+	if err != nil {
+		return err
+	}
+	writer, conflicts := os.Getenv(writerEnv), 0
+	again := func(change func() error) error {
+		for err := change(); ; err = change() {
+			if !errors.Is(err, nftdp.ErrConflict) {
+				return err
+			}
+			conflicts++
+		}
+	}
+	if err := again(func() error { _, err := d.Apply(ctx, written(writer, 0)); return err }); err != nil {
+		return err
+	}
+	for i := range writings {
+		change := nftdp.Change{Set: written(writer, i+1)[i%perWriter:][:1]}
+		if err := again(func() error { _, err := d.Update(ctx, change); return err }); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(os.Stderr, "%d changes, %d times ErrConflict\n", writings, conflicts)
+	return nil
+}
+
+const (
+	perWriter = 10  // services
+	writings  = 200 // changes
+)
+
+// written are the services of a writer after so many changes, one after the
+// other.
+func written(writer string, changes int) []nftdp.Service {
+	out := make([]nftdp.Service, perWriter)
+	for i := range out {
+		rounds := (changes - i + perWriter - 1) / perWriter
+		out[i] = nftdp.Service{
+			Name: fmt.Sprint(writer, i), Frontends: nodeWide(uint16(80 + i)), Backends: backends(upTo(1 + (rounds+i)%5)...),
+		}
+	}
+	return out
+}
+
+// holds reports whether a table holds exactly what a writer has written.
+func holds(t *testing.T, ns *nstest.Namespace, table, writer string) bool {
+	t.Helper()
+	config := nftdp.Config{Table: table}
+	held, err := openDataplane(t, ns, config).Ruleset(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := config.Compile(written(writer, writings))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held.PlanTo(want).Empty()
+}
+
+// writeRules is somebody else who adds and deletes rules of their own, and
+// counts them.
+func writeRules(ctx context.Context, t *testing.T, conn *nftables.Conn) (n int) {
+	t.Helper()
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "theirs"})
+	chain := conn.AddChain(&nftables.Chain{Name: "chain", Table: table})
+	for ; ctx.Err() == nil; n++ {
+		conn.FlushChain(chain)
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
+		if err := conn.Flush(); err != nil {
+			t.Errorf("somebody else's change: %v", err)
+			return n
+		}
+	}
+	return n
+}

@@ -1,0 +1,30 @@
+package ruleset
+
+import (
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// The kernel takes any bytes as names and comments, and others may put some
+// into our tables that do something to a terminal, or that nft would read as
+// more commands. Such are shown in Go's quotes. Ours are shown as they are.
+
+// nameText is the name of a chain or a set.
+func nameText(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool {
+		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("_-./\\", r)
+	}) >= 0 {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
+// commentText is a comment in quotes.
+func commentText(s string) string {
+	if !utf8.ValidString(s) || strings.IndexFunc(s, func(r rune) bool { return r == '"' || !unicode.IsPrint(r) }) >= 0 {
+		return strconv.Quote(strings.ReplaceAll(s, `"`, "'")) // nft knows no escape for a double quote
+	}
+	return `"` + s + `"`
+}
