@@ -258,12 +258,12 @@ func (c class) slot(slot ruleset.Operand) ruleset.Rule {
 		slot.Offset += uint32(c.owner.port) << rangeSlotBits
 		key = key[:len(key)-1] // without the port
 		return ruleset.Rule{ruleset.DNAT{
-			Key: append(key, slot), Map: declarations()[RangeBackends.of(c.node)].Name, AddrOnly: true,
+			Key: append(key, slot), Map: RangeBackends.of(c.node).name(), AddrOnly: true,
 		}}
 	case c.limited:
-		return ruleset.Rule{known, ruleset.VMap{Key: append(key, slot), Map: declarations()[LimitedBackends.of(c.node)].Name}}
+		return ruleset.Rule{known, ruleset.VMap{Key: append(key, slot), Map: LimitedBackends.of(c.node).name()}}
 	}
-	return ruleset.Rule{known, ruleset.DNAT{Key: append(key, slot), Map: declarations()[Backends.of(c.node)].Name}}
+	return ruleset.Rule{known, ruleset.DNAT{Key: append(key, slot), Map: Backends.of(c.node).name()}}
 }
 
 // key is what the class's frontends are found by.

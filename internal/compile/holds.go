@@ -62,7 +62,7 @@ func Holds(r *ruleset.Ruleset) []Held {
 // elements iterates over those of a set that have a form.
 func elements(t *ruleset.Table, id SetID) func(yield func(*ruleset.Element) bool) {
 	return func(yield func(*ruleset.Element) bool) {
-		s := t.Set(declarations()[id].Name)
+		s := t.Set(id.name())
 		if s == nil {
 			return
 		}
@@ -364,8 +364,8 @@ func FrontendOf(id SetID, f ruleset.Family, key ruleset.Tuple) (addr netip.Addr,
 
 // SetNamed gives the number of the set of that name, or NumSets.
 func SetNamed(name string) SetID {
-	for id, s := range declarations() {
-		if s.Name == name {
+	for id, n := range setNames {
+		if n == name {
 			return SetID(id)
 		}
 	}

@@ -114,6 +114,22 @@ const (
 	postroutingChain = "postrouting"
 )
 
+// setNames by SetID.
+var setNames = [NumSets]string{
+	Frontends: "frontends", NodeFrontends: "node_frontends",
+	FrontendRanges: "frontend_ranges", NodeFrontendRanges: "node_frontend_ranges",
+	Backends: "backends", NodeBackends: "node_backends",
+	LimitedBackends: "limited_backends", NodeLimitedBackends: "node_limited_backends",
+	RangeBackends: "range_backends", NodeRangeBackends: "node_range_backends",
+	Masq: "masq", NodeMasq: "node_masq",
+	Sources: "sources", NodeSources: "node_sources",
+	SourceRanges: "source_ranges", NodeSourceRanges: "node_source_ranges",
+	Affinities: "affinities", NodeAffinities: "node_affinities",
+	Hairpin: "hairpin",
+}
+
+func (id SetID) name() string { return setNames[id] }
+
 // declarations of the sets by SetID.
 func declarations() [NumSets]ruleset.Set {
 	port := []ruleset.Type{ruleset.Proto, ruleset.Port}
@@ -122,27 +138,31 @@ func declarations() [NumSets]ruleset.Set {
 	addr := backend[:1]
 	with := func(k []ruleset.Type, t ruleset.Type) []ruleset.Type { return append(slices.Clip(k), t) }
 	slot := func(k []ruleset.Type) []ruleset.Type { return with(k, ruleset.Slot) }
-	return [NumSets]ruleset.Set{
-		Frontends:           {Name: "frontends", Key: frontend, Verdict: true, Counter: true},
-		NodeFrontends:       {Name: "node_frontends", Key: port, Verdict: true, Counter: true},
-		FrontendRanges:      {Name: "frontend_ranges", Key: frontend, Interval: true, Verdict: true, Counter: true},
-		NodeFrontendRanges:  {Name: "node_frontend_ranges", Key: port, Interval: true, Verdict: true, Counter: true},
-		Backends:            {Name: "backends", Key: slot(frontend), Data: backend, Counter: true},
-		NodeBackends:        {Name: "node_backends", Key: slot(port), Data: backend, Counter: true},
-		LimitedBackends:     {Name: "limited_backends", Key: slot(frontend), Verdict: true, Counter: true},
-		NodeLimitedBackends: {Name: "node_limited_backends", Key: slot(port), Verdict: true, Counter: true},
-		RangeBackends:       {Name: "range_backends", Key: slot(frontend[:2]), Data: addr, Counter: true},
-		NodeRangeBackends:   {Name: "node_range_backends", Key: slot(port[:1]), Data: addr, Counter: true},
-		Masq:                {Name: "masq", Key: frontend},
-		NodeMasq:            {Name: "node_masq", Key: with(port, ruleset.Addr)},
-		Sources:             {Name: "sources", Key: frontend, Verdict: true},
-		NodeSources:         {Name: "node_sources", Key: with(port, ruleset.Addr), Verdict: true},
-		SourceRanges:        {Name: "source_ranges", Key: frontend, Interval: true, Verdict: true},
-		NodeSourceRanges:    {Name: "node_source_ranges", Key: with(port, ruleset.Addr), Interval: true, Verdict: true},
-		Affinities:          {Name: "affinities", Key: frontend, Verdict: true},
-		NodeAffinities:      {Name: "node_affinities", Key: with(port, ruleset.Addr), Verdict: true},
-		Hairpin:             {Name: "hairpin", Key: []ruleset.Type{ruleset.Addr, ruleset.Addr}},
+	out := [NumSets]ruleset.Set{
+		Frontends:           {Key: frontend, Verdict: true, Counter: true},
+		NodeFrontends:       {Key: port, Verdict: true, Counter: true},
+		FrontendRanges:      {Key: frontend, Interval: true, Verdict: true, Counter: true},
+		NodeFrontendRanges:  {Key: port, Interval: true, Verdict: true, Counter: true},
+		Backends:            {Key: slot(frontend), Data: backend, Counter: true},
+		NodeBackends:        {Key: slot(port), Data: backend, Counter: true},
+		LimitedBackends:     {Key: slot(frontend), Verdict: true, Counter: true},
+		NodeLimitedBackends: {Key: slot(port), Verdict: true, Counter: true},
+		RangeBackends:       {Key: slot(frontend[:2]), Data: addr, Counter: true},
+		NodeRangeBackends:   {Key: slot(port[:1]), Data: addr, Counter: true},
+		Masq:                {Key: frontend},
+		NodeMasq:            {Key: with(port, ruleset.Addr)},
+		Sources:             {Key: frontend, Verdict: true},
+		NodeSources:         {Key: with(port, ruleset.Addr), Verdict: true},
+		SourceRanges:        {Key: frontend, Interval: true, Verdict: true},
+		NodeSourceRanges:    {Key: with(port, ruleset.Addr), Interval: true, Verdict: true},
+		Affinities:          {Key: frontend, Verdict: true},
+		NodeAffinities:      {Key: with(port, ruleset.Addr), Verdict: true},
+		Hairpin:             {Key: []ruleset.Type{ruleset.Addr, ruleset.Addr}},
 	}
+	for id := range out {
+		out[id].Name = SetID(id).name()
+	}
+	return out
 }
 
 // sizeFor is the size that is declared for n elements. Intervals are kept in
@@ -273,12 +293,11 @@ func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 func nodeWideRules() []ruleset.Rule { return frontendRules(true) }
 
 func frontendRules(node bool) []ruleset.Rule {
-	decl := declarations()
 	one := class{node: node, pool: pool{size: 1}}
 	return []ruleset.Rule{
-		{ruleset.VMap{Key: one.key(), Map: decl[Frontends.of(node)].Name}},
+		{ruleset.VMap{Key: one.key(), Map: Frontends.of(node).name()}},
 		one.slot(firstSlot()),
-		{ruleset.VMap{Key: one.key(), Map: decl[FrontendRanges.of(node)].Name}},
+		{ruleset.VMap{Key: one.key(), Map: FrontendRanges.of(node).name()}},
 	}
 }
 
@@ -329,7 +348,7 @@ func loopback(f ruleset.Family) netip.Prefix {
 // loopback address must never leave the node.
 func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
 	rules := []ruleset.Rule{
-		{ruleset.Lookup{Key: ops(ruleset.Saddr, ruleset.Daddr), Set: declarations()[Hairpin].Name}, ruleset.Masquerade{}},
+		{ruleset.Lookup{Key: ops(ruleset.Saddr, ruleset.Daddr), Set: Hairpin.name()}, ruleset.Masquerade{}},
 	}
 	if c.Localhost {
 		rules = append(rules, ruleset.Rule{
@@ -365,14 +384,14 @@ func byFrontend(rest func(key []ruleset.Operand, node bool) []ruleset.Rule) []ru
 }
 
 func masquerade(key []ruleset.Operand, node bool) []ruleset.Rule {
-	return []ruleset.Rule{{ruleset.Lookup{Key: key, Set: declarations()[Masq.of(node)].Name}, ruleset.Masquerade{}}}
+	return []ruleset.Rule{{ruleset.Lookup{Key: key, Set: Masq.of(node).name()}, ruleset.Masquerade{}}}
 }
 
 func vmaps(ids ...SetID) func([]ruleset.Operand, bool) []ruleset.Rule {
 	return func(key []ruleset.Operand, node bool) []ruleset.Rule {
 		var out []ruleset.Rule
 		for _, id := range ids {
-			out = append(out, ruleset.Rule{ruleset.VMap{Key: key, Map: declarations()[id.of(node)].Name}})
+			out = append(out, ruleset.Rule{ruleset.VMap{Key: key, Map: id.of(node).name()}})
 		}
 		return out
 	}
