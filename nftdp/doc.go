@@ -74,7 +74,7 @@
 // connections that it has translated so far: those that send just then break.
 //
 // Hooks are part of the API: chains of type nat at prerouting and output with
-// priority -100 (dstnat) and at postrouting with priority 100 (srcnat). As all
+// priority -100 (dstnat) and at postrouting and input with priority 100 (srcnat). As all
 // chains of type nat, they see only the first packet of a connection. Of
 // several translations of one destination, or one source, the chain with the
 // lower priority wins; of equal ones, such as iptables and Docker have, the one
@@ -85,14 +85,21 @@
 // # Which connections are taken
 //
 // Those that arrive and those that local processes begin. A frontend with an
-// address wins over a node-wide one with the same port. A node-wide one takes
-// local addresses, except loopback. A frontend without usable backends rejects
-// at once, or drops, as [Frontend.NoBackend] says. Everything else passes as
-// if this package were not there.
+// address wins over a node-wide one with the same port, and a single port over
+// a range. A node-wide one takes local addresses, except loopback unless
+// [Config.Localhost] is set. Clients that [Frontend.Allow] or [Frontend.Deny]
+// exclude are dropped. A frontend without usable backends rejects at once, or
+// drops, as [Frontend.NoBackend] says; which ones it may use is a matter of its
+// [Policy]. Inside [Config.ServiceCIDRs] what nobody takes is rejected.
+// Everything else passes as if this package were not there.
+//
+// A client of a service with [Service.AffinitySeconds] comes back to its
+// backend. The kernel remembers it, in a map that rules fill; when the map is
+// full, others are balanced as without. [Dataplane.Affinities] lists it.
 //
 // For replies to find back through this node, connections from clients outside
-// [Config.Internal] are masqueraded, and so is a backend that is sent to
-// itself.
+// [Config.Internal] are masqueraded, unless [Frontend.Masquerade] says
+// otherwise, and so is a backend that is sent to itself.
 //
 // The node has to forward (net.ipv4.ip_forward, net.ipv6.conf.all.forwarding).
 // [Dataplane.Requirements] tells whether it does, and only
