@@ -167,7 +167,7 @@ type emission struct {
 }
 
 func (e *emission) emit() {
-	c := e.Service.class(e.f)
+	c := e.class(e.f)
 	id := Frontends
 	if c.ranged {
 		id = FrontendRanges

@@ -77,11 +77,8 @@ func (id SetID) NodeWide() bool { return id < Hairpin && id%2 == 1 }
 
 // Ranged reports whether the set is one of ranges of ports.
 func (id SetID) Ranged() bool {
-	switch id &^ 1 {
-	case FrontendRanges, RangeBackends, SourceRanges:
-		return true
-	}
-	return false
+	kind := id &^ 1
+	return kind == FrontendRanges || kind == RangeBackends || kind == SourceRanges
 }
 
 // Frontends reports whether the set has the frontends themselves.

@@ -436,17 +436,17 @@ func (u Update) text(f Family) string {
 
 // timeText writes seconds as nft does: 1d2h3m4s.
 func timeText(seconds uint32) string {
-	text := ""
+	var text []byte
 	for _, unit := range []struct {
 		name string
 		of   uint32
 	}{{"d", 24 * 3600}, {"h", 3600}, {"m", 60}, {"s", 1}} {
 		if n := seconds / unit.of; n > 0 {
-			text += strconv.FormatUint(uint64(n), 10) + unit.name
+			text = append(strconv.AppendUint(text, uint64(n), 10), unit.name...)
 			seconds %= unit.of
 		}
 	}
-	return text
+	return string(text)
 }
 
 func (s SetDaddr) text(f Family) string {
