@@ -93,13 +93,13 @@ func replaces(deleted *ruleset.Change, changes []ruleset.Change) bool {
 	return false
 }
 
-// remadeSets are the families in which a table, or a set that rules ask for
-// services, is added or deleted: then rules are written anew, too.
+// remadeSets are the families in which a table, or a set that chains of services
+// ask, is added or deleted: then rules are written anew, too.
 func remadeSets(changes []ruleset.Change) map[ruleset.Family]bool {
 	out := map[ruleset.Family]bool{}
 	for i := range changes {
 		c := &changes[i]
-		if c.Chain == nil && len(c.Elements) == 0 && (c.Set == nil || !compile.Shared(c.Set.Name)) {
+		if c.Chain == nil && len(c.Elements) == 0 && (c.Set == nil || !compile.Separate(c.Set.Name)) {
 			out[c.Family] = true
 		}
 	}
@@ -163,7 +163,8 @@ func split(changes []ruleset.Change, taken claims, big *kernel.TooBigError) ([][
 			loose = append(loose, chunks(c, chunk)...)
 		case len(c.Elements) > 0:
 			last.changes = append(last.changes, *c)
-		case c.Verb == ruleset.Delete: // a table or a set, whose services would be gone until the last batch
+		case c.Verb == ruleset.Delete && (c.Set == nil || !compile.Separate(c.Set.Name)):
+			// a table or a set, whose services would be gone until the last batch
 			return nil, big
 		default:
 			first.changes = append(first.changes, *c)

@@ -69,48 +69,56 @@ func FuzzSplit(f *testing.F) {
 	})
 }
 
-// betweenStates gives the check of a state on the way from a to b, in which one
-// of the configurations has to be in force.
+// betweenStates gives the check of a state on the way from a to b: every service
+// is there as in one of them, with all that it needs in one of the
+// configurations. What postrouting asks may be left over.
 func betweenStates(a, b *Ruleset, configs ...Config) func(*ruleset.Ruleset) error {
-	known := map[string]bool{}
+	known := map[string][]*compile.Service{}
 	for _, r := range []*Ruleset{a, b} {
-		for _, s := range r.status() {
-			known[asJSON(s)] = true
+		status := r.status()
+		for i, h := range compile.Holds(r.rules) {
+			known[asJSON(status[i])] = append(known[asJSON(status[i])], &h.Service)
 		}
 	}
 	return func(r *ruleset.Ruleset) error {
-		held := compile.Holds(r)
-		services := make([]*compile.Service, len(held))
-		for i := range held {
-			services[i] = &held[i].Service
-		}
 		for _, s := range (&Ruleset{r}).status() {
-			if !known[asJSON(s)] {
+			if known[asJSON(s)] == nil {
 				return fmt.Errorf("this service is neither the former nor the next one: %s", asJSON(s))
 			}
-		}
-		var errs []error
-		for _, c := range configs {
-			err := covers(r, compile.New(c.lower(), services).Ruleset())
-			if err == nil {
-				return nil
+			if err := coversOne(r, known[asJSON(s)], configs); err != nil {
+				return err
 			}
-			errs = append(errs, err)
 		}
-		return errors.Join(errs...)
+		return noStrays(r, configs[0])
 	}
 }
 
-// covers: there is all that the services need. What is more is harmless: no
-// service's frontend leads to it.
-func covers(r, needed *ruleset.Ruleset) error {
-	for _, change := range ruleset.Diff(r, needed) {
-		isExtra := change.Verb != ruleset.Add
-		if len(change.Elements) > 0 && !compile.SetNamed(change.Set.Name).Postrouting() {
-			isExtra = false
+// coversOne: there is all that one of the services needs.
+func coversOne(r *ruleset.Ruleset, services []*compile.Service, configs []Config) error {
+	var errs []error
+	for _, c := range configs {
+		for _, s := range services {
+			changes := ruleset.Diff(r, compile.New(c.lower(), []*compile.Service{s}).Ruleset())
+			i := slices.IndexFunc(changes, func(c ruleset.Change) bool { return c.Verb == ruleset.Add })
+			if i < 0 {
+				return nil
+			}
+			errs = append(errs, fmt.Errorf("service %q needs: %s", s.Name, &changes[i]))
 		}
-		if !isExtra {
-			return fmt.Errorf("the services that it holds need: %s", &change)
+	}
+	return errors.Join(errs...)
+}
+
+// noStrays: every slot of a pool belongs to a frontend. Other things that are
+// left over are harmless: no frontend leads to them.
+func noStrays(r *ruleset.Ruleset, c Config) error {
+	var services []*compile.Service
+	for _, h := range compile.Holds(r) {
+		services = append(services, &h.Service)
+	}
+	for _, change := range ruleset.Diff(r, compile.New(c.lower(), services).Ruleset()) {
+		if len(change.Elements) > 0 && compile.SetNamed(change.Set.Name) < compile.Masq {
+			return fmt.Errorf("the services that it holds would have: %s", &change)
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 
 // The words of the API, at the place that their constant's value gives.
 func protocolWords() []string { return []string{TCP: "tcp", UDP: "udp", SCTP: "sctp"} }
+
 func actionWords() []string {
 	return []string{DefaultAction: "default", Reject: "reject", Drop: "drop"}
 }
