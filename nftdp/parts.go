@@ -3,6 +3,7 @@
 package nftdp
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -250,9 +251,11 @@ type groups struct {
 }
 
 // newGroups learns from the frontends whose elements are whose. Where one
-// service hands a frontend to another one, both belong together.
+// service hands a frontend to another one, or some ports of a range, both
+// belong together.
 func newGroups(changes []ruleset.Change, taken claims) *groups {
 	g := &groups{owner: map[claim]string{}, taken: taken, merged: map[string]string{}, byName: map[string][]ruleset.Change{}}
+	ranges := map[place][]owned{}
 	for i := range changes {
 		c := &changes[i]
 		for j := range c.Elements {
@@ -261,13 +264,50 @@ func newGroups(changes []ruleset.Change, taken claims) *groups {
 			if !ok || !compile.SetNamed(c.Set.Name).Frontends() {
 				continue
 			}
-			if other, ok := g.owner[cl]; ok && g.find(other) != g.find(e.Comment) {
-				g.merged[g.find(other)] = g.find(e.Comment)
+			if other, ok := g.owner[cl]; ok {
+				g.merge(other, e.Comment)
 			}
 			g.owner[cl] = e.Comment
+			if cl.ranged {
+				ranges[cl.place()] = append(ranges[cl.place()], owned{portRange{cl.port, lastPort(e)}, e.Comment})
+			}
 		}
 	}
+	for _, at := range ranges {
+		g.mergeOverlapping(at)
+	}
 	return g
+}
+
+// owned is a range of ports that a service has or has had.
+type owned struct {
+	portRange
+	name string
+}
+
+// lastPort is that of an element of a map of ranges, at the end of its key.
+func lastPort(e *ruleset.Element) uint16 {
+	return e.End.PortAt(e.End.Len() - ruleset.Port.Len(ruleset.IPv4))
+}
+
+// mergeOverlapping joins the services whose ranges, all of one place, overlap.
+func (g *groups) mergeOverlapping(ranges []owned) {
+	slices.SortFunc(ranges, func(x, y owned) int { return cmp.Compare(x.first, y.first) })
+	var reach owned // the one that goes furthest
+	for i, r := range ranges {
+		if i > 0 && r.first <= reach.last {
+			g.merge(reach.name, r.name)
+		}
+		if r.last >= reach.last {
+			reach = r
+		}
+	}
+}
+
+func (g *groups) merge(x, y string) {
+	if x, y = g.find(x), g.find(y); x != y {
+		g.merged[x] = y
+	}
 }
 
 func (g *groups) find(name string) string {

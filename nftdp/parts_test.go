@@ -58,6 +58,7 @@ func FuzzSplit(f *testing.F) {
 					t.Errorf("a batch of %d bytes, %d are the limit, error %v", size, limit, err)
 				}
 				got = ruleset.Apply(got, batch)
+				wantApart(t, got)
 				if err := check(got); err != nil {
 					t.Fatalf("%v\nfrom %s\nto %s\nafter\n%v", err, asJSON(was), asJSON(is), &Plan{batch})
 				}
@@ -67,6 +68,25 @@ func FuzzSplit(f *testing.F) {
 			t.Errorf("the parts lead elsewhere (-want +got):\n%s", diff)
 		}
 	})
+}
+
+// wantApart: a kernel refuses intervals that overlap.
+func wantApart(t *testing.T, r *ruleset.Ruleset) {
+	t.Helper()
+	for _, table := range r.Tables {
+		for _, id := range []compile.SetID{compile.FrontendRanges, compile.NodeFrontendRanges} {
+			seen := newClaims(0)
+			set := table.Sets[id]
+			for i := range set.Elements {
+				e := &set.Elements[i]
+				c, _ := claimOf(&ruleset.Change{Family: table.Family, Set: set}, e)
+				if other, ok := seen.overlapping(c, lastPort(e)); ok {
+					t.Errorf("%s: ranges from %v and %v overlap", set.Name, c, other)
+				}
+				seen.take(c, lastPort(e), e.Comment)
+			}
+		}
+	}
 }
 
 // betweenStates gives the check of a state on the way from a to b: every service
@@ -167,6 +187,33 @@ func TestSplitByService(t *testing.T) {
 	batches, err := split(plan.changes, taken, &kernel.TooBigError{Limit: 4000})
 	if err != nil || len(batches) < 5 {
 		t.Errorf("%d batches, error %v", len(batches), err)
+	}
+}
+
+// TestSplitRanges: services that take over parts of each other's ranges go
+// together, while each of the others can go by itself.
+func TestSplitRanges(t *testing.T) {
+	service := func(name, addr string, port, last uint16) Service {
+		return Service{Name: name, Frontends: []Frontend{ranged(fmt.Sprintf("%s:%d", addr, port), last)}, Backends: backs("10.8.0.1:0")}
+	}
+	was, is := []Service{
+		service("a", "10.96.0.1", 80, 90), service("b", "10.96.0.1", 100, 110), service("c", "10.96.0.1", 120, 130),
+		service("d", "10.96.0.2", 80, 90),
+	}, []Service{
+		service("a", "10.96.0.1", 70, 84), service("b", "10.96.0.1", 85, 99), service("c", "10.96.0.1", 100, 109),
+		service("d", "10.96.0.2", 81, 91),
+	}
+	taken := newClaims(0)
+	if found := taken.admit(is); found != nil {
+		t.Fatal(found[0])
+	}
+	former := mustCompile(t, Config{}, was)
+	g := newGroups(former.PlanTo(mustCompile(t, Config{}, is)).changes, taken)
+	if g.find("a") != g.find("b") || g.find("b") != g.find("c") {
+		t.Errorf("a goes with %s, b with %s, c with %s", g.find("a"), g.find("b"), g.find("c"))
+	}
+	if g.find("d") != "d" {
+		t.Errorf("d goes with %s", g.find("d"))
 	}
 }
 

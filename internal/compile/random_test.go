@@ -117,8 +117,10 @@ func (d *dice) frontend(f *Frontend, all, some [2][]netip.AddrPort) {
 		f.Pool, f.Internal = some[i], all[i]
 	}
 	inFamily := [][]netip.Prefix{
-		{prefix("10.1.0.0/16")}, {prefix("10.1.0.0/17"), prefix("10.1.128.0/17"), prefix("10.1.2.0/24")},
-		{prefix("fd00::/64"), prefix("fd00:1::1/128")}, {prefix("::/0")},
+		{prefix("10.1.0.0/16")},
+		{prefix("10.1.0.0/17"), prefix("10.1.128.0/17"), prefix("10.1.2.0/24")},
+		{prefix("fd00::/64"), prefix("fd00:1::1/128")},
+		{prefix("::/0")},
 	}[2*i:][:2]
 	list := func() string {
 		if d.roll(4) > 0 {
