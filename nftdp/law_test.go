@@ -1,15 +1,18 @@
 package nftdp
 
 import (
+	"cmp"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -30,7 +33,7 @@ func FuzzPlanTo(f *testing.F) {
 		plan := a.PlanTo(b)
 		got := &Ruleset{ruleset.Apply(a.rules, plan.changes)}
 
-		if diff := cmp.Diff(withoutSizes(b), withoutSizes(got)); diff != "" {
+		if diff := gocmp.Diff(withoutSizes(b), withoutSizes(got)); diff != "" {
 			t.Errorf("the plan leads elsewhere (-want +got):\n%s\nplan:\n%v", diff, plan)
 		}
 		wantNoPlan(t, a, a)
@@ -66,7 +69,7 @@ func FuzzCompileOrder(f *testing.F) {
 		d := &dice{data}
 		services, config := d.services(), d.config()
 		a, b := mustCompile(t, config, services), mustCompile(t, config, d.reordered(services))
-		if diff := cmp.Diff(a.String(), b.String()); diff != "" {
+		if diff := gocmp.Diff(a.String(), b.String()); diff != "" {
 			t.Errorf("another order, another ruleset (-one +other):\n%s\n%s", diff, asJSON(services))
 		}
 		wantNoPlan(t, a, b)
@@ -84,19 +87,19 @@ func FuzzStatus(f *testing.F) {
 		for i := range services {
 			balance[services[i].Name] = services[i].Balance
 			if s := statusOf(&services[i]); len(s.Frontends) > 0 {
-				proportions(&s, services[i].Balance)
+				withoutTables(&s, services[i].Balance)
 				want[s.Name] = s
 			}
 		}
 		for _, s := range mustCompile(t, d.config(), services).status() {
-			proportions(&s, balance[s.Name])
+			withoutTables(&s, balance[s.Name])
 			got[s.Name] = s
 		}
 		sorted := cmpopts.SortSlices(func(a, b FrontendStatus) bool {
-			return netip.AddrPortFrom(a.Addr, a.Port).Compare(netip.AddrPortFrom(b.Addr, b.Port)) < 0
+			return cmp.Or(a.Addr.Compare(b.Addr), int(a.Port)-int(b.Port), int(a.EndPort)-int(b.EndPort)) < 0
 		})
 		sortedBackends := cmpopts.SortSlices(func(a, b BackendStatus) bool { return a.Addr.Compare(b.Addr) < 0 })
-		if diff := cmp.Diff(want, got, sorted, sortedBackends, plainAddrs(), cmpopts.EquateEmpty()); diff != "" {
+		if diff := gocmp.Diff(want, got, sorted, sortedBackends, plainAddrs(), cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("status (-want +got):\n%s\n%s", diff, asJSON(services))
 		}
 	})
@@ -120,41 +123,79 @@ func statusOf(s *Service) ServiceStatus {
 
 func frontendStatusOf(s *Service, a netip.Addr, f Frontend) FrontendStatus {
 	out := FrontendStatus{Addr: a, Port: f.Port}
-	usable := slices.DeleteFunc(slices.Clone(s.Backends), func(b Backend) bool {
-		return b.State != Active || b.Addr.Addr().Unmap().Is4() != a.Is4()
-	})
-	if slices.ContainsFunc(usable, func(b Backend) bool { return !b.Backup }) {
-		usable = slices.DeleteFunc(usable, func(b Backend) bool { return b.Backup })
+	if f.EndPort > f.Port {
+		out.EndPort = f.EndPort
 	}
-	for _, b := range usable {
-		addr := netip.AddrPortFrom(b.Addr.Addr().Unmap(), b.Addr.Port())
-		out.Backends = append(out.Backends, BackendStatus{Addr: addr, Slots: int(max(b.Weight, 1))})
+	all := usable(s, a, func(Backend) bool { return true })
+	local := usable(s, a, func(b Backend) bool { return b.Local })
+	pools := [][]Backend{all}
+	switch {
+	case f.Policy == LocalOnly, f.Policy == ExternalLocalOnly && slices.Equal(local, all):
+		pools = [][]Backend{local}
+	case f.Policy == ExternalLocalOnly:
+		pools = [][]Backend{local, all}
 	}
-	if len(out.Backends) == 0 {
-		out.NoBackend = &f.NoBackend
+	if len(pools[0]) == 0 {
+		action := f.NoBackend
+		switch {
+		case action == DefaultAction && len(all) > 0:
+			action = Drop
+		case action == DefaultAction:
+			action = Reject
+		}
+		out.NoBackend = &action
+	}
+	slots := map[netip.AddrPort]int{}
+	for _, pool := range pools {
+		addShares(slots, pool, &out)
+	}
+	for addr, n := range slots {
+		out.Backends = append(out.Backends, BackendStatus{Addr: addr, Slots: n})
 	}
 	return out
 }
 
-// proportions makes shares comparable, in thousandths, as weights are divided
-// before they are slots. Those of Maglev are for the tests of its tables.
-func proportions(s *ServiceStatus, balance Balance) {
-	for i := range s.Frontends {
-		backends := s.Frontends[i].Backends
-		total := 0
-		for _, b := range backends {
-			total += b.Slots
+// usable are the backends among those chosen that new connections may go to.
+func usable(s *Service, a netip.Addr, chosen func(Backend) bool) []Backend {
+	found := slices.DeleteFunc(slices.Clone(s.Backends), func(b Backend) bool {
+		return b.State != Active || b.Addr.Addr().Unmap().Is4() != a.Is4() || !chosen(b)
+	})
+	if slices.ContainsFunc(found, func(b Backend) bool { return !b.Backup }) {
+		found = slices.DeleteFunc(found, func(b Backend) bool { return b.Backup })
+	}
+	return found
+}
+
+// addShares adds the slots of a pool. Weights are divided before they are slots.
+func addShares(slots map[netip.AddrPort]int, pool []Backend, f *FrontendStatus) {
+	divisor := 0
+	for _, b := range pool {
+		for n := int(max(b.Weight, 1)); n > 0; {
+			divisor, n = n, divisor%n
 		}
-		for j := range backends {
-			backends[j].Slots = backends[j].Slots * 1000 / total
+	}
+	for _, b := range pool {
+		port := b.Addr.Port()
+		if port == 0 && f.EndPort == 0 {
+			port = f.Port
+		}
+		slots[netip.AddrPortFrom(b.Addr.Addr().Unmap(), port)] += int(max(b.Weight, 1)) / divisor
+	}
+}
+
+// withoutTables leaves out the shares of Maglev, which are for the tests of its
+// tables.
+func withoutTables(s *ServiceStatus, balance Balance) {
+	for i := range s.Frontends {
+		for j := range s.Frontends[i].Backends {
 			if balance == Maglev {
-				backends[j].Slots = 0
+				s.Frontends[i].Backends[j].Slots = 0
 			}
 		}
 	}
 }
 
-func plainAddrs() cmp.Option { return cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}) }
+func plainAddrs() gocmp.Option { return cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}) }
 
 // FuzzCounters: a plan carries on the counts of every frontend, and of every
 // backend behind it, that there is before and after, and begins others at zero.
@@ -167,7 +208,7 @@ func FuzzCounters(f *testing.F) {
 		count(a)
 		plan := a.PlanTo(b)
 		got := &Ruleset{ruleset.Apply(a.rules, plan.changes)}
-		if diff := cmp.Diff(wantCounts(a, b), countsOf(got)); diff != "" {
+		if diff := gocmp.Diff(wantCounts(a, b), countsOf(got)); diff != "" {
 			t.Errorf("counts (-want +got):\n%s\nfrom %s\nto %s\nplan:\n%v", diff, asJSON(was), asJSON(is), plan)
 		}
 	})
@@ -188,9 +229,10 @@ func count(r *Ruleset) {
 	}
 }
 
-// counted is a frontend, or a backend behind it.
+// counted is a frontend, or a backend behind it. A range is known by its first
+// port. Another limit makes another backend.
 type counted struct {
-	protocol Protocol
+	protocol uint8
 	frontend string
 	backend  string
 }
@@ -198,13 +240,18 @@ type counted struct {
 // countsOf gives what a counter is about with its state.
 func countsOf(r *Ruleset) map[counted]Counter {
 	out := map[counted]Counter{}
-	for _, s := range r.status() {
-		for _, f := range s.Frontends {
-			key := counted{protocol: s.Protocol, frontend: netip.AddrPortFrom(f.Addr, f.Port).String()}
-			out[key] = f.Counter
-			for _, b := range f.Backends {
+	for _, s := range compile.Holds(r.rules) {
+		for _, f := range s.Slots {
+			key := counted{protocol: s.Proto, frontend: fmt.Sprintf("%v %d range:%t", f.Addr, f.Port, f.End > 0)}
+			out[key] = Counter{f.Packets, f.Bytes}
+			for _, b := range f.Slots {
 				key.backend = b.Addr.String()
-				out[key] = b.Counter
+				if len(s.Limits) > 0 {
+					limit := s.Limits[b.Addr]
+					key.backend += fmt.Sprintf(" limit:%d drop:%t", limit, limit > 0 && f.Drop)
+				}
+				c := out[key]
+				out[key] = Counter{c.Packets + b.Packets, c.Bytes + b.Bytes}
 			}
 		}
 	}

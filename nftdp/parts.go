@@ -3,6 +3,7 @@
 package nftdp
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -96,14 +97,14 @@ func replaces(deleted *ruleset.Change, changes []ruleset.Change) bool {
 	return false
 }
 
-// remadeSets are the families in which a table, or a set that rules ask for
-// services, is added or deleted: then rules are written anew, too.
+// remadeSets are the families in which a table, or a set that chains of services
+// ask, is added or deleted: then rules are written anew, too.
 func remadeSets(changes []ruleset.Change) map[ruleset.Family]bool {
 	out := map[ruleset.Family]bool{}
 	for i := range changes {
 		c := &changes[i]
 		if c.Chain == nil && len(c.Elements) == 0 && c.Verb != ruleset.Adopt &&
-			(c.Set == nil || !compile.Shared(c.Set.Name)) {
+			(c.Set == nil || !compile.Separate(c.Set.Name)) {
 			out[c.Family] = true
 		}
 	}
@@ -183,7 +184,8 @@ func split(changes []ruleset.Change, taken claims, big *kernel.TooBigError) ([][
 			loose = append(loose, chunks(c, chunk)...)
 		case len(c.Elements) > 0:
 			last.changes = append(last.changes, *c)
-		case c.Verb == ruleset.Delete: // a table or a set, whose services would be gone until the last batch
+		case c.Verb == ruleset.Delete && (c.Set == nil || !compile.Separate(c.Set.Name)):
+			// a table or a set, whose services would be gone until the last batch
 			return nil, big
 		default:
 			first.changes = append(first.changes, *c)
@@ -269,9 +271,11 @@ type groups struct {
 }
 
 // newGroups learns from the frontends whose elements are whose. Where one
-// service hands a frontend to another one, both belong together.
+// service hands a frontend to another one, or some ports of a range, both
+// belong together.
 func newGroups(changes []ruleset.Change, taken claims) *groups {
 	g := &groups{owner: map[claim]string{}, taken: taken, merged: map[string]string{}, byName: map[string][]ruleset.Change{}}
+	ranges := map[place][]owned{}
 	for i := range changes {
 		c := &changes[i]
 		for j := range c.Elements {
@@ -280,13 +284,50 @@ func newGroups(changes []ruleset.Change, taken claims) *groups {
 			if !ok || !compile.SetNamed(c.Set.Name).Frontends() {
 				continue
 			}
-			if other, ok := g.owner[cl]; ok && g.find(other) != g.find(e.Comment) {
-				g.merged[g.find(other)] = g.find(e.Comment)
+			if other, ok := g.owner[cl]; ok {
+				g.merge(other, e.Comment)
 			}
 			g.owner[cl] = e.Comment
+			if cl.ranged {
+				ranges[cl.place()] = append(ranges[cl.place()], owned{portRange{cl.port, lastPort(e)}, e.Comment})
+			}
 		}
 	}
+	for _, at := range ranges {
+		g.mergeOverlapping(at)
+	}
 	return g
+}
+
+// owned is a range of ports that a service has or has had.
+type owned struct {
+	portRange
+	name string
+}
+
+// lastPort is that of an element of a map of ranges, at the end of its key.
+func lastPort(e *ruleset.Element) uint16 {
+	return e.End.PortAt(e.End.Len() - ruleset.Port.Len(ruleset.IPv4))
+}
+
+// mergeOverlapping joins the services whose ranges, all of one place, overlap.
+func (g *groups) mergeOverlapping(ranges []owned) {
+	slices.SortFunc(ranges, func(x, y owned) int { return cmp.Compare(x.first, y.first) })
+	var reach owned // the one that goes furthest
+	for i, r := range ranges {
+		if i > 0 && r.first <= reach.last {
+			g.merge(reach.name, r.name)
+		}
+		if r.last >= reach.last {
+			reach = r
+		}
+	}
+}
+
+func (g *groups) merge(x, y string) {
+	if x, y = g.find(x), g.find(y); x != y {
+		g.merged[x] = y
+	}
 }
 
 func (g *groups) find(name string) string {

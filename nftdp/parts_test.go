@@ -58,6 +58,7 @@ func FuzzSplit(f *testing.F) {
 					t.Errorf("a batch of %d bytes, %d are the limit, error %v", size, limit, err)
 				}
 				got = ruleset.Apply(got, batch)
+				wantApart(t, got)
 				if err := check(got); err != nil {
 					t.Fatalf("%v\nfrom %s\nto %s\nafter\n%v", err, asJSON(was), asJSON(is), &Plan{batch})
 				}
@@ -69,48 +70,75 @@ func FuzzSplit(f *testing.F) {
 	})
 }
 
-// betweenStates gives the check of a state on the way from a to b, in which one
-// of the configurations has to be in force.
-func betweenStates(a, b *Ruleset, configs ...Config) func(*ruleset.Ruleset) error {
-	known := map[string]bool{}
-	for _, r := range []*Ruleset{a, b} {
-		for _, s := range r.status() {
-			known[asJSON(s)] = true
-		}
-	}
-	return func(r *ruleset.Ruleset) error {
-		held := compile.Holds(r)
-		services := make([]*compile.Service, len(held))
-		for i := range held {
-			services[i] = &held[i].Service
-		}
-		for _, s := range (&Ruleset{r}).status() {
-			if !known[asJSON(s)] {
-				return fmt.Errorf("this service is neither the former nor the next one: %s", asJSON(s))
+// wantApart: a kernel refuses intervals that overlap.
+func wantApart(t *testing.T, r *ruleset.Ruleset) {
+	t.Helper()
+	for _, table := range r.Tables {
+		for _, id := range []compile.SetID{compile.FrontendRanges, compile.NodeFrontendRanges} {
+			seen := newClaims(0)
+			set := table.Sets[id]
+			for i := range set.Elements {
+				e := &set.Elements[i]
+				c, _ := claimOf(&ruleset.Change{Family: table.Family, Set: set}, e)
+				if other, ok := seen.overlapping(c, lastPort(e)); ok {
+					t.Errorf("%s: ranges from %v and %v overlap", set.Name, c, other)
+				}
+				seen.take(c, lastPort(e), e.Comment)
 			}
 		}
-		var errs []error
-		for _, c := range configs {
-			err := covers(r, compile.New(c.lower(), services).Ruleset())
-			if err == nil {
-				return nil
-			}
-			errs = append(errs, err)
-		}
-		return errors.Join(errs...)
 	}
 }
 
-// covers: there is all that the services need. What is more is harmless: no
-// service's frontend leads to it.
-func covers(r, needed *ruleset.Ruleset) error {
-	for _, change := range ruleset.Diff(r, needed) {
-		isExtra := change.Verb != ruleset.Add
-		if len(change.Elements) > 0 && !compile.SetNamed(change.Set.Name).Postrouting() {
-			isExtra = false
+// betweenStates gives the check of a state on the way from a to b: every service
+// is there as in one of them, with all that it needs in one of the
+// configurations. What postrouting asks may be left over.
+func betweenStates(a, b *Ruleset, configs ...Config) func(*ruleset.Ruleset) error {
+	known := map[string][]*compile.Service{}
+	for _, r := range []*Ruleset{a, b} {
+		status := r.status()
+		for i, h := range compile.Holds(r.rules) {
+			known[asJSON(status[i])] = append(known[asJSON(status[i])], &h.Service)
 		}
-		if !isExtra {
-			return fmt.Errorf("the services that it holds need: %s", &change)
+	}
+	return func(r *ruleset.Ruleset) error {
+		for _, s := range (&Ruleset{r}).status() {
+			if known[asJSON(s)] == nil {
+				return fmt.Errorf("this service is neither the former nor the next one: %s", asJSON(s))
+			}
+			if err := coversOne(r, known[asJSON(s)], configs); err != nil {
+				return err
+			}
+		}
+		return noStrays(r, configs[0])
+	}
+}
+
+// coversOne: there is all that one of the services needs.
+func coversOne(r *ruleset.Ruleset, services []*compile.Service, configs []Config) error {
+	var errs []error
+	for _, c := range configs {
+		for _, s := range services {
+			changes := ruleset.Diff(r, compile.New(c.lower(), []*compile.Service{s}).Ruleset())
+			i := slices.IndexFunc(changes, func(c ruleset.Change) bool { return c.Verb == ruleset.Add })
+			if i < 0 {
+				return nil
+			}
+			errs = append(errs, fmt.Errorf("service %q needs: %s", s.Name, &changes[i]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// noStrays: every slot of a pool belongs to a frontend. Other things that are
+// left over are harmless: no frontend leads to them.
+func noStrays(r *ruleset.Ruleset, c Config) error {
+	var services []*compile.Service
+	for _, h := range compile.Holds(r) {
+		services = append(services, &h.Service)
+	}
+	for _, change := range ruleset.Diff(r, compile.New(c.lower(), services).Ruleset()) {
+		if len(change.Elements) > 0 && compile.SetNamed(change.Set.Name) < compile.Masq {
+			return fmt.Errorf("the services that it holds would have: %s", &change)
 		}
 	}
 	return nil
@@ -159,6 +187,33 @@ func TestSplitByService(t *testing.T) {
 	batches, err := split(plan.changes, taken, &kernel.TooBigError{Limit: 4000})
 	if err != nil || len(batches) < 5 {
 		t.Errorf("%d batches, error %v", len(batches), err)
+	}
+}
+
+// TestSplitRanges: services that take over parts of each other's ranges go
+// together, while each of the others can go by itself.
+func TestSplitRanges(t *testing.T) {
+	service := func(name, addr string, port, last uint16) Service {
+		return Service{Name: name, Frontends: []Frontend{ranged(fmt.Sprintf("%s:%d", addr, port), last)}, Backends: backs("10.8.0.1:0")}
+	}
+	was, is := []Service{
+		service("a", "10.96.0.1", 80, 90), service("b", "10.96.0.1", 100, 110), service("c", "10.96.0.1", 120, 130),
+		service("d", "10.96.0.2", 80, 90),
+	}, []Service{
+		service("a", "10.96.0.1", 70, 84), service("b", "10.96.0.1", 85, 99), service("c", "10.96.0.1", 100, 109),
+		service("d", "10.96.0.2", 81, 91),
+	}
+	taken := newClaims(0)
+	if found := taken.admit(is); found != nil {
+		t.Fatal(found[0])
+	}
+	former := mustCompile(t, Config{}, was)
+	g := newGroups(former.PlanTo(mustCompile(t, Config{}, is)).changes, taken)
+	if g.find("a") != g.find("b") || g.find("b") != g.find("c") {
+		t.Errorf("a goes with %s, b with %s, c with %s", g.find("a"), g.find("b"), g.find("c"))
+	}
+	if g.find("d") != "d" {
+		t.Errorf("d goes with %s", g.find("d"))
 	}
 }
 

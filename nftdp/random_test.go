@@ -52,7 +52,10 @@ func (d *dice) config() Config {
 		}
 		return out
 	}
-	return Config{NodeAddrs: some(), Internal: some()}
+	return Config{
+		NodeAddrs: some(), Internal: some(), ServiceCIDRs: some(),
+		Localhost: d.roll(3) == 0, Affinities: one(d, []uint32{0, 0, 1000}),
+	}
 }
 
 // services are valid together with one another.
@@ -74,49 +77,87 @@ func (d *dice) services() []Service {
 func (d *dice) service(name string, others []Service) Service {
 	s := Service{
 		Name: name, Protocol: one(d, []Protocol{TCP, TCP, UDP, SCTP}),
-		Balance: one(d, []Balance{Random, Random, RoundRobin, SourceHash, Maglev}),
+		Balance:         one(d, []Balance{Random, Random, RoundRobin, SourceHash, Maglev}),
+		AffinitySeconds: one(d, []uint32{0, 0, 0, 10, 10800}),
 	}
 	if s.Balance == Maglev {
 		s.MaglevSize = one(d, []uint16{13, 17})
 	}
 	valid := func() bool { return (Config{}).Validate(append(slices.Clip(others), s)) == nil }
+	ranges, policies, clients := d.roll(3) == 0, d.roll(3) == 0, d.roll(4) == 0
 	for range d.roll(5) {
-		s.Frontends = append(s.Frontends, d.frontend())
+		s.Frontends = append(s.Frontends, d.frontend(ranges, policies, clients))
 		if !valid() {
 			s.Frontends = s.Frontends[:len(s.Frontends)-1]
 		}
 	}
+	limits := d.roll(4) == 0
 	for range d.roll(7) {
-		s.Backends = append(s.Backends, d.backend())
+		s.Backends = append(s.Backends, d.backend(s.ranged(), limits))
 		if !valid() {
 			s.Backends = s.Backends[:len(s.Backends)-1]
+		}
+	}
+	for range d.roll(4) - 1 {
+		s.SNAT = append(s.SNAT, one(d, []netip.Addr{addr("10.7.0.1"), addr("::ffff:10.7.0.2"), addr("fd00:7::1")}))
+		if !valid() {
+			s.SNAT = s.SNAT[:len(s.SNAT)-1]
 		}
 	}
 	return s
 }
 
-func (d *dice) frontend() Frontend {
-	return Frontend{
+func (d *dice) frontend(ranges, policies, clients bool) Frontend {
+	f := Frontend{
 		Addr: one(d, []netip.Addr{
 			{},
 			netip.IPv4Unspecified(), netip.IPv6Unspecified(),
 			addr("10.96.0.1"), addr("10.96.0.2"), addr("::ffff:10.96.0.1"), addr("fd00:96::1"), addr("192.168.0.2"),
 		}),
-		Port:      one(d, []uint16{80, 30644, 65535}),
-		NoBackend: one(d, []Action{Reject, Drop}),
+		Port:       one(d, []uint16{80, 30644, 65535}),
+		Masquerade: one(d, []Masquerade{MasqueradeAuto, MasqueradeAuto, MasqueradeAlways, MasqueradeNever}),
+		NoBackend:  one(d, []Action{DefaultAction, Reject, Drop}),
 	}
+	if ranges {
+		f.EndPort = one(d, []uint16{0, 0, 80, 90, 30644, 30700, 65535})
+	}
+	if policies {
+		f.Policy = one(d, []Policy{AnyBackend, LocalOnly, ExternalLocalOnly})
+	}
+	if clients {
+		f.Allow, f.Deny = d.clients(&f), d.clients(&f)
+	}
+	return f
 }
 
-func (d *dice) backend() Backend {
+// clients are prefixes of the frontend's families. Some say the same.
+func (d *dice) clients(f *Frontend) (out []netip.Prefix) {
+	for range d.roll(4) {
+		p := one(d, prefixes("10.1.0.0/16", "10.1.2.3/16", "10.1.0.0/17", "10.1.128.0/17", "0.0.0.0/0", "fd00:1::/64", "::/0"))
+		if familyOf(p.Addr())&f.families() != 0 {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func (d *dice) backend(ranged, limits bool) Backend {
 	a := one(d, []netip.Addr{
 		addr("10.180.0.1"), addr("10.180.0.2"), addr("10.180.0.3"), addr("::ffff:10.180.0.1"),
 		addr("fd00:180::1"), addr("fd00:180::2"),
 	})
-	return Backend{
+	b := Backend{
 		Addr:   netip.AddrPortFrom(a, one(d, []uint16{8080, 8081})),
 		State:  one(d, []State{Active, Active, Active, Draining, Down}),
-		Weight: one(d, []uint16{0, 0, 1, 2, 3, 6}), Backup: d.roll(5) == 4,
+		Weight: one(d, []uint16{0, 0, 1, 2, 3, 6}), Backup: d.roll(5) == 4, Local: d.roll(2) == 0,
 	}
+	if ranged {
+		b.Addr = netip.AddrPortFrom(a, 0)
+	}
+	if limits {
+		b.MaxConns = one(d, []uint32{0, 5, 20})
+	}
+	return b
 }
 
 // reordered are the same services with everything in another order.
@@ -126,6 +167,14 @@ func (d *dice) reordered(services []Service) []Service {
 	for i := range out {
 		out[i].Frontends = slices.Clone(out[i].Frontends)
 		out[i].Backends = slices.Clone(out[i].Backends)
+		out[i].SNAT = slices.Clone(out[i].SNAT)
+		for j := range out[i].Frontends {
+			f := &out[i].Frontends[j]
+			f.Allow, f.Deny = slices.Clone(f.Allow), slices.Clone(f.Deny)
+			shuffle(d, f.Allow)
+			shuffle(d, f.Deny)
+		}
+		shuffle(d, out[i].SNAT)
 		shuffle(d, out[i].Frontends)
 		shuffle(d, out[i].Backends)
 	}

@@ -24,12 +24,18 @@ func fullService() nftdp.Service {
 		Name:     `default/web:http é {};\`,
 		Protocol: nftdp.SCTP,
 		Balance:  nftdp.Maglev, MaglevSize: 251,
-		Frontends: []nftdp.Frontend{
-			{Addr: netip.MustParseAddr("10.96.0.10"), Port: 80, NoBackend: nftdp.Drop},
-		},
-		Backends: []nftdp.Backend{
-			{Addr: netip.MustParseAddrPort("[fd00::1]:8080"), State: nftdp.Down, Weight: 3, Backup: true},
-		},
+		AffinitySeconds: 10800,
+		SNAT:            []netip.Addr{netip.MustParseAddr("10.7.0.1"), netip.MustParseAddr("fd00:7::1")},
+		Frontends: []nftdp.Frontend{{
+			Addr: netip.MustParseAddr("10.96.0.10"), Port: 80, EndPort: 90,
+			Policy: nftdp.ExternalLocalOnly, Masquerade: nftdp.MasqueradeNever, NoBackend: nftdp.Drop,
+			Allow: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/16"), netip.MustParsePrefix("fd00::/64")},
+			Deny:  []netip.Prefix{netip.MustParsePrefix("10.1.7.0/24")},
+		}},
+		Backends: []nftdp.Backend{{
+			Addr:  netip.MustParseAddrPort("[fd00::1]:8080"),
+			State: nftdp.Down, Weight: 3, Backup: true, Local: true, MaxConns: 100,
+		}},
 	}
 }
 
@@ -42,9 +48,10 @@ func TestServiceJSON(t *testing.T) {
 		{
 			"every field", fullService(),
 			`{"name":"default/web:http é {};\\","protocol":"sctp",` +
-				`"frontends":[{"addr":"10.96.0.10","port":80,"noBackend":"drop"}],` +
-				`"backends":[{"addr":"[fd00::1]:8080","state":"down","weight":3,"backup":true}],` +
-				`"balance":"maglev","maglevSize":251}`,
+				`"frontends":[{"addr":"10.96.0.10","port":80,"endPort":90,"policy":"external-local-only",` +
+				`"masquerade":"never","allow":["10.1.2.3/16","fd00::/64"],"deny":["10.1.7.0/24"],"noBackend":"drop"}],` +
+				`"backends":[{"addr":"[fd00::1]:8080","state":"down","weight":3,"backup":true,"local":true,"maxConns":100}],` +
+				`"balance":"maglev","affinitySeconds":10800,"snat":["10.7.0.1","fd00:7::1"],"maglevSize":251}`,
 		},
 		{"zero", nftdp.Service{}, `{"name":""}`},
 		{
@@ -59,7 +66,8 @@ func TestServiceJSON(t *testing.T) {
 
 func TestConfigJSON(t *testing.T) {
 	roundTrip(t, nftdp.Config{}, `{}`)
-	roundTrip(t, fullConfig(), `{"table":"edge","nodeAddrs":["192.168.0.0/24","fd00::/64"],"internal":["10.0.0.0/8"],"protect":true}`)
+	roundTrip(t, fullConfig(), `{"table":"edge","nodeAddrs":["192.168.0.0/24","fd00::/64"],"internal":["10.0.0.0/8"],`+
+		`"serviceCIDRs":["10.96.0.0/12"],"localhost":true,"affinities":1000,"protect":true}`)
 }
 
 func fullConfig() nftdp.Config {
@@ -67,7 +75,11 @@ func fullConfig() nftdp.Config {
 		Table:     "edge",
 		NodeAddrs: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24"), netip.MustParsePrefix("fd00::/64")},
 		Internal:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
-		Protect:   true,
+
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
+		Localhost:    true,
+		Affinities:   1000,
+		Protect:      true,
 	}
 }
 
@@ -116,7 +128,31 @@ func TestUnsetAddrInJSON(t *testing.T) {
 	}
 }
 
-// word is what Protocol, Action and State have in common.
+// TestStatusJSON: what Inspect tells can be sent and read elsewhere.
+func TestStatusJSON(t *testing.T) {
+	drop := nftdp.Drop
+	full := nftdp.ServiceStatus{Name: "a", Protocol: nftdp.UDP, Frontends: []nftdp.FrontendStatus{{
+		Addr: netip.MustParseAddr("::"), Port: 80, EndPort: 90, NoBackend: &drop,
+		Counter: nftdp.Counter{Packets: 7, Bytes: 420},
+		Backends: []nftdp.BackendStatus{
+			{Addr: netip.MustParseAddrPort("[fd00::1]:0"), Slots: 2, Counter: nftdp.Counter{Packets: 1, Bytes: 60}},
+		},
+	}}}
+	for _, v := range []any{full, full.Frontends[0], full.Frontends[0].Backends[0], full.Frontends[0].Counter} {
+		for field, value := range reflect.ValueOf(v).Fields() {
+			if value.IsZero() {
+				t.Errorf("%T.%s is zero", v, field.Name)
+			}
+		}
+	}
+	roundTrip(t, full, `{"name":"a","protocol":"udp","frontends":[{"addr":"::","port":80,"endPort":90,"noBackend":"drop",`+
+		`"counter":{"packets":7,"bytes":420},`+
+		`"backends":[{"addr":"[fd00::1]:0","slots":2,"counter":{"packets":1,"bytes":60}}]}]}`)
+	roundTrip(t, nftdp.FrontendStatus{Addr: netip.MustParseAddr("10.0.0.1"), Port: 80},
+		`{"addr":"10.0.0.1","port":80,"counter":{"packets":0,"bytes":0}}`)
+}
+
+// word is what the types of words have in common.
 type word interface {
 	comparable
 	fmt.Stringer
@@ -126,8 +162,20 @@ type word interface {
 func TestWords(t *testing.T) {
 	testWords(t, nftdp.Protocol(9), "unknown protocol %s: want tcp, udp or sctp",
 		map[string]nftdp.Protocol{"tcp": nftdp.TCP, "udp": nftdp.UDP, "sctp": nftdp.SCTP})
-	testWords(t, nftdp.Action(9), "unknown action %s: want reject or drop",
-		map[string]nftdp.Action{"reject": nftdp.Reject, "drop": nftdp.Drop})
+	testWords(t, nftdp.Action(9), "unknown action %s: want default, reject or drop",
+		map[string]nftdp.Action{"default": nftdp.DefaultAction, "reject": nftdp.Reject, "drop": nftdp.Drop})
+	testWords(t, nftdp.Policy(9), "unknown policy %s: want any-backend, local-only or external-local-only",
+		map[string]nftdp.Policy{
+			"any-backend": nftdp.AnyBackend, "local-only": nftdp.LocalOnly, "external-local-only": nftdp.ExternalLocalOnly,
+		})
+	testWords(t, nftdp.Masquerade(9), "unknown masquerade %s: want auto, always or never",
+		map[string]nftdp.Masquerade{
+			"auto": nftdp.MasqueradeAuto, "always": nftdp.MasqueradeAlways, "never": nftdp.MasqueradeNever,
+		})
+	testWords(t, nftdp.Balance(9), "unknown balance %s: want random, round-robin, source-hash or maglev",
+		map[string]nftdp.Balance{
+			"random": nftdp.Random, "round-robin": nftdp.RoundRobin, "source-hash": nftdp.SourceHash, "maglev": nftdp.Maglev,
+		})
 	testWords(t, nftdp.State(9), "unknown state %s: want active, draining or down",
 		map[string]nftdp.State{"active": nftdp.Active, "draining": nftdp.Draining, "down": nftdp.Down})
 }

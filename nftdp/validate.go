@@ -186,13 +186,9 @@ func (r *report) checkSNAT(reachable families) {
 	var seen families
 	for j, a := range r.service.SNAT {
 		field := fmt.Sprintf("snat[%d]", j)
-		reason := addrFlaw(a)
-		if !a.IsValid() || a.Unmap().IsUnspecified() {
-			reason = "is unspecified"
-		}
 		switch family := familyOf(a); {
-		case reason != "":
-			r.add(field, fmt.Sprintf("%v %s: give a unicast address that leads back to this node", a, reason))
+		case sourceFlaw(a) != "":
+			r.add(field, sourceFlaw(a)+": give a unicast address that leads back to this node")
 		case family&seen != 0:
 			r.add(field, fmt.Sprintf("%v is a second %v address: one of each family is possible", a, family))
 		case family&reachable == 0:
@@ -201,6 +197,19 @@ func (r *report) checkSNAT(reachable families) {
 			seen |= family
 		}
 	}
+}
+
+// sourceFlaw says why an address can not be that of packets, or "".
+func sourceFlaw(a netip.Addr) string {
+	switch flaw := addrFlaw(a); {
+	case !a.IsValid():
+		return "is missing"
+	case a.Unmap().IsUnspecified():
+		return fmt.Sprintf("%v is the unspecified address", a)
+	case flaw != "":
+		return fmt.Sprintf("%v %s", a, flaw)
+	}
+	return ""
 }
 
 // checkTogether finds fields that exclude each other.

@@ -3,6 +3,7 @@ package nftdp
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"reflect"
 	"regexp"
@@ -90,6 +91,7 @@ func problemCases() []problemCase {
 	return slices.Concat(
 		[]problemCase{everythingWrong()},
 		configCases(), nameCases(), frontendCases(), balanceCases(), backendCases(), familyCases(), poolCases(), claimCases(),
+		sourceCases(), clientCases(), rangeCases(), togetherCases(), policyCases(),
 	)
 }
 
@@ -101,6 +103,8 @@ func everythingWrong() problemCase {
 			Table:     "2nd",
 			NodeAddrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), {}},
 			Internal:  prefixes("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+
+			ServiceCIDRs: []netip.Prefix{{}},
 		},
 		services: []Service{
 			{Name: "b", Frontends: fronts(":80", "10.96.0.10:80")},
@@ -119,6 +123,7 @@ func everythingWrong() problemCase {
 			{"", "table", `"2nd" has '2' at byte 0: a letter is needed first, then letters, digits and any of "/_.-"`},
 			{"", "nodeAddrs[1]", `is missing: give an address and a length, as in "10.0.0.0/8"`},
 			{"", "internal[0]", "::ffff:10.0.0.0/104 is an IPv4-mapped prefix: write 10.0.0.0/8"},
+			{"", "serviceCIDRs[0]", `is missing: give an address and a length, as in "10.0.0.0/8"`},
 			{"services[1]", "name", "is empty: give every service a name of its own"},
 			{"services[1]", "protocol", "protocol(9) is unknown: use tcp, udp or sctp"},
 			{
@@ -158,6 +163,10 @@ func configCases() []problemCase {
 				Table:     "Lb/edge_1.a-b",
 				NodeAddrs: prefixes("192.168.0.7/24", "192.168.0.0/24", "::/0"),
 				Internal:  prefixes("10.0.0.0/8", "10.0.0.0/8", "fd00::1/64"),
+
+				ServiceCIDRs: prefixes("10.96.0.1/12", "10.96.0.0/12", "fd00:96::/112"),
+				Localhost:    true,
+				Affinities:   math.MaxUint32,
 			},
 		},
 		{
@@ -406,6 +415,137 @@ func poolCases() []problemCase {
 	}
 }
 
+// oneService is a case about a service "a".
+func oneService(name string, s Service, want ...FieldError) problemCase {
+	s.Name = "a"
+	for i := range want {
+		want[i].Service = "a"
+	}
+	return problemCase{name: name, services: []Service{s}, want: want}
+}
+
+func sourceCases() []problemCase {
+	const advice = ": give a unicast address that leads back to this node"
+	addrs := func(texts ...string) (out []netip.Addr) {
+		for _, text := range texts {
+			out = append(out, netip.MustParseAddr(text))
+		}
+		return out
+	}
+	both := fronts(":80")
+	return []problemCase{
+		oneService("sources of both families", Service{Frontends: both, SNAT: addrs("fd00::1", "10.7.0.1")}),
+		oneService("a mapped source", Service{Frontends: fronts("10.96.0.1:80"), SNAT: addrs("::ffff:10.7.0.1")}),
+		oneService("a source without frontends", Service{SNAT: addrs("10.7.0.1", "fd00::1")}),
+		oneService("wrong sources claim no family",
+			Service{Frontends: both, SNAT: append(addrs("0.0.0.0", "::", "224.0.0.1", "::ffff:127.0.0.1", "fe80::1%eth0", "255.255.255.255"),
+				netip.Addr{}, addr("10.7.0.1"), addr("fd00::1"))},
+			FieldError{Field: "snat[0]", Reason: "0.0.0.0 is the unspecified address" + advice},
+			FieldError{Field: "snat[1]", Reason: ":: is the unspecified address" + advice},
+			FieldError{Field: "snat[2]", Reason: "224.0.0.1 is a multicast address" + advice},
+			FieldError{Field: "snat[3]", Reason: "::ffff:127.0.0.1 is a loopback address" + advice},
+			FieldError{Field: "snat[4]", Reason: "fe80::1%eth0 has a zone, which a rule can not carry" + advice},
+			FieldError{Field: "snat[5]", Reason: "255.255.255.255 is the broadcast address" + advice},
+			FieldError{Field: "snat[6]", Reason: "is missing" + advice},
+		),
+		oneService("two sources of a family", Service{Frontends: both, SNAT: addrs("10.7.0.1", "fd00::1", "::ffff:10.7.0.2", "fd00::1")},
+			FieldError{Field: "snat[2]", Reason: "::ffff:10.7.0.2 is a second IPv4 address: one of each family is possible"},
+			FieldError{Field: "snat[3]", Reason: "fd00::1 is a second IPv6 address: one of each family is possible"},
+		),
+		oneService("a source of no frontend's family", Service{Frontends: fronts("[::]:80"), SNAT: addrs("10.7.0.1")},
+			FieldError{Field: "snat[0]", Reason: "10.7.0.1 is IPv4, but no frontend of the service is: remove it"},
+		),
+	}
+}
+
+func clientCases() []problemCase {
+	of := func(text string, allow, deny []netip.Prefix) Service {
+		f := front(text)
+		f.Allow, f.Deny = allow, deny
+		return Service{Frontends: []Frontend{f}}
+	}
+	return []problemCase{
+		oneService("clients of both families, host bits and repetitions",
+			of(":80", prefixes("10.1.2.3/16", "10.1.0.0/16", "::/0"), prefixes("0.0.0.0/0", "fd00::1/128"))),
+		oneService("clients of a mapped frontend", of("[::ffff:10.96.0.1]:80", prefixes("10.0.0.0/8"), prefixes("10.1.0.0/16"))),
+		oneService("wrong clients", of("0.0.0.0:80", append(prefixes("10.0.0.0/8"), netip.Prefix{}), prefixes("fd00::/64", "::ffff:1.2.3.4/128")),
+			FieldError{Field: "frontends[0].allow[1]", Reason: `is missing: give an address and a length, as in "10.0.0.0/8"`},
+			FieldError{Field: "frontends[0].deny[0]", Reason: "fd00::/64 is IPv6, but the frontend is not: remove it"},
+			FieldError{Field: "frontends[0].deny[1]", Reason: "::ffff:1.2.3.4/128 is an IPv4-mapped prefix: write 1.2.3.4/32"},
+		),
+		oneService("IPv4 clients of an IPv6 frontend", of("[fd00:96::1]:80", prefixes("10.0.0.0/8"), nil),
+			FieldError{Field: "frontends[0].allow[0]", Reason: "10.0.0.0/8 is IPv4, but the frontend is not: remove it"},
+		),
+	}
+}
+
+// ranged is a frontend with a range of ports.
+func ranged(text string, end uint16) Frontend {
+	f := front(text)
+	f.EndPort = end
+	return f
+}
+
+func rangeCases() []problemCase {
+	web := []Frontend{ranged("10.96.0.1:80", 90)}
+	portless := manyBackends(MaxRangeBackends + 1)
+	for i := range portless {
+		portless[i].Addr = netip.AddrPortFrom(portless[i].Addr.Addr(), 0)
+	}
+	down := slices.Clone(portless)
+	down[7].State = Down
+	maglev := func(size uint16) Service {
+		return Service{Balance: Maglev, MaglevSize: size, Frontends: web, Backends: portless[:252]}
+	}
+	return []problemCase{
+		oneService("all ports", Service{Frontends: []Frontend{ranged(":1", 65535)}, Backends: backs("10.0.0.1:0", "[fd00::1]:0")}),
+		oneService("a range of one port is a port", Service{Frontends: []Frontend{ranged("10.96.0.1:80", 80)}, Backends: backs("10.0.0.1:0")},
+			FieldError{Field: "backends[0].addr", Reason: "10.0.0.1:0 has port 0: give a port from 1 to 65535"}),
+		oneService("the end below the beginning", Service{Frontends: []Frontend{ranged("10.96.0.1:80", 79)}, Backends: backs("10.0.0.1:80")},
+			FieldError{Field: "frontends[0].endPort", Reason: "79 is below port 80: give the last port of the range"}),
+		oneService("a range from port 0", Service{Frontends: []Frontend{ranged("10.96.0.1:0", 79)}},
+			FieldError{Field: "frontends[0].port", Reason: "is 0: give a port from 1 to 65535"}),
+		oneService("a range and a port", Service{Frontends: append(fronts("10.96.0.1:85"), web...), Backends: backs("10.0.0.1:0", "10.0.0.2:85")},
+			FieldError{Field: "backends[1].addr", Reason: "10.0.0.2:85 has a port, but the service has a range of ports, which are kept: give port 0"}),
+		oneService("a range and what it excludes", Service{
+			AffinitySeconds: 1, Frontends: web, Backends: []Backend{{Addr: netip.MustParseAddrPort("10.0.0.1:0"), MaxConns: 1}},
+		},
+			FieldError{Field: "affinitySeconds", Reason: "is not possible with port ranges: leave one of them out"},
+			FieldError{Field: "backends[0].maxConns", Reason: "is not possible with affinity: leave one of them out"},
+			FieldError{Field: "backends[0].maxConns", Reason: "is not possible with port ranges: leave one of them out"}),
+		oneService("a full range", Service{Frontends: web, Backends: down}),
+		oneService("a full range with Maglev", Service{Balance: Maglev, Frontends: web, Backends: down}),
+		oneService("more than a full range", Service{Frontends: web, Backends: portless},
+			FieldError{Field: "backends", Reason: "has 8193 active IPv4 backends: at most 8192 are possible"}),
+		oneService("the largest table of a range", maglev(32749)),
+		oneService("a table too large for a range", maglev(32771),
+			FieldError{Field: "maglevSize", Reason: "32771 is more than the 32768 slots that are possible"}),
+		oneService("a table too small for a range", maglev(251),
+			FieldError{Field: "maglevSize", Reason: "a table of 251 slots is too small for 252 active IPv4 backends"}),
+	}
+}
+
+func togetherCases() []problemCase {
+	limited := []Backend{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), MaxConns: math.MaxUint32}, back("10.0.0.2:80")}
+	unusable := slices.Clone(limited)
+	unusable[0].State, unusable[0].Local, unusable[0].Backup = Down, true, true
+	return []problemCase{
+		oneService("limits", Service{Frontends: fronts(":80"), Backends: limited}),
+		oneService("a limit of what is down", Service{Frontends: fronts(":80"), Backends: unusable}),
+		oneService("affinity for ever", Service{Frontends: fronts(":80"), AffinitySeconds: math.MaxUint32}),
+		oneService("affinity and limits", Service{Frontends: fronts(":80"), AffinitySeconds: 1, Backends: unusable},
+			FieldError{Field: "backends[0].maxConns", Reason: "is not possible with affinity: leave one of them out"}),
+	}
+}
+
+func policyCases() []problemCase {
+	return []problemCase{oneService("unknown words",
+		Service{Frontends: []Frontend{{Port: 80, Policy: 3, Masquerade: 3}}},
+		FieldError{Field: "frontends[0].policy", Reason: "policy(3) is unknown: use any-backend, local-only or external-local-only"},
+		FieldError{Field: "frontends[0].masquerade", Reason: "masquerade(3) is unknown: use auto, always or never"},
+	)}
+}
+
 func TestValidate(t *testing.T) {
 	for _, c := range problemCases() {
 		t.Run(c.name, func(t *testing.T) {
@@ -421,8 +561,12 @@ func TestValidate(t *testing.T) {
 // case above says what a wrong value of it is.
 func TestEveryFieldIsValidated(t *testing.T) {
 	index := regexp.MustCompile(`\[\d+\]`)
-	// Of these, every value is right.
-	seen := map[string]bool{"backends.weight": true, "backends.backup": true, "config.protect": true}
+	// Of these, every value is right. (TestExtremes has the kernel take the
+	// largest sizes and times.)
+	seen := map[string]bool{
+		"config.localhost": true, "config.affinities": true, "config.protect": true,
+		"backends.weight": true, "backends.backup": true, "backends.local": true,
+	}
 	for _, c := range problemCases() {
 		for _, p := range c.want {
 			field := index.ReplaceAllString(p.Field, "")

@@ -66,7 +66,6 @@ func (p *pool) internalSlots() uint32 {
 func (s *Service) class(f *Frontend) class {
 	c := class{node: f.Addr.IsUnspecified(), clients: f.Clients}
 	c.pool = pool{size: len(f.Pool)}
-	c.ranged = f.End > 0
 	c.split = f.Internal != nil
 	c.internal = len(f.Internal)
 	if c.size == 0 {
@@ -77,6 +76,7 @@ func (s *Service) class(f *Frontend) class {
 		return c
 	}
 	c.balance = s.Balance
+	c.ranged = f.End > 0
 	c.limited = len(s.Limits) > 0
 	c.affinity = s.Affinity > 0
 	if c.balance == RoundRobin || c.ranged {

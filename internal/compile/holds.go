@@ -154,12 +154,11 @@ func (r *reader) frontend(byName map[string]*Held, id SetID, e *ruleset.Element)
 	if n := e.End.Len(); n > 0 && n == e.Key.Len() && id.Ranged() {
 		front.End = e.End.PortAt(n - ruleset.Port.Len(r.Family))
 	}
-	r.follow(h, &front, e.Verdict)
 	key, _ := r.key(id, &e.Key)
+	r.follow(h, &front, key, e.Verdict)
 	if !front.NoBackend || front.Internal != nil {
 		r.pools(h, &front, r.slots[key])
 		front.Source = r.source(key)
-		h.Affinity = max(h.Affinity, r.affinities[key])
 	}
 	h.Slots = append(h.Slots, front)
 }
@@ -172,7 +171,7 @@ func (r *reader) source(key frontendKey) Source {
 }
 
 // follow goes the way of a packet, as class lays it, and notes what is on it.
-func (r *reader) follow(h *Held, front *HeldFrontend, v ruleset.Verdict) {
+func (r *reader) follow(h *Held, front *HeldFrontend, key frontendKey, v ruleset.Verdict) {
 	for range 8 { // somebody else may have made a loop
 		c := r.chains[v.Chain]
 		switch {
@@ -191,9 +190,20 @@ func (r *reader) follow(h *Held, front *HeldFrontend, v ruleset.Verdict) {
 				v = onward
 				break
 			}
+			if remembers(rule) { // what learns without is left over
+				h.Affinity = max(h.Affinity, r.affinities[key])
+			}
 			r.stage(h, front, rule)
 		}
 	}
+}
+
+// remembers reports whether a rule sends clients where they were before.
+func remembers(rule ruleset.Rule) bool {
+	return slices.ContainsFunc(rule, func(s ruleset.Statement) bool {
+		d, ok := s.(ruleset.DNAT)
+		return ok && d.Map == affinityMap
+	})
 }
 
 // verdictOf is the verdict that a rule ends with.

@@ -169,7 +169,7 @@ type emission struct {
 func (e *emission) emit() {
 	c := e.class(e.f)
 	id := Frontends
-	if c.ranged {
+	if e.f.End > 0 {
 		id = FrontendRanges
 	}
 	el := e.key(id.of(c.node))

@@ -95,6 +95,13 @@ func (id SetID) Postrouting() bool { return id >= Masq && id < NumSets }
 // share it, and not to the skeleton.
 func Shared(name string) bool { return strings.HasPrefix(name, prefixesPrefix) }
 
+// Separate reports whether chains of services can be written and deleted
+// whether or not there is the set: it is shared, or only the chain that all
+// packets go through asks it.
+func Separate(name string) bool {
+	return Shared(name) || name == nodeAddrsSet || name == serviceCIDRsSet
+}
+
 // Names of what does not belong to one service.
 const (
 	internalSet      = "internal"

@@ -32,6 +32,7 @@ func checkStage(t *testing.T, state *State, set []*Service, remove []string) {
 	full := state.With(set, remove)
 	want := full.Ruleset()
 
+	wantNamesOnce(t, want)
 	delta := state.Stage(set, remove)
 	changes := delta.Changes()
 	if state.Ruleset().String() != former.String() {
@@ -54,6 +55,26 @@ func checkStage(t *testing.T, state *State, set []*Service, remove []string) {
 	}
 	if diff := gocmp.Diff(full, state, exact); diff != "" {
 		t.Errorf("the state is not what a new one is (-want +got):\n%s", diff)
+	}
+}
+
+// wantNamesOnce: a kernel refuses a second chain or set of the same name.
+func wantNamesOnce(t *testing.T, r *ruleset.Ruleset) {
+	t.Helper()
+	for _, table := range r.Tables {
+		chains, sets := map[string]bool{}, map[string]bool{}
+		for _, c := range table.Chains {
+			if chains[c.Name] {
+				t.Errorf("two chains %s", c.Name)
+			}
+			chains[c.Name] = true
+		}
+		for _, s := range table.Sets {
+			if sets[s.Name] {
+				t.Errorf("two sets %s", s.Name)
+			}
+			sets[s.Name] = true
+		}
 	}
 }
 

@@ -365,12 +365,16 @@ type identity struct {
 	verdict   Verdict
 }
 
-// identity takes the upper half of a slot for a part of the key: it tells the
-// pools of a frontend apart.
+// identity leaves out the slot, but for its upper half where the frontend's
+// port stands there.
 func (s *Set) identity(e *Element) identity {
-	if s.slotted() && e.Key.Len() > 4 {
-		n := e.Key.Len() - 4
-		return identity{e.Key.Prefix(n).Slot(e.Key.SlotAt(n) >> 16), e.Data, e.Verdict}
+	if !s.slotted() || e.Key.Len() <= 4 {
+		return identity{key: e.Key}
 	}
-	return identity{key: e.Key}
+	n := e.Key.Len() - 4
+	key := e.Key.Prefix(n)
+	if !slices.Contains(s.Key, Port) {
+		key = key.Slot(e.Key.SlotAt(n) >> 16)
+	}
+	return identity{key, e.Data, e.Verdict}
 }

@@ -1,0 +1,100 @@
+package compile
+
+import (
+	"math"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// TestNamesOfEmptyPools: frontends without backends share chains, whatever
+// else they are.
+func TestNamesOfEmptyPools(t *testing.T) {
+	clients := Clients{Deny: Prefixes([]netip.Prefix{prefix("10.1.0.0/16")})}
+	limited := map[netip.AddrPort]uint32{netip.MustParseAddrPort("10.8.0.1:80"): 5}
+	var services []*Service
+	for i, s := range []*Service{
+		{Frontends: []Frontend{{Port: 1}}},
+		{Frontends: []Frontend{{Port: 2, End: 9}}},
+		{Frontends: []Frontend{{Port: 10}}, Affinity: 10},
+		{Frontends: []Frontend{{Port: 11}}, Balance: RoundRobin},
+		{Frontends: []Frontend{{Port: 12, End: 19}}, Balance: RoundRobin},
+		{Frontends: []Frontend{{Port: 20}}, Balance: Maglev, Limits: limited},
+		{Frontends: []Frontend{{Port: 21, Drop: true}}},
+		{Frontends: []Frontend{{Port: 22, End: 29, Drop: true}}},
+	} {
+		s.Name, s.Proto = string(rune('a'+i)), TCP
+		s.Frontends[0].Addr, s.Frontends[0].Clients = addr("10.9.0.1"), clients
+		services = append(services, s)
+	}
+	r := New(Config{}, services).Ruleset()
+	wantNamesOnce(t, r)
+	if got := strings.Count(r.String(), "chain clients-"); got != 2 {
+		t.Errorf("%d chains, want one that rejects and one that drops:\n%v", got, r)
+	}
+}
+
+// maxName is the longest name of a chain: NFT_CHAIN_MAXNAMELEN in
+// linux/netfilter/nf_tables.h, with the zero at its end.
+const maxName = 256 - 1
+
+// TestNamesFit: the longest names of all fit.
+func TestNamesFit(t *testing.T) {
+	long := addr("fd00:1111:2222:3333:4444:5555:6666:7777")
+	backend := netip.AddrPortFrom(long, 65535)
+	pool, other := make([]netip.AddrPort, 65535), make([]netip.AddrPort, 65534)
+	for i := range pool {
+		pool[i] = backend
+	}
+	copy(other, pool)
+	longest := 0
+	for _, s := range []*Service{
+		{Affinity: math.MaxUint32},
+		{Limits: map[netip.AddrPort]uint32{backend: math.MaxUint32}},
+	} {
+		s.Name, s.Proto, s.Balance = "s", SCTP, RoundRobin
+		list := Prefixes([]netip.Prefix{prefix("fd00::/64")})
+		s.Frontends = []Frontend{{
+			Addr: long, Port: 65535, Drop: true, Pool: pool, Internal: other,
+			Clients: Clients{Allow: list, Deny: list}, Source: Source{Mode: External, Addr: long},
+		}}
+		state := New(Config{}, []*Service{s})
+		for p := range state.shared.parts[1] {
+			longest = max(longest, len(p.name()))
+		}
+		for p := range state.shared.parts[1] {
+			if c := p.chain(); c != nil && len(c.Name) > maxName {
+				t.Errorf("%s has %d bytes", c.Name, len(c.Name))
+			}
+		}
+	}
+	t.Logf("the longest has %d bytes", longest)
+	if longest < 180 {
+		t.Error("this is not the worst case")
+	}
+}
+
+// TestHoldsLeftovers: what postrouting still learns after a change, since it is
+// deleted last, is not what the service does.
+func TestHoldsLeftovers(t *testing.T) {
+	s := func(affinity uint32) *Service {
+		return &Service{
+			Name: "s", Proto: TCP, Affinity: affinity,
+			Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80, Pool: []netip.AddrPort{netip.MustParseAddrPort("10.8.0.1:80")}}},
+		}
+	}
+	without, with := New(Config{}, []*Service{s(0)}).Ruleset(), New(Config{}, []*Service{s(10)}).Ruleset()
+	left := ruleset.Apply(without, nil)
+	table := left.Table(ruleset.IPv4)
+	table.Sets[Affinities].Elements = with.Table(ruleset.IPv4).Sets[Affinities].Elements
+	if len(table.Sets[Affinities].Elements) == 0 {
+		t.Fatal("nothing is learned")
+	}
+	for want, r := range map[uint32]*ruleset.Ruleset{0: left, 10: with} {
+		if got := Holds(r)[0].Affinity; got != want {
+			t.Errorf("affinity of %d seconds, want %d", got, want)
+		}
+	}
+}
