@@ -282,6 +282,11 @@ func (l *laps) add(begin time.Time) { *l = append(*l, time.Since(begin)) }
 
 func (l *laps) report(b *testing.B, unit string) {
 	b.Helper()
+	b.ReportMetric(l.median(), unit)
+}
+
+// median is that of the laps in nanoseconds.
+func (l *laps) median() float64 {
 	slices.Sort(*l)
-	b.ReportMetric(float64((*l)[len(*l)/2]), unit)
+	return float64((*l)[len(*l)/2])
 }

@@ -43,6 +43,11 @@ func cases() []packetCase {
 	vip := []nftdp.Service{{Name: "vip", Frontends: on(clusterIP, 80), Backends: to("L1")}}
 	vipBoth := []nftdp.Service{{Name: "vip", Frontends: on(clusterIP, 80), Backends: to("L1", "R1")}}
 	nodePort := []nftdp.Service{{Name: "node", Frontends: nodeWide(30644), Backends: to("L1", "R1")}}
+	allowed := []nftdp.Service{{
+		Name:      "allowed",
+		Frontends: slices.Concat(withAllow(nearClient(), on(external, 80)), on(clusterIP, 80), nodeWide(30644)),
+		Backends:  to("L1"),
+	}}
 	return []packetCase{
 		{
 			number: 1, name: "a pod to a VIP", config: pods, services: vipBoth,
@@ -60,6 +65,26 @@ func cases() []packetCase {
 		{number: 3, name: "each protocol its own backends", tests: map[string]func(*testing.T){
 			"other ports": caseSamePortOtherProtocol,
 		}},
+		{
+			number: 4, name: "another protocol of a VIP",
+			config: nftdp.Config{Internal: podNets(), ServiceCIDRs: serviceNets()}, services: vip,
+			packets: []packet{
+				{from: "L2", protocol: "udp", to: clusterIP, port: 80, want: "refused"},
+				{from: "C", protocol: "udp", to: clusterIP, port: 80, want: "refused"},
+				{from: "L2", to: clusterIP, port: 80, want: "L1"},
+			},
+			tests: map[string]func(*testing.T){"answers": caseServiceCIDRs},
+		},
+		{
+			number: 5, name: "an address that no service has",
+			config: nftdp.Config{Internal: podNets(), ServiceCIDRs: serviceNets()}, services: vip,
+			packets: []packet{
+				{from: "L2", to: unassigned, port: 80, want: "refused"},
+				{from: "C", to: unassigned, port: 80, want: "refused"},
+				{from: "N", to: unassigned, port: 80, want: "refused"},
+			},
+			tests: map[string]func(*testing.T){"not forwarded": caseServiceCIDRsAreNotForwarded},
+		},
 		{
 			number: 6, name: "a backend to itself", config: pods, services: vip,
 			packets: []packet{{from: "L1", to: clusterIP, port: 80, want: "L1", source: "N"}},
@@ -115,6 +140,75 @@ func cases() []packetCase {
 			},
 			tests: map[string]func(*testing.T){"any order": casePrecedence},
 		},
+		{
+			number: 16, name: "clients inside and outside of a range", config: pods, services: allowed,
+			packets: []packet{
+				{from: "C", to: external, port: 80, want: "L1", source: "N"},
+				{from: "C2", to: external, port: 80, want: "silence"},
+			},
+			tests: map[string]func(*testing.T){"denied": caseDenied},
+		},
+		{
+			number: 17, name: "other frontends of a service with a range", config: pods, services: allowed,
+			packets: []packet{
+				{from: "C2", to: clusterIP, port: 80, want: "L1"},
+				{from: "C2", to: nodeAddr, port: 30644, want: "L1"},
+				{from: "C2", to: external, port: 80, want: "silence"},
+			},
+		},
+		{
+			// The node's address towards the client is in the range.
+			number: 18, name: "pods and the node outside of a range", config: pods,
+			services: append(allowed, nftdp.Service{
+				Name: "pods", Frontends: withAllow(podNets(), on(external, 81)), Backends: to("L1"),
+			}),
+			packets: []packet{
+				{from: "L1", to: external, port: 80, want: "silence"},
+				{from: "N", to: external, port: 80, want: "L1", source: "N"},
+				{from: "L1", to: external, port: 81, want: "L1", source: "N"},
+				{from: "N", to: external, port: 81, want: "silence"},
+			},
+		},
+		{
+			number: 19, name: "LocalOnly", config: pods,
+			services: []nftdp.Service{{
+				Name: "node", Frontends: withPolicy(nftdp.LocalOnly, nodeWide(30644)), Backends: isLocal(to("L1", "R1")),
+			}},
+			packets: slices.Repeat([]packet{{from: "C", to: nodeAddr, port: 30644, want: "L1", source: "C"}}, attempts),
+		},
+		{
+			number: 20, name: "LocalOnly without a local backend", config: pods,
+			services: []nftdp.Service{{
+				Name: "node", Frontends: withPolicy(nftdp.LocalOnly, nodeWide(30644)), Backends: isLocal(to("R1", "R2")),
+			}},
+			packets: []packet{{from: "C", to: nodeAddr, port: 30644, want: "silence"}},
+			tests:   map[string]func(*testing.T){"while it changes": caseLocalBackendGoes},
+		},
+		{
+			number: 21, name: "internal clients without a local backend", config: pods,
+			services: []nftdp.Service{{
+				Name: "external", Frontends: withPolicy(nftdp.ExternalLocalOnly, on(external, 80)), Backends: isLocal(to("R1", "R2")),
+			}},
+			packets: []packet{
+				{from: "C", to: external, port: 80, want: "silence"},
+				{from: "L2", to: external, port: 80, want: "R1 or R2", source: "L2"},
+				{from: "N", to: external, port: 80, want: "R1 or R2", source: "N"},
+			},
+		},
+		{
+			number: 22, name: "a VIP with LocalOnly and no local backend", config: pods,
+			services: []nftdp.Service{
+				{Name: "drop", Frontends: withPolicy(nftdp.LocalOnly, on(clusterIP, 80)), Backends: isLocal(to("R1"))},
+				{
+					Name: "reject", Backends: isLocal(to("R1")),
+					Frontends: withNoBackend(nftdp.Reject, withPolicy(nftdp.LocalOnly, on(clusterIP, 81))),
+				},
+			},
+			packets: []packet{
+				{from: "L2", to: clusterIP, port: 80, want: "silence"},
+				{from: "L2", to: clusterIP, port: 81, want: "refused"},
+			},
+		},
 		{number: 23, name: "no backends", tests: map[string]func(*testing.T){
 			"reject": caseReject, "drop": caseDrop,
 		}},
@@ -146,6 +240,21 @@ func cases() []packetCase {
 		{number: 31, name: "a deleted service", tests: map[string]func(*testing.T){
 			"established": caseChangeUnderLiveConnections, "new": caseDeletedServiceIsGone,
 		}},
+		{
+			number: 32, name: "a range of ports", config: pods,
+			services: []nftdp.Service{{
+				Name: "range", Frontends: upToPort(5100, nodeWide(5000)), Backends: onPort(0, to("L1", "R1")),
+			}},
+			setup: func(t *testing.T, w *caseWorld) {
+				w.serveAs(t, "L1:5037", "L1", 5037)
+				w.serveAs(t, "R1:5037", "R1", 5037)
+			},
+			packets: []packet{
+				{from: "C", to: nodeAddr, port: 5037, want: "L1:5037 or R1:5037", source: "N"},
+				{from: "C", to: nodeAddr, port: 5101, want: "refused"},
+			},
+			tests: map[string]func(*testing.T){"ports": caseRangePorts},
+		},
 		{number: 33, name: "fragments and ICMP errors", tests: map[string]func(*testing.T){
 			"errors": caseICMPErrorsAreTranslated, "fragments": caseFragments,
 		}},
@@ -247,6 +356,18 @@ func to(places ...place) []nftdp.Backend {
 func onPort(port uint16, backends []nftdp.Backend) []nftdp.Backend {
 	for i, b := range backends {
 		backends[i].Addr = netip.AddrPortFrom(b.Addr.Addr(), port)
+	}
+	return backends
+}
+
+// isLocal marks the backends that are the node's own pods.
+func isLocal(backends []nftdp.Backend) []nftdp.Backend {
+	for i, b := range backends {
+		for _, a := range nstest.Families() {
+			if a.PodNet.Contains(b.Addr.Addr()) {
+				backends[i].Local = !a.RemoteNet.Contains(b.Addr.Addr())
+			}
+		}
 	}
 	return backends
 }

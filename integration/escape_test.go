@@ -5,11 +5,14 @@ package integration
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
@@ -102,32 +105,55 @@ func newSilentWorld(t *testing.T, backends int) *world {
 // for an emulated processor that has other work too.
 const sendTimeout = 5 * askTimeout
 
-// sendEach sends n UDP datagrams, each from a port of its own, through a raw
-// socket: one system call makes one new connection.
+// sendEach sends n UDP datagrams, each from a port of its own.
 func sendEach(t *testing.T, from *nstest.Namespace, dst netip.AddrPort, n int) {
 	t.Helper()
-	socket, err := nstest.Open(from, "ip4:17", netip.Addr{}, netip.AddrPortFrom(dst.Addr(), 0), sendTimeout)
+	f, err := openFlood(from, dst)
+	if err == nil {
+		defer closeOrFail(t, f)
+		err = f.send(1, n)
+	}
 	if err != nil {
 		t.Error(err)
-		return
 	}
-	defer socket.Close()
+}
+
+// flood sends UDP datagrams to one address through a raw socket, from whichever
+// port it is told: one system call makes one new connection.
+type flood struct {
+	net.Conn
+	header []byte
+}
+
+func openFlood(from *nstest.Namespace, dst netip.AddrPort) (*flood, error) {
+	socket, err := nstest.Open(from, "ip4:17", netip.Addr{}, netip.AddrPortFrom(dst.Addr(), 0), sendTimeout)
+	if err != nil {
+		return nil, err
+	}
 	header := make([]byte, 8) // without a checksum, which is optional in IPv4
 	binary.BigEndian.PutUint16(header[2:], dst.Port())
 	binary.BigEndian.PutUint16(header[4:], uint16(len(header)))
-	for port := range n {
-		binary.BigEndian.PutUint16(header, uint16(port+1))
+	return &flood{socket, header}, nil
+}
+
+// send sends n datagrams from n ports that follow each other.
+func (f *flood) send(first, n int) error {
+	if err := f.SetDeadline(time.Now().Add(sendTimeout)); err != nil {
+		return err
+	}
+	for port := first; port < first+n; port++ {
+		binary.BigEndian.PutUint16(f.header, uint16(port))
 		// The socket's buffer is full (__ip_append_data in net/ipv4/ip_output.c)
 		// while another processor has not taken what was sent before. The
 		// socket's deadline bounds how often this is tried again.
-		_, err := socket.Write(header)
+		_, err := f.Write(f.header)
 		for errors.Is(err, syscall.ENOBUFS) {
 			runtime.Gosched()
-			_, err = socket.Write(header)
+			_, err = f.Write(f.header)
 		}
 		if err != nil {
-			t.Errorf("packet %d to %v: %v", port, dst, err)
-			return
+			return fmt.Errorf("packet from port %d: %w", port, err)
 		}
 	}
+	return nil
 }

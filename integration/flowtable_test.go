@@ -27,6 +27,12 @@ type trackedFlow struct {
 // flowTable lists the UDP flows of a namespace.
 func flowTable(t *testing.T, ns *nstest.Namespace) map[trackedFlow]bool {
 	t.Helper()
+	return flowTableOf(t, ns, unix.IPPROTO_UDP)
+}
+
+// flowTableOf lists the flows of a protocol.
+func flowTableOf(t *testing.T, ns *nstest.Namespace, proto uint8) map[trackedFlow]bool {
+	t.Helper()
 	conn, err := kernel.Dial(int(ns.Handle()))
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +41,7 @@ func flowTable(t *testing.T, ns *nstest.Namespace) map[trackedFlow]bool {
 	all := map[trackedFlow]bool{}
 	for _, family := range ruleset.Families {
 		flows, err := conntrack.List(context.WithoutCancel(t.Context()), conn,
-			conntrack.Filter{Family: family, Proto: unix.IPPROTO_UDP}, func(*conntrack.Flow) bool { return true })
+			conntrack.Filter{Family: family, Proto: proto}, func(*conntrack.Flow) bool { return true })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -238,11 +239,52 @@ func on(addr func(nstest.Addrs) netip.Addr, port uint16) []nftdp.Frontend {
 	return all
 }
 
+// with changes all of the frontends.
+func with(frontends []nftdp.Frontend, change func(*nftdp.Frontend)) []nftdp.Frontend {
+	for i := range frontends {
+		change(&frontends[i])
+	}
+	return frontends
+}
+
+func withPolicy(p nftdp.Policy, frontends []nftdp.Frontend) []nftdp.Frontend {
+	return with(frontends, func(f *nftdp.Frontend) { f.Policy = p })
+}
+
+func withNoBackend(a nftdp.Action, frontends []nftdp.Frontend) []nftdp.Frontend {
+	return with(frontends, func(f *nftdp.Frontend) { f.NoBackend = a })
+}
+
+// withAllow gives each frontend the prefixes of its family.
+func withAllow(prefixes []netip.Prefix, frontends []nftdp.Frontend) []nftdp.Frontend {
+	return with(frontends, func(f *nftdp.Frontend) { f.Allow = familyOf(f.Addr, prefixes) })
+}
+
+// withDeny gives each frontend the prefixes of its family.
+func withDeny(prefixes []netip.Prefix, frontends []nftdp.Frontend) []nftdp.Frontend {
+	return with(frontends, func(f *nftdp.Frontend) { f.Deny = familyOf(f.Addr, prefixes) })
+}
+
+// familyOf are the prefixes of an address's family, or all if it is unset.
+func familyOf(addr netip.Addr, prefixes []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool {
+		return addr.IsValid() && p.Addr().Is4() != addr.Is4()
+	})
+}
+
+// upToPort makes the frontends ranges.
+func upToPort(last uint16, frontends []nftdp.Frontend) []nftdp.Frontend {
+	return with(frontends, func(f *nftdp.Frontend) { f.EndPort = last })
+}
+
 // Addresses of the topology, for on.
 func clusterIP(a nstest.Addrs) netip.Addr { return a.ClusterIP }
 func external(a nstest.Addrs) netip.Addr  { return a.External }
 func nodeAddr(a nstest.Addrs) netip.Addr  { return a.Node }
 func uplink(a nstest.Addrs) netip.Addr    { return a.Uplink }
+
+// unassigned is an address beside clusterIP that no service has.
+func unassigned(a nstest.Addrs) netip.Addr { return a.ClusterIP.Next() }
 
 // podNets are the prefixes of the backends' addresses.
 func podNets() []netip.Prefix {
@@ -252,6 +294,25 @@ func podNets() []netip.Prefix {
 // clientNets are the prefixes of the outside client's addresses.
 func clientNets() []netip.Prefix {
 	return []netip.Prefix{nstest.IPv4().ClientNet, nstest.IPv6().ClientNet}
+}
+
+// nearClient are the halves of the client's networks that have its first
+// address and the node's, and not its second.
+func nearClient() []netip.Prefix {
+	var all []netip.Prefix
+	for _, a := range nstest.Families() {
+		all = append(all, netip.PrefixFrom(a.ClientNet.Addr(), a.ClientNet.Bits()+1))
+	}
+	return all
+}
+
+// serviceNets hold clusterIP and unassigned.
+func serviceNets() []netip.Prefix {
+	var all []netip.Prefix
+	for _, a := range nstest.Families() {
+		all = append(all, netip.PrefixFrom(a.ClusterIP, a.ClusterIP.BitLen()-12).Masked())
+	}
+	return all
 }
 
 // inFamilies runs a subtest for each family.

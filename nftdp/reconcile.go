@@ -26,6 +26,13 @@ type former struct {
 	backends map[netip.AddrPort]bool
 	anywhere bool   // elsewhere, too
 	last     uint16 // port of a range
+	resized  bool   // the range has more or fewer ports than before
+}
+
+// takes notes that the frontend has come to take ports, up to this one, or to
+// take no more.
+func (f *former) takes(last uint16, resized bool) {
+	f.anywhere, f.last, f.resized = true, max(f.last, last), f.resized || resized
 }
 
 func (f *former) was(backend netip.AddrPort) bool { return f != nil && leads(f.backends, backend) }
@@ -42,7 +49,7 @@ func (t touched) at(c claim) *former {
 // add notes what is about to be committed. Should it not be
 // committed, then there is something to look at in vain.
 func (t touched) add(st *staged) {
-	replaced := map[claim]bool{}
+	replaced := map[claim]uint16{}
 	for i := range st.changes {
 		if c := &st.changes[i]; len(c.Elements) > 0 {
 			t.change(c, replaced)
@@ -84,8 +91,8 @@ func (t touched) rewire(st *staged) {
 
 // change notes new frontends, which had no rule for their packets, and
 // backends that leave. A frontend is not new if another verdict replaces its
-// former one, which was deleted before.
-func (t touched) change(c *ruleset.Change, replaced map[claim]bool) {
+// former one, which was deleted before: replaced has the last port of these.
+func (t touched) change(c *ruleset.Change, replaced map[claim]uint16) {
 	id := compile.SetNamed(c.Set.Name)
 	for i := range c.Elements {
 		e := &c.Elements[i]
@@ -94,14 +101,16 @@ func (t touched) change(c *ruleset.Change, replaced map[claim]bool) {
 			continue
 		}
 		at := claim{addr, port, UDP, id.Ranged()}
+		last := port
+		if !e.End.IsZero() {
+			last = e.End.PortAt(e.End.Len() - ruleset.Port.Len(c.Family))
+		}
+		former, known := replaced[at]
 		switch {
 		case id.Frontends() && c.Verb == ruleset.Delete:
-			replaced[at] = true
-		case id.Frontends() && !replaced[at]:
-			t.at(at).anywhere = true
-			if at.ranged {
-				t.at(at).last = e.End.PortAt(e.End.Len() - ruleset.Port.Len(c.Family))
-			}
+			replaced[at] = last
+		case id.Frontends() && former != last:
+			t.at(at).takes(max(former, last), known)
 		case id.Backends() && c.Verb == ruleset.Delete:
 			if b, ok := compile.BackendOf(c.Family, e); ok {
 				t.at(at).backends[b] = true
@@ -134,9 +143,13 @@ func (t touched) service(old, next *compile.Service) {
 	}
 }
 
-// prune forgets the frontends whose flows can only lead where they may.
+// prune forgets the frontends whose flows can only lead where they may. Those
+// to ports that are in a range no more may lead nowhere.
 func (t touched) prune(users *users) {
 	for c, f := range t {
+		if f.resized {
+			continue
+		}
 		maps := users.backends(c)
 		for b := range f.backends {
 			if leads(maps, b) {

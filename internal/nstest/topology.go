@@ -114,7 +114,7 @@ const (
 	ClientLink = "eth0"   // the client's only one
 	podLink    = "eth0"   // a backend's only one
 	uplinkName = "uplink" // the node's to the client
-	routerName = "router" // the node's to the router
+	RouterLink = "router" // the node's to the router
 )
 
 // PodLink is the name of the node's link to Topology.Backends[i].
@@ -242,9 +242,9 @@ func (t *Topology) addRouter() (err error) {
 	}
 	err = firstError(
 		t.Router.forward(),
-		attach(t.Router, t.Node, routerName, func(a Addrs) (netip.Addr, netip.Addr) { return a.Router, a.PodGW }))
+		attach(t.Router, t.Node, RouterLink, func(a Addrs) (netip.Addr, netip.Addr) { return a.Router, a.PodGW }))
 	for _, a := range Families() {
-		err = firstError(err, t.Node.AddRoute(routerName, a.RemoteNet, a.Router, a.PodGW))
+		err = firstError(err, t.Node.AddRoute(RouterLink, a.RemoteNet, a.Router, a.PodGW))
 	}
 	return err
 }

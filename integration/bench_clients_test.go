@@ -1,0 +1,123 @@
+//go:build linux
+
+package integration
+
+import (
+	"math"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// BenchmarkClientsConnections sets up connections to a service without ranges
+// of clients, next to 1,000 services that have five prefixes each and next to
+// as many that have none. Each iteration is a thousand connections to both,
+// one after the other, so that they meet the machine in the same mood. The
+// ratio is that of the medians; it should be no more than 1.1.
+func BenchmarkClientsConnections(b *testing.B) {
+	const services, prefixes, connections = 1_000, 5, 1_000
+	plain := newConnecting(b, services, 0)
+	ranged := newConnecting(b, services, prefixes)
+	plainLaps, rangedLaps := newLaps(), newLaps()
+	for port := 1; b.Loop(); port += connections {
+		if port+connections > math.MaxUint16 {
+			port = 1
+			untimed(b, func() { plain.forget(b); ranged.forget(b) })
+		}
+		for _, side := range []struct {
+			*connecting
+			*laps
+		}{{plain, plainLaps}, {ranged, rangedLaps}} {
+			begin := time.Now()
+			err := side.send(port, connections)
+			side.add(begin)
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	plain.mustTake(b)
+	ranged.mustTake(b)
+	plainLaps.report(b, "plain-p50-ns")
+	rangedLaps.report(b, "ranges-p50-ns")
+	b.ReportMetric(rangedLaps.median()/plainLaps.median(), "ratio")
+}
+
+// connecting is a client outside that connects to a service of a node.
+type connecting struct {
+	*nstest.Topology
+	*flood
+	dataplane *nftdp.Dataplane
+	vip       netip.AddrPort
+}
+
+// newConnecting has the service among others, each with that many prefixes of
+// clients.
+func newConnecting(b *testing.B, others, prefixes int) *connecting {
+	b.Helper()
+	top, err := nstest.NewTopology(1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { closeOrStop(b, top) })
+	backend := netip.AddrPortFrom(nstest.IPv4().Backend(0), backendPort)
+	sink, err := nstest.ListenUDP(top.Backends[0], backend)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { closeOrStop(b, sink) })
+	c := &connecting{Topology: top, dataplane: open(b, top.Node), vip: netip.AddrPortFrom(clusterAddr(others), 80)}
+	b.Cleanup(func() { closeOrStop(b, c.dataplane) })
+	services := manyServices(others)
+	for i := range services {
+		services[i].Frontends[0].Allow = prefixesOf(i, prefixes)
+	}
+	services = append(services, nftdp.Service{
+		Name: "measured", Protocol: nftdp.UDP, Frontends: []nftdp.Frontend{{Addr: c.vip.Addr(), Port: c.vip.Port()}},
+		Backends: []nftdp.Backend{{Addr: backend}},
+	})
+	plan, err := c.dataplane.Apply(b.Context(), services)
+	mustChange(b, plan, err)
+	if c.flood, err = openFlood(top.Client, c.vip); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { closeOrStop(b, c.flood) })
+	return c
+}
+
+// prefixesOf are n prefixes of the i-th service.
+func prefixesOf(i, n int) []netip.Prefix {
+	var all []netip.Prefix
+	for j := range n {
+		all = append(all, netip.PrefixFrom(ipv4(198<<24|18<<16|(i*n+j)*16), 28))
+	}
+	return all
+}
+
+// forget empties the node's conntrack table, so that ports can be used again.
+func (c *connecting) forget(b *testing.B) {
+	b.Helper()
+	if err := c.Node.Links().ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// mustTake fails unless the service has counted connections.
+func (c *connecting) mustTake(b *testing.B) {
+	b.Helper()
+	services, err := c.dataplane.Inspect(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, s := range services {
+		if s.Name == "measured" && s.Frontends[0].Counter.Packets > 0 {
+			return
+		}
+	}
+	b.Fatalf("the service of %v has taken no connection", c.vip)
+}

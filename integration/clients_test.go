@@ -1,0 +1,367 @@
+//go:build linux
+
+package integration
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// caseDenied: clients that are denied, or not allowed, hear nothing: no
+// backend gets a packet of theirs, their own network stacks no answer, and
+// conntrack has no entry, as their packets are dropped before they are
+// translated (case 16). All wait at the same time.
+func caseDenied(t *testing.T) {
+	t.Parallel()
+	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
+	w.apply(t, deniedServices()...)
+	places := []place{"C", "L1", "L2", "R1", "N"}
+	received := map[place]int{}
+	for _, p := range places {
+		received[p] = receivedSegments(t, w.namespace(p))
+	}
+	var waiting sync.WaitGroup
+	for _, a := range nstest.Families() {
+		for _, p := range deniedPackets() {
+			for _, protocol := range protocols() {
+				waiting.Go(func() { w.send(t, a, p.of(protocol.name).silent()) })
+			}
+		}
+	}
+	waiting.Wait()
+	for _, p := range places {
+		if n := receivedSegments(t, w.namespace(p)) - received[p]; n != 0 {
+			t.Errorf("%s received %d packets, want none", p, n)
+		}
+	}
+	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP} {
+		if flows := flowTableOf(t, w.Node, proto); len(flows) != 0 {
+			t.Errorf("conntrack has flows of denied clients: %v", flows)
+		}
+	}
+	for _, a := range nstest.Families() {
+		for _, f := range deniedServices()[0].Frontends {
+			addr := f.Addr
+			if !addr.IsValid() {
+				addr = a.Any().Addr()
+			}
+			if addr.Is4() != a.Client.Is4() || len(f.Allow)+len(f.Deny) == 0 {
+				continue
+			}
+			if n := w.frontend(t, "tcp", netip.AddrPortFrom(addr, f.Port)).Counter.Packets; n == 0 {
+				t.Errorf("frontend %v:%d has counted no packet, so that this shows nothing", addr, f.Port)
+			}
+		}
+		w.send(t, a, packet{from: "C2", to: clusterIP, port: 80, want: "L1 or R1"})
+	}
+}
+
+// silent is the packet as somebody sends it whose packets are dropped.
+func (p packet) silent() packet {
+	p.want = "silence"
+	if p.from == "N" && p.protocol != "tcp" {
+		p.want = "not permitted"
+	}
+	return p
+}
+
+// deniedServices have no backend for those in deniedPackets.
+func deniedServices() []nftdp.Service {
+	everybody := []netip.Prefix{nstest.IPv4().Any(), nstest.IPv6().Any()}
+	nobodyHere := []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/32")}
+	frontends := slices.Concat(
+		withDeny(everybody, on(external, 80)),
+		withAllow(nobodyHere, on(external, 81)),
+		withDeny(podNets(), withAllow(podNets(), nodeWide(82))),
+		on(clusterIP, 80))
+	var all []nftdp.Service
+	for _, p := range protocols() {
+		all = append(all, nftdp.Service{Name: p.name, Protocol: p.proto, Frontends: frontends, Backends: to("L1", "R1")})
+	}
+	return all
+}
+
+func deniedPackets() []packet {
+	var all []packet
+	for _, from := range []place{"C", "C2", "L1", "L2", "N"} {
+		all = append(all,
+			packet{from: from, to: external, port: 80}, packet{from: from, to: external, port: 81},
+			packet{from: from, to: nodeAddr, port: 82}, packet{from: from, to: podGW, port: 82})
+	}
+	return all
+}
+
+// manyPrefixes is how many one list has of each family.
+const manyPrefixes = 5000
+
+// TestManyPrefixes: who gets through lists of thousands of prefixes, which
+// overlap and adjoin each other, is who is in one of Allow and in none of Deny.
+// Clients are asked for whose addresses are the first and the last of prefixes
+// and their neighbours. A new process finds the lists as they are.
+func TestManyPrefixes(t *testing.T) {
+	t.Parallel()
+	w := newCaseWorld(t, nftdp.Config{})
+	r := rand.New(rand.NewPCG(3, 4))
+	var allow, deny []netip.Prefix
+	for _, net := range farClients() {
+		w.ownAddresses(t, net)
+		allow = append(allow, somePrefixes(r, net, manyPrefixes)...)
+		deny = append(deny, somePrefixes(r, net, manyPrefixes/5)...)
+	}
+	for _, step := range []string{"all", "one prefix less", "none but restarted"} {
+		switch step {
+		case "one prefix less":
+			deny = deny[1:]
+		case "none but restarted":
+			closeOrFail(t, w.dataplane)
+			w.open(t, nftdp.Config{})
+		}
+		start := time.Now()
+		plan := w.apply(t, nftdp.Service{
+			Name: "web", Backends: to("L1"),
+			Frontends: withDeny(deny, withAllow(allow, append(nodeWide(30644), on(external, 80)...))),
+		})
+		t.Logf("%s: %d changes in %v", step, plan.Len(), time.Since(start))
+		if step == "none but restarted" && !plan.Empty() {
+			t.Errorf("plan after the restart has %d changes, want none", plan.Len())
+		}
+	}
+	w.wantServedByLists(t, r, allow, deny)
+}
+
+// wantServedByLists connects from addresses at the edges of prefixes, all at
+// the same time.
+func (w *caseWorld) wantServedByLists(t *testing.T, r *rand.Rand, allow, deny []netip.Prefix) {
+	t.Helper()
+	const clients = 80 // of each family
+	served := 0
+	var waiting sync.WaitGroup
+	for i, a := range nstest.Families() {
+		for _, src := range edges(r, farClients()[i], append(allow, deny...), clients) {
+			in := inSome(allow, src) && !inSome(deny, src)
+			if in {
+				served++
+			}
+			for _, dst := range []netip.AddrPort{netip.AddrPortFrom(a.Node, 30644), netip.AddrPortFrom(a.External, 80)} {
+				waiting.Go(func() { w.wantServed(t, src, dst, in) })
+			}
+		}
+	}
+	waiting.Wait()
+	if t.Logf("%d of %d clients are served", served, 2*clients); served < clients/3 || served > clients*5/3 {
+		t.Error("that is too one-sided to show anything")
+	}
+}
+
+// wantServed fails unless a client is served, or hears nothing.
+func (w *caseWorld) wantServed(t *testing.T, src netip.Addr, dst netip.AddrPort, served bool) {
+	t.Helper()
+	timeout, want := silence, "silence"
+	if served {
+		timeout, want = askTimeout, w.Backends[0].Name
+	}
+	if got := outcome(nstest.Dial(w.Client, "tcp", src, dst, timeout)); got != want {
+		t.Errorf("%v to %v: %s, want %s", src, dst, got, want)
+	}
+}
+
+// farClients are networks behind the client.
+func farClients() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2001:db8::/32")}
+}
+
+// ownAddresses gives the client all addresses of a network.
+func (w *caseWorld) ownAddresses(t *testing.T, prefix netip.Prefix) {
+	t.Helper()
+	lo, err := w.Client.Links().LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(
+		w.Client.Sysctl("net/ipv6/ip_nonlocal_bind", "1"),
+		w.Client.Links().RouteAdd(&netlink.Route{
+			LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST,
+			Dst: &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())},
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// somePrefixes are n prefixes in a network, of which some overlap and every
+// fourth adjoins the one before. Together they cover about half of it.
+func somePrefixes(r *rand.Rand, net netip.Prefix, n int) []netip.Prefix {
+	const longest = 17 // bits more than the network has
+	var all []netip.Prefix
+	for len(all) < n {
+		if len(all)%4 == 3 {
+			last := all[len(all)-1]
+			if next := ruleset.LastAddr(last).Next(); net.Contains(next) {
+				all = append(all, netip.PrefixFrom(next, last.Bits()))
+				continue
+			}
+		}
+		b := net.Addr().AsSlice()
+		addBits(b, net.Bits()+longest, r.Uint32N(1<<longest))
+		addr, _ := netip.AddrFromSlice(b)
+		all = append(all, netip.PrefixFrom(addr, net.Bits()+longest-r.IntN(6)).Masked())
+	}
+	return all
+}
+
+// addBits sets bits of an address, of which the last one is at end.
+func addBits(b []byte, end int, value uint32) {
+	for bit := end - 1; value != 0; bit, value = bit-1, value>>1 {
+		b[bit/8] |= byte(value&1) << (7 - bit%8)
+	}
+}
+
+// edges are n addresses in a network at the beginnings and the ends of
+// prefixes, inside and outside.
+func edges(r *rand.Rand, net netip.Prefix, prefixes []netip.Prefix, n int) []netip.Addr {
+	var all []netip.Addr
+	for len(all) < n {
+		p := prefixes[r.IntN(len(prefixes))]
+		last := ruleset.LastAddr(p)
+		addr := []netip.Addr{p.Addr(), p.Addr().Prev(), last, last.Next()}[r.IntN(4)]
+		if net.Contains(addr) && addr != net.Addr() && !slices.Contains(all, addr) {
+			all = append(all, addr)
+		}
+	}
+	return all
+}
+
+func inSome(prefixes []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// TestClientsChange: who may connect is decided with the first packet. What is
+// established goes on when the lists change, TCP connections and UDP sockets
+// alike, and new connections follow them at once.
+func TestClientsChange(t *testing.T) {
+	t.Parallel()
+	w := newCaseWorld(t, nftdp.Config{})
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		frontends := append(nodeWide(30644), on(external, 80)...)
+		set := func(allow, deny []netip.Prefix) {
+			t.Helper()
+			var all []nftdp.Service
+			for _, p := range protocols()[:2] {
+				all = append(all, nftdp.Service{
+					Name: p.name, Protocol: p.proto, Backends: to("L1"),
+					Frontends: withDeny(deny, withAllow(allow, slices.Clone(frontends))),
+				})
+			}
+			w.update(t, nftdp.Change{Set: all})
+		}
+		set(nil, nil)
+		var conns []*nstest.Conn
+		var sockets []*udpClient
+		for _, dst := range []netip.AddrPort{netip.AddrPortFrom(a.Node, 30644), netip.AddrPortFrom(a.External, 80)} {
+			conns = append(conns, connect(t, 3, w.Client, dst)...)
+			sockets = append(sockets, dialUDP(t, w.Client, dst))
+		}
+		wantAll(t, sockets, w.Backends[0].Name)
+		for _, c := range []struct {
+			name        string
+			allow, deny []netip.Prefix
+			first, next string // what the client's two addresses get
+		}{
+			{"all denied", nil, clientNets(), "silence", "silence"},
+			{"allowed and denied", clientNets(), nearClient(), "silence", "L1"},
+			{"near allowed", nearClient(), nil, "L1", "silence"},
+			{"only others allowed", podNets(), nil, "silence", "silence"},
+			{"nothing said", nil, nil, "L1", "L1"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				set(c.allow, c.deny)
+				wantAlive(t, conns)
+				wantAll(t, sockets, w.Backends[0].Name)
+				var waiting sync.WaitGroup
+				for _, protocol := range []string{"tcp", "udp"} {
+					for _, p := range []packet{
+						{from: "C", protocol: protocol, to: external, port: 80, want: c.first},
+						{from: "C2", protocol: protocol, to: nodeAddr, port: 30644, want: c.next},
+					} {
+						waiting.Go(func() { w.send(t, a, p) })
+					}
+				}
+				waiting.Wait()
+			})
+		}
+	})
+}
+
+// TestClientsDuringChanges: while prefixes come and go, and with them the sets
+// that hold the lists, a client that is allowed all the time is served all the
+// time, and one that is not never. The flood of the latter comes to the backend
+// neither translated nor does it escape.
+func TestClientsDuringChanges(t *testing.T) {
+	w := newSilentWorld(t, 1)
+	serve(t, w.Backends[0], backendPort, "tcp")
+	a := nstest.IPv4()
+	delivered := func() int { return snmpSum(t, w.Backends[0], "snmp", "Udp.InDatagrams", "Udp.RcvbufErrors") }
+	escaped := func() int { return snmpSum(t, w.Client, "snmp", "Ip.InAddrErrors") }
+	services := func(n int) []nftdp.Service {
+		list := []netip.Prefix{single(a.Client), netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, byte(n), 0}), 24)}
+		return []nftdp.Service{
+			{Name: "tcp", Frontends: withAllow(list, on(clusterIP, 80)[:1]), Backends: backends(0)[:1]},
+			{Name: "udp", Protocol: nftdp.UDP, Frontends: withDeny(list, on(clusterIP, 80)[:1]), Backends: backends(0)[:1]},
+		}
+	}
+	w.apply(t, services(0)...)
+	before := delivered() + escaped()
+	dst := netip.AddrPortFrom(a.ClusterIP, 80)
+	sent, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(sent)
+		sendEach(t, w.Client, dst, math.MaxUint16)
+	}()
+	served := 0
+	go func() {
+		defer close(done)
+		for ; !isClosed(sent); served++ {
+			if got := brief(w.Client, "tcp", dst); got != w.Backends[0].Name {
+				t.Errorf("connection %d of the allowed client: %s", served, got)
+				return
+			}
+		}
+	}()
+	n := 0
+	for ; !isClosed(sent); n++ {
+		w.update(t, nftdp.Change{Set: services(n % 200)})
+	}
+	<-done
+	t.Logf("%d changes, %d connections served, %d packets denied", n, served, math.MaxUint16)
+	if n < 100 || served < 100 {
+		t.Error("too few to show anything")
+	}
+	if n := delivered() + escaped() - before; n != 0 {
+		t.Errorf("%d packets of the denied client got through", n)
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

@@ -1,0 +1,276 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// Ports of policyServices.
+const (
+	anyPort           = 80
+	localPort         = 81
+	externalLocalPort = 82
+)
+
+// TestPolicies: every client reaches the backends that the frontend's policy
+// leaves it, and they see the address that they have to see, with every
+// protocol, family and balance (cases 19, 21, 22). One service of each protocol
+// has a backend on the node and one elsewhere, and another one only that.
+func TestPolicies(t *testing.T) {
+	t.Parallel()
+	for _, internal := range [][]netip.Prefix{nil, podNets()} {
+		for _, balance := range []nftdp.Balance{nftdp.Random, nftdp.RoundRobin, nftdp.SourceHash, nftdp.Maglev} {
+			t.Run(fmt.Sprintf("%s/internal=%d", balance, len(internal)), func(t *testing.T) {
+				t.Parallel()
+				w := newCaseWorld(t, nftdp.Config{Internal: internal})
+				w.apply(t, policyServices(balance)...)
+				for _, p := range policyPackets(internal != nil) {
+					if (balance == nftdp.SourceHash || balance == nftdp.Maglev) && strings.Contains(p.want, " or ") {
+						continue // A client has one backend.
+					}
+					for _, protocol := range protocols() {
+						for _, a := range nstest.Families() {
+							w.send(t, a, p.of(protocol.name))
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// of is the packet with a protocol.
+func (p packet) of(protocol string) packet {
+	p.protocol = protocol
+	if p.from == "N" && p.want == "refused" && protocol != "tcp" {
+		p.want = "not permitted"
+	}
+	return p
+}
+
+// policyServices have a frontend of each policy on clusterIP and on the node's
+// addresses, and with remote backends alone on external.
+func policyServices(balance nftdp.Balance) []nftdp.Service {
+	policies := func(frontends func(port uint16) []nftdp.Frontend) []nftdp.Frontend {
+		return slices.Concat(
+			frontends(anyPort),
+			withPolicy(nftdp.LocalOnly, frontends(localPort)),
+			withPolicy(nftdp.ExternalLocalOnly, frontends(externalLocalPort)))
+	}
+	at := func(addr func(nstest.Addrs) netip.Addr) func(uint16) []nftdp.Frontend {
+		return func(port uint16) []nftdp.Frontend { return on(addr, port) }
+	}
+	var all []nftdp.Service
+	for _, p := range protocols() {
+		all = append(all,
+			nftdp.Service{
+				Name: "both:" + p.name, Protocol: p.proto, Balance: balance, MaglevSize: maglevSize(balance),
+				Frontends: append(policies(at(clusterIP)), policies(nodeWide)...), Backends: isLocal(to("L1", "R1")),
+			},
+			nftdp.Service{
+				Name: "remote:" + p.name, Protocol: p.proto, Balance: balance, MaglevSize: maglevSize(balance),
+				Frontends: withNoBackend(nftdp.Reject, policies(at(external))), Backends: isLocal(to("R1")),
+			})
+	}
+	return all
+}
+
+// maglevSize is small, since tables of a usual size take long to make.
+func maglevSize(b nftdp.Balance) uint16 {
+	if b == nftdp.Maglev {
+		return 31
+	}
+	return 0
+}
+
+// policyPackets are what has to happen at policyServices, with and without
+// Config.Internal for the pods.
+func policyPackets(internal bool) []packet {
+	podSource, podBoth, podRemote := place("N"), "L1", "refused"
+	if internal {
+		podSource, podBoth, podRemote = "L2", "L1 or R1", "R1"
+	}
+	all := []packet{
+		{from: "C", to: external, port: anyPort, want: "R1", source: "N"},
+		{from: "C", to: external, port: localPort, want: "refused"},
+		{from: "C", to: external, port: externalLocalPort, want: "refused"},
+		{from: "L2", to: external, port: localPort, want: "refused"},
+		{from: "L2", to: external, port: externalLocalPort, want: podRemote, source: "L2"},
+		{from: "N", to: external, port: localPort, want: "refused"},
+		{from: "N", to: external, port: externalLocalPort, want: "R1", source: "N"},
+	}
+	for _, addr := range []func(nstest.Addrs) netip.Addr{clusterIP, nodeAddr} {
+		all = append(all,
+			packet{from: "C", to: addr, port: anyPort, want: "L1 or R1", source: "N"},
+			packet{from: "L2", to: addr, port: anyPort, want: "L1 or R1", source: podSource},
+			packet{from: "L2", to: addr, port: externalLocalPort, want: podBoth, source: "L2"},
+			packet{from: "N", to: addr, port: externalLocalPort, want: "L1 or R1", source: "N"},
+			packet{from: "L1", to: addr, port: localPort, want: "L1", source: "N"})
+		all = append(all, slices.Repeat([]packet{
+			{from: "C", to: addr, port: localPort, want: "L1", source: "C"},
+			{from: "C2", to: addr, port: externalLocalPort, want: "L1", source: "C2"},
+			{from: "L2", to: addr, port: localPort, want: "L1", source: "L2"},
+			{from: "N", to: addr, port: localPort, want: "L1", source: "N"},
+		}, 8)...) // so many that a remote backend would have been chosen
+	}
+	return all
+}
+
+// caseLocalBackendGoes: while a service's only local backend is not usable, or
+// none, its frontends do what NoBackend says to those clients whom the policy
+// leaves no other, and nothing changes for the others (case 20). Established
+// connections go on.
+func caseLocalBackendGoes(t *testing.T) {
+	t.Parallel()
+	for name, take := range map[string]func(*nftdp.Service){
+		"down":     func(s *nftdp.Service) { setState(s, 0, nftdp.Down) },
+		"draining": func(s *nftdp.Service) { setState(s, 0, nftdp.Draining) },
+		"removed":  func(s *nftdp.Service) { s.Backends = isLocal(to("R1")) },
+		"moved":    func(s *nftdp.Service) { s.Backends = to("L1", "R1") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
+			w.apply(t, localServices()...)
+			var conns []*nstest.Conn
+			for _, a := range nstest.Families() {
+				conns = append(conns, connect(t, 3, w.Client, netip.AddrPortFrom(a.Node, localPort))...)
+				conns = append(conns, connect(t, 3, w.Client, netip.AddrPortFrom(a.External, externalLocalPort))...)
+			}
+			for range 2 {
+				w.wantLocal(t, "L1", "L1")
+				w.change(t, take)
+				w.wantLocal(t, "silence", "refused")
+				wantAlive(t, conns)
+				w.change(t, func(*nftdp.Service) {})
+			}
+			w.wantLocal(t, "L1", "L1")
+		})
+	}
+}
+
+// localServices have a local and a remote backend, and frontends for both
+// policies.
+func localServices() []nftdp.Service {
+	frontends := slices.Concat(on(clusterIP, anyPort),
+		withPolicy(nftdp.LocalOnly, nodeWide(localPort)),
+		withPolicy(nftdp.ExternalLocalOnly, on(external, externalLocalPort)),
+		withNoBackend(nftdp.Reject, withPolicy(nftdp.LocalOnly, on(clusterIP, localPort))),
+		withNoBackend(nftdp.Reject, withPolicy(nftdp.ExternalLocalOnly, nodeWide(externalLocalPort))))
+	var all []nftdp.Service
+	for _, p := range protocols()[:2] {
+		all = append(all, nftdp.Service{
+			Name: p.name, Protocol: p.proto, Frontends: frontends, Backends: isLocal(to("L1", "R1")),
+		})
+	}
+	return all
+}
+
+// change updates localServices to what they are with a change.
+func (w *caseWorld) change(t *testing.T, change func(*nftdp.Service)) {
+	t.Helper()
+	services := localServices()
+	for i := range services {
+		change(&services[i])
+	}
+	w.update(t, nftdp.Change{Set: services})
+}
+
+// wantLocal sends to localServices: to frontends that leave it to the library
+// what they do without a backend, and to those that reject.
+func (w *caseWorld) wantLocal(t *testing.T, usual, rejecting string) {
+	t.Helper()
+	for _, p := range []packet{
+		{from: "C", to: nodeAddr, port: localPort, want: usual, source: "C"},
+		{from: "C", to: external, port: externalLocalPort, want: usual, source: "C"},
+		{from: "L2", to: clusterIP, port: localPort, want: rejecting, source: "L2"},
+		{from: "C", to: nodeAddr, port: externalLocalPort, want: rejecting, source: "C"},
+	} {
+		for _, protocol := range []string{"tcp", "udp"} {
+			for _, a := range nstest.Families() {
+				w.send(t, a, p.of(protocol))
+			}
+		}
+	}
+	for _, a := range nstest.Families() {
+		for _, p := range []packet{
+			{from: "C", to: clusterIP, port: anyPort},
+			{from: "L2", to: external, port: externalLocalPort},
+			{from: "N", to: nodeAddr, port: externalLocalPort},
+		} {
+			if got := w.sendOne(t, a, p); got != w.Backends[0].Name && got != w.Remotes[0].Name {
+				t.Errorf("%s from %s to %v: %s, want any backend", p.transport(), p.from, p.dst(a), got)
+			}
+		}
+	}
+}
+
+// TestUDPFollowsLocalBackend: a client outside that keeps one socket gets no
+// answer while there is no local backend, and then reaches the one that comes.
+// A pod's socket goes over to the backend elsewhere meanwhile.
+func TestUDPFollowsLocalBackend(t *testing.T) {
+	t.Parallel()
+	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
+	w.apply(t, localServices()...)
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		outside := []*udpClient{
+			dialUDP(t, w.Client, netip.AddrPortFrom(a.Node, localPort)),
+			dialUDP(t, w.Client, netip.AddrPortFrom(a.External, externalLocalPort)),
+		}
+		w.change(t, func(s *nftdp.Service) { s.Backends = isLocal(to("L1")) })
+		pod := dialUDP(t, w.Backends[1], netip.AddrPortFrom(a.External, externalLocalPort))
+		wantAll(t, append(outside, pod), w.Backends[0].Name)
+		for _, c := range outside {
+			w.change(t, func(s *nftdp.Service) { setState(s, 0, nftdp.Down) })
+			if got := c.try(t, silence); got != "silence" {
+				t.Errorf("datagram to %v without a local backend: %s", c.dst, got)
+			}
+			pod.want(t, w.Remotes[0].Name)
+			w.change(t, func(s *nftdp.Service) { s.Backends = isLocal(to("L2", "R1")) })
+			c.want(t, w.Backends[1].Name)
+			pod.want(t, w.Remotes[0].Name)
+			w.change(t, func(s *nftdp.Service) { s.Backends = isLocal(to("L1")) })
+			c.want(t, w.Backends[0].Name)
+		}
+	})
+}
+
+// TestUDPFlowsUnderPolicy: a policy decides with the first datagram. Flows to a
+// backend that it comes to leave out go on as long as the backend is usable,
+// like connections; new ones go where it says.
+func TestUDPFlowsUnderPolicy(t *testing.T) {
+	t.Parallel()
+	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		for _, policy := range []nftdp.Policy{nftdp.LocalOnly, nftdp.ExternalLocalOnly} {
+			t.Run(policy.String(), func(t *testing.T) {
+				frontends := append(nodeWide(30053), on(external, 53)...)
+				dns := nftdp.Service{Name: "dns", Protocol: nftdp.UDP, Frontends: frontends, Backends: isLocal(to("R1"))}
+				w.apply(t, dns)
+				dial := func() []*udpClient {
+					return []*udpClient{
+						dialUDP(t, w.Client, netip.AddrPortFrom(a.Node, 30053)),
+						dialUDP(t, w.Client, netip.AddrPortFrom(a.External, 53)),
+					}
+				}
+				clients := dial()
+				wantAll(t, clients, w.Remotes[0].Name)
+				dns.Frontends, dns.Backends = withPolicy(policy, slices.Clone(frontends)), isLocal(to("L1", "R1"))
+				w.apply(t, dns)
+				wantAll(t, clients, w.Remotes[0].Name)
+				wantAll(t, dial(), w.Backends[0].Name)
+				dns.Backends = isLocal(to("L1", "R2"))
+				w.apply(t, dns)
+				wantAll(t, clients, w.Backends[0].Name)
+			})
+		}
+	})
+}
