@@ -120,6 +120,12 @@ func cases() []packetCase {
 			tests:   map[string]func(*testing.T){"with listeners": caseLoopbackIsNotTaken},
 		},
 		{
+			number: 12, name: "loopback addresses, on", config: localhostConfig(), services: nodePort,
+			setup:   func(t *testing.T, w *caseWorld) { w.meetRequirements(t) },
+			packets: []packet{{from: "N", to: loopback, port: 30644, want: "L1 or R1", source: "N"}},
+			tests:   map[string]func(*testing.T){"every backend": caseLocalhost},
+		},
+		{
 			number: 13, name: "NodeIP and port 80, where nothing listens", config: pods,
 			services: []nftdp.Service{{Name: "web", Frontends: nodeWide(80), Backends: to("L1", "R1")}},
 			packets:  []packet{{from: "C", to: nodeAddr, port: 80, want: "L1 or R1"}},

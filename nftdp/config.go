@@ -37,9 +37,10 @@ type Config struct {
 	// Localhost publishes node-wide frontends on 127.0.0.0/8 and ::1 too, for
 	// processes on this node. The kernel sends IPv4 packets from there to
 	// other machines only with the sysctl net.ipv4.conf.all.route_localnet,
-	// which Requirements tells about and Require sets. As that opens loopback
-	// addresses to the neighbours of the node, packets for them that arrive
-	// on any other interface are dropped then, whoever listens there.
+	// which Dataplane.Requirements lists and Dataplane.MeetRequirements sets.
+	// Without it they end as if the network were unreachable. As it opens
+	// loopback addresses to the neighbours of the node, packets for them that
+	// arrive on any other interface are dropped then, whoever listens there.
 	Localhost bool `json:"localhost,omitempty"`
 	// Affinities is how many pairs of client and frontend are remembered at
 	// a time for services with affinity, in each family: 0 is 65536. When

@@ -33,16 +33,25 @@ func (r Requirement) String() string {
 	return fmt.Sprintf("%s = %s, want %s: %s", r.Name, r.Have, r.Want, r.Why)
 }
 
-// requirements of every configuration.
-var requirements = []Requirement{
-	{Name: "net.ipv4.ip_forward", Want: "1", Why: "IPv4 connections from outside do not reach backends outside this namespace"},
-	{Name: "net.ipv6.conf.all.forwarding", Want: "1", Why: "IPv6 connections from outside do not reach backends outside this namespace"},
+// requirements of a configuration.
+func requirements(localhost bool) []Requirement {
+	all := []Requirement{
+		{Name: "net.ipv4.ip_forward", Want: "1", Why: "IPv4 connections from outside do not reach backends outside this namespace"},
+		{Name: "net.ipv6.conf.all.forwarding", Want: "1", Why: "IPv6 connections from outside do not reach backends outside this namespace"},
+	}
+	if localhost {
+		all = append(all, Requirement{
+			Name: "net.ipv4.conf.all.route_localnet", Want: "1",
+			Why: "connections to 127.0.0.0/8 do not reach backends outside this namespace",
+		})
+	}
+	return all
 }
 
 // Requirements lists what services need of the namespace's kernel parameters,
 // met or not, and changes nothing. Nor does any other method, except
 // MeetRequirements. IPv6 is left out where the kernel runs without it
-// (ipv6.disable=1).
+// (ipv6.disable=1). For Config.Localhost there is one more.
 //
 // A node whose services have only local clients, or only backends in the
 // namespace itself, can do without forwarding. A filter that drops what is
@@ -54,7 +63,7 @@ var requirements = []Requirement{
 // enough, as for everything else.
 func (d *Dataplane) Requirements(ctx context.Context) ([]Requirement, error) {
 	var out []Requirement
-	err := d.inNamespace(ctx, func() (err error) { out, err = readRequirements(); return err })
+	err := d.inNamespace(ctx, func() (err error) { out, err = readRequirements(d.cfg.Localhost); return err })
 	if err != nil {
 		return nil, err
 	}
@@ -70,11 +79,13 @@ func (d *Dataplane) Requirements(ctx context.Context) ([]Requirement, error) {
 // Think before you call it: the namespace becomes a router, for whatever its
 // filters let through. The kernel hands forwarding on to every interface, and
 // an interface that forwards IPv6 no longer takes addresses and routes from
-// router advertisements, unless its accept_ra is 2.
+// router advertisements, unless its accept_ra is 2. With Config.Localhost the
+// kernel no longer drops IPv4 packets that arrive for a loopback address: rules
+// of the table do, so Apply first, and turn it off before Remove.
 func (d *Dataplane) MeetRequirements(ctx context.Context) ([]Requirement, error) {
 	var changed []Requirement
 	err := d.inNamespace(ctx, func() error {
-		all, err := readRequirements()
+		all, err := readRequirements(d.cfg.Localhost)
 		if err != nil {
 			return err
 		}
@@ -93,9 +104,9 @@ func (d *Dataplane) MeetRequirements(ctx context.Context) ([]Requirement, error)
 }
 
 // readRequirements reads on the calling thread.
-func readRequirements() ([]Requirement, error) {
+func readRequirements(localhost bool) ([]Requirement, error) {
 	var out []Requirement
-	for _, r := range requirements {
+	for _, r := range requirements(localhost) {
 		var err error
 		r.Have, err = sysctl.Get(r.Name)
 		switch {

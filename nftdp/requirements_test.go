@@ -103,6 +103,23 @@ func TestRequirementsOneByOne(t *testing.T) {
 	}
 }
 
+// TestRequirementsOfLocalhost: loopback addresses need a parameter of their own.
+func TestRequirementsOfLocalhost(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{Localhost: true})
+	want := append(forwarding("0", "0"), Requirement{Name: "net.ipv4.conf.all.route_localnet", Want: "1", Have: "0"})
+	got, err := d.Requirements(t.Context())
+	wantRequirements(t, want, got, err)
+	before := n.parameters(t)
+	got, err = n.meetRequirements(t, d)
+	wantRequirements(t, want, got, err)
+	if after := n.parameters(t); before["ipv4/conf/all/route_localnet"] != "0\n" || after["ipv4/conf/all/route_localnet"] != "1\n" {
+		t.Errorf("route_localnet was %q and is %q", before["ipv4/conf/all/route_localnet"], after["ipv4/conf/all/route_localnet"])
+	}
+	got, err = n.meetRequirements(t, d)
+	wantRequirements(t, nil, got, err)
+}
+
 // TestRequirementsOfCallersNamespace: netns.None() is the namespace of the
 // thread that called Open, whichever thread asks afterwards.
 func TestRequirementsOfCallersNamespace(t *testing.T) {
@@ -143,7 +160,7 @@ func TestRequirementsErrors(t *testing.T) {
 // ownForwarding is what the namespace of the test itself has.
 func ownForwarding(t *testing.T) []Requirement {
 	t.Helper()
-	got, err := readRequirements()
+	got, err := readRequirements(false)
 	if err != nil {
 		t.Fatal(err)
 	}

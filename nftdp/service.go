@@ -108,8 +108,10 @@ type Backend struct {
 	// not. Those over the limit are refused as NoBackend says, although other
 	// backends may have room: with Drop, a TCP client's next try finds one.
 	// The kernel counts connections from the time when the limit is set, over
-	// all services that give the backend the same limit, until conntrack
-	// forgets them. Not together with AffinitySeconds or port ranges.
+	// all frontends with the same NoBackend of all services that give the
+	// backend the same limit: those of TCP until both sides have closed them,
+	// others until conntrack forgets them. Not together with AffinitySeconds
+	// or port ranges.
 	MaxConns uint32 `json:"maxConns,omitempty"`
 }
 

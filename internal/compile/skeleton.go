@@ -308,7 +308,8 @@ func frontendRules(node bool) []ruleset.Rule {
 // localhostChains make loopback addresses safe and usable.
 //
 // For IPv4 the sysctl route_localnet is needed, which lets neighbours send
-// packets to loopback addresses of the node: these are dropped. What belongs to
+// packets to loopback addresses of the node, and from such addresses to others
+// (ip_route_input_slow): both are dropped. What belongs to
 // a connection of ours has an address of the node until conntrack puts the
 // loopback address back, after the guard.
 //
@@ -322,6 +323,7 @@ func localhostChains(f ruleset.Family) []*ruleset.Chain {
 		return []*ruleset.Chain{baseChain("loopback-guard",
 			ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityRaw, Filter: true},
 			ruleset.Rule{fromOutside, ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: loopback(f)}, ruleset.Verdict{Kind: ruleset.Drop}},
+			ruleset.Rule{fromOutside, ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: loopback(f)}, ruleset.Verdict{Kind: ruleset.Drop}},
 		)}
 	}
 	set := func(to ruleset.Field) ruleset.Rule {
@@ -349,14 +351,16 @@ func loopback(f ruleset.Family) netip.Prefix {
 // masqRules see the first packet of every connection with a rewritten
 // destination, ours or not, so each of them asks whether it is one of ours.
 // The usual case, a client outside and no special wish, is found out first. A
-// loopback address must never leave the node.
+// loopback address must never leave the node; what stays on loopback addresses
+// is somebody else's, since no backend has one.
 func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
 	rules := []ruleset.Rule{
 		{ruleset.Lookup{Key: ops(ruleset.Saddr, ruleset.Daddr), Set: Hairpin.name()}, ruleset.Masquerade{}},
 	}
 	if c.Localhost {
 		rules = append(rules, ruleset.Rule{
-			ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: loopback(f)}, ruleset.Masquerade{},
+			ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: loopback(f)},
+			ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)}, ruleset.Masquerade{},
 		})
 	}
 	rules = append(rules, ruleset.Rule{
