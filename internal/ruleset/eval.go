@@ -1,0 +1,272 @@
+package ruleset
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Packet is the first packet of a connection.
+type Packet struct {
+	Proto    uint8
+	Src, Dst netip.AddrPort
+	Sent     bool // by a process on this node; else it arrives
+	Loopback bool // where it arrives, that is the loopback interface
+}
+
+// Family is the family of the packet's addresses.
+func (p *Packet) Family() Family {
+	if p.Src.Addr().Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// Fate is what becomes of a packet.
+type Fate uint8
+
+// The fates.
+const (
+	Passed      Fate = iota // it goes to Outcome.Dst
+	Dropped                 // silently
+	Reset                   // it is answered with a TCP reset
+	Unreachable             // it is answered with ICMP port-unreachable
+)
+
+// Outcome is one of the things that can become of a packet.
+type Outcome struct {
+	Fate       Fate
+	Dst        netip.AddrPort // the destination in the end
+	Masquerade bool           // the source is rewritten to the outgoing interface's address,
+	SNAT       netip.Addr     // or to this one, if it is set
+}
+
+// String is the outcome in words.
+func (o Outcome) String() string {
+	switch {
+	case o.Fate != Passed:
+		return [...]string{Dropped: "dropped", Reset: "reset", Unreachable: "unreachable"}[o.Fate]
+	case o.Masquerade:
+		return fmt.Sprintf("to %v, masqueraded", o.Dst)
+	case o.SNAT.IsValid():
+		return fmt.Sprintf("to %v from %v", o.Dst, o.SNAT)
+	}
+	return fmt.Sprintf("to %v", o.Dst)
+}
+
+// Path is the way of a packet to an outcome.
+type Path struct {
+	Outcome
+	Learned []Learned
+	Trace   []Step
+}
+
+// Learned is an element that a rule adds to a dynamic map.
+type Learned struct {
+	Map     string
+	Element Element
+}
+
+// Step is a rule that matched, so that its last statement was executed.
+type Step struct {
+	Chain string
+	Rule  Rule
+	Found *Element // the last element that the rule found in a set or map
+}
+
+// Evaluator says what the rules of a ruleset make of packets, as the kernel
+// would, without it. It does not change, and any number of goroutines may use
+// it.
+//
+// Where the kernel draws a number (numgen), every one is tried. Connections
+// are never over a limit of their number (ct count), and dynamic maps never
+// full. Tables of others, routes, and whether anybody takes the packet where it
+// goes are not looked at.
+type Evaluator struct {
+	tables map[Family]*Table
+	sets   map[*Set]map[Tuple]*Element // those without intervals
+	local  func(netip.Addr) bool
+}
+
+// NewEvaluator evaluates the rules on a node that holds the addresses of which
+// local tells so.
+func NewEvaluator(r *Ruleset, local func(netip.Addr) bool) *Evaluator {
+	e := &Evaluator{tables: map[Family]*Table{}, sets: map[*Set]map[Tuple]*Element{}, local: local}
+	for _, t := range r.Tables {
+		e.tables[t.Family] = t
+		for _, s := range t.Sets {
+			if s.Interval {
+				continue
+			}
+			index := make(map[Tuple]*Element, len(s.Elements))
+			for i := range s.Elements {
+				index[s.Elements[i].Key] = &s.Elements[i]
+			}
+			e.sets[s] = index
+		}
+	}
+	return e
+}
+
+// Eval gives all outcomes that are possible for a packet, each with one way to
+// it. The dynamic maps hold what was learned. It fails where rules can not be
+// understood, or are such that the kernel would refuse them.
+func (e *Evaluator) Eval(p Packet, learned []Learned) ([]Path, error) {
+	var out []Path
+	seen := map[Outcome]bool{}
+	for draws := (&draws{}); ; {
+		w := walk{Evaluator: e, table: e.tables[p.Family()], packet: p, src: p.Src, dst: p.Dst, learned: learned, draws: draws}
+		w.path.Dst = p.Dst
+		w.run()
+		if w.err != nil {
+			return nil, w.err
+		}
+		if !seen[w.path.Outcome] {
+			seen[w.path.Outcome] = true
+			out = append(out, w.path)
+		}
+		if !draws.next() {
+			return out, nil
+		}
+	}
+}
+
+// draws are the numbers that were drawn on a walk, in order. The next walk
+// draws the next combination of them.
+type draws struct {
+	numbers []draw
+	at      int
+}
+
+type draw struct{ value, mod uint32 }
+
+func (d *draws) draw(mod uint32) uint32 {
+	if d.at == len(d.numbers) {
+		d.numbers = append(d.numbers, draw{0, mod})
+	}
+	d.at++
+	return d.numbers[d.at-1].value
+}
+
+// next turns to the next combination, if there is one more. Other numbers at
+// first can mean that other ones are drawn later, so those begin anew.
+func (d *draws) next() bool {
+	d.at = 0
+	for n := len(d.numbers); n > 0; n-- {
+		last := &d.numbers[n-1]
+		if last.value++; last.value < last.mod {
+			return true
+		}
+		d.numbers = d.numbers[:n-1]
+	}
+	return false
+}
+
+// walk is one way of a packet through the hooks.
+type walk struct {
+	*Evaluator
+	table   *Table // nil: no table of the family
+	packet  Packet
+	learned []Learned
+	draws   *draws
+
+	hook       HookNum
+	src, dst   netip.AddrPort // in the packet now
+	translated bool           // the connection has another destination than the packet had
+	bound      bool           // in this hook, nat has been decided
+	ended      bool           // the packet goes no further
+	jumps      int
+	path       Path
+	err        error
+}
+
+// run sends the packet through the hooks. A packet to this node that a process
+// on it sends comes in again by the loopback interface, but by then conntrack
+// knows the connection, so nat chains do not see it.
+func (w *walk) run() {
+	first, last := Prerouting, Postrouting
+	if w.packet.Sent {
+		first = Output
+	}
+	w.traverse(first)
+	if !w.packet.Sent && !w.ended {
+		if w.local(w.dst.Addr()) {
+			last = Input
+		} else {
+			w.traverse(Forward)
+		}
+	}
+	w.traverse(last)
+	w.path.Dst = w.dst
+}
+
+// traverse runs the base chains of a hook in the order of their priorities.
+// When one nat chain has rewritten the connection, the others of the hook are
+// passed over (nf_nat_inet_fn in net/netfilter/nf_nat_core.c).
+func (w *walk) traverse(hook HookNum) {
+	if w.table == nil || w.ended {
+		return
+	}
+	w.hook, w.bound = hook, false
+	var chains []*Chain
+	for _, c := range w.table.Chains {
+		if c.Hook != nil && c.Hook.Num == hook {
+			chains = append(chains, c)
+		}
+	}
+	slices.SortStableFunc(chains, func(x, y *Chain) int { return cmp.Compare(x.Hook.Priority, y.Hook.Priority) })
+	for _, c := range chains {
+		if w.ended || w.err != nil {
+			return
+		}
+		if c.Hook.Filter || !w.bound {
+			w.chain(c)
+		}
+	}
+}
+
+// maxJumps is a bound on the chains on the way through one base chain. The
+// kernel refuses loops, and more than 16 jumps (NFT_JUMP_STACK_SIZE).
+const maxJumps = 64
+
+// chain runs a chain and reports whether the base chain is done with the
+// packet; if not, the caller's next rule follows.
+func (w *walk) chain(c *Chain) (done bool) {
+	if c.Opaque != "" {
+		return w.fail("chain %s: %s", c.Name, c.Opaque)
+	}
+	if w.jumps++; w.jumps > maxJumps {
+		return w.fail("chain %s: too many jumps", c.Name)
+	}
+	defer func() { w.jumps-- }()
+	for _, r := range c.Rules {
+		v := w.rule(c, r)
+		switch v.Kind {
+		case Accept, Drop:
+			return true
+		case Return:
+			return false
+		case Jump, Goto:
+			next := w.table.Chain(v.Chain)
+			if next == nil {
+				return w.fail("chain %s: no chain %s", c.Name, v.Chain)
+			}
+			if done := w.chain(next); done || v.Kind == Goto {
+				return done
+			}
+		}
+		if w.err != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// fail ends the walk with an error.
+func (w *walk) fail(format string, args ...any) (done bool) {
+	if w.err == nil {
+		w.err = fmt.Errorf("evaluate rules: "+format, args...)
+	}
+	return true
+}
