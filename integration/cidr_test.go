@@ -174,16 +174,6 @@ func echo(from *nstest.Namespace, dst netip.Addr, timeout time.Duration) error {
 	}
 }
 
-// internetChecksum is that of RFC 1071, for an even number of bytes.
-func internetChecksum(b []byte) uint16 {
-	var sum uint32
-	for i := 0; i < len(b); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(b[i:]))
-	}
-	sum = sum>>16 + sum&0xffff
-	return ^uint16(sum + sum>>16)
-}
-
 // icmpError is a message about a packet that could not be delivered.
 type icmpError struct {
 	Type, Code, Protocol uint8
