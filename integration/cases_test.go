@@ -218,6 +218,12 @@ func cases() []packetCase {
 		{number: 23, name: "no backends", tests: map[string]func(*testing.T){
 			"reject": caseReject, "drop": caseDrop,
 		}},
+		{number: 24, name: "affinity", tests: map[string]func(*testing.T){
+			"everywhere": caseAffinity,
+		}},
+		{number: 25, name: "affinity to a backend that goes", tests: map[string]func(*testing.T){
+			"another one": caseAffinityBackendGoes,
+		}},
 		{number: 26, name: "a draining backend", tests: map[string]func(*testing.T){
 			"states": caseStates, "drain": caseDrain, "udp": caseUDPDraining,
 		}},

@@ -31,12 +31,95 @@ const poolBackends = 4
 // whether a backend is left that is usable.
 func mutations() map[string]func(*rand.Rand, *nftdp.Service) {
 	return map[string]func(*rand.Rand, *nftdp.Service){
-		"pool":     func(r *rand.Rand, s *nftdp.Service) { s.Backends = backends(somePool(r)...) },
+		"pool":     func(r *rand.Rand, s *nftdp.Service) { s.Backends = localBackends(somePool(r)...) },
 		"state":    func(r *rand.Rand, s *nftdp.Service) { setState(s, r.IntN(poolBackends), nftdp.State(r.IntN(3))) },
 		"weight":   func(r *rand.Rand, s *nftdp.Service) { setWeight(s, r.IntN(poolBackends), uint16(r.IntN(4))) },
 		"backup":   func(r *rand.Rand, s *nftdp.Service) { setBackup(s, r.IntN(poolBackends), r.IntN(2) == 0) },
 		"balance":  func(r *rand.Rand, s *nftdp.Service) { setBalance(s, nftdp.Balance(r.IntN(4))) },
 		"frontend": func(_ *rand.Rand, s *nftdp.Service) { toggleFrontend(s) },
+		"affinity": func(r *rand.Rand, s *nftdp.Service) { s.AffinitySeconds = []uint32{0, 1, anHour}[r.IntN(3)] },
+		"policy":   func(r *rand.Rand, s *nftdp.Service) { setPolicy(s, nftdp.Policy(r.IntN(3))) },
+		"local":    func(r *rand.Rand, s *nftdp.Service) { setLocal(s, r.IntN(poolBackends), r.IntN(3) > 0) },
+		"limit":    func(r *rand.Rand, s *nftdp.Service) { setLimit(s, r.IntN(poolBackends), uint32(r.IntN(3)*10_000)) },
+		"clients":  func(r *rand.Rand, s *nftdp.Service) { setClients(r, &s.Frontends[r.IntN(len(s.Frontends))]) },
+		"masquerade": func(r *rand.Rand, s *nftdp.Service) {
+			s.Frontends[r.IntN(len(s.Frontends))].Masquerade = nftdp.Masquerade(r.IntN(3))
+		},
+		"snat": func(r *rand.Rand, s *nftdp.Service) { s.SNAT = someSNAT(r) },
+		"range": func(r *rand.Rand, s *nftdp.Service) {
+			setRange(&s.Frontends[r.IntN(len(s.Frontends))], uint16(r.IntN(5)))
+		},
+	}
+}
+
+// localBackends are some of the backends, which are on the node.
+func localBackends(indices ...int) []nftdp.Backend {
+	all := backends(indices...)
+	for i := range all {
+		all[i].Local = true
+	}
+	return all
+}
+
+// setPolicy is for all frontends, so that they agree on what is usable.
+func setPolicy(s *nftdp.Service, policy nftdp.Policy) {
+	for i := range s.Frontends {
+		s.Frontends[i].Policy = policy
+	}
+}
+
+// each changes one of the topology's backends in both families.
+func each(s *nftdp.Service, backend int, change func(*nftdp.Backend)) {
+	for i := range s.Backends {
+		for _, a := range nstest.Families() {
+			if s.Backends[i].Addr.Addr() == a.Backend(backend) {
+				change(&s.Backends[i])
+			}
+		}
+	}
+}
+
+func setLocal(s *nftdp.Service, backend int, local bool) {
+	each(s, backend, func(b *nftdp.Backend) { b.Local = local })
+}
+
+// setLimit sets a limit that is not reached. Flows of UDP would stay for long.
+func setLimit(s *nftdp.Service, backend int, most uint32) {
+	if s.Protocol == nftdp.TCP {
+		each(s, backend, func(b *nftdp.Backend) { b.MaxConns = most })
+	}
+}
+
+// setClients lets everybody in who connects, one way or another.
+func setClients(r *rand.Rand, f *nftdp.Frontend) {
+	f.Allow, f.Deny = nil, nil
+	if r.IntN(2) == 0 {
+		f.Allow = inFamily(f.Addr, slices.Concat(clientNets(), podNets(), nodePrefixes()))
+	}
+	if r.IntN(2) == 0 {
+		f.Deny = inFamily(f.Addr, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")})
+	}
+}
+
+// inFamily are the prefixes of a frontend's family.
+func inFamily(frontend netip.Addr, prefixes []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(prefixes, func(p netip.Prefix) bool {
+		return frontend.IsValid() && p.Addr().Is4() != frontend.Is4()
+	})
+}
+
+// someSNAT is nothing, or an address of the node in each family.
+func someSNAT(r *rand.Rand) []netip.Addr {
+	if r.IntN(2) == 0 {
+		return nil
+	}
+	return []netip.Addr{nstest.IPv4().Node, nstest.IPv6().Node}
+}
+
+// setRange makes a range longer or shorter.
+func setRange(f *nftdp.Frontend, more uint16) {
+	if f.EndPort > 0 {
+		f.EndPort = f.Port + 1 + more
 	}
 }
 
@@ -69,7 +152,10 @@ func toggleFrontend(s *nftdp.Service) {
 		return slices.ContainsFunc(nstest.Families(), func(a nstest.Addrs) bool { return f.Addr == a.External })
 	})
 	if len(s.Frontends) == n {
-		s.Frontends = append(s.Frontends, on(external, s.Frontends[0].Port)...)
+		for _, f := range on(external, s.Frontends[0].Port) {
+			f.EndPort, f.Policy = s.Frontends[0].EndPort, s.Frontends[0].Policy
+			s.Frontends = append(s.Frontends, f)
+		}
 	}
 }
 
@@ -104,11 +190,27 @@ func (c *churning) mutate(r *rand.Rand) {
 		if next.Protocol == nftdp.UDP {
 			drainInstead(&next)
 		}
-		if c.mayBeEmpty || len(usableServers(next)) > 0 {
+		if next.Frontends[0].EndPort > 0 {
+			next.Backends = onPort(0, next.Backends)
+		}
+		if c.accepts(next) {
 			c.Service = next
 			return
 		}
 	}
+}
+
+// accepts says so for a valid service with a usable backend, be it for clients
+// outside or for others.
+func (c *churning) accepts(next nftdp.Service) bool {
+	if (nftdp.Config{}).Validate([]nftdp.Service{next}) != nil {
+		return false
+	}
+	local, all := len(poolOf(next, true)), len(poolOf(next, false))
+	if all == 0 {
+		return c.mayBeEmpty
+	}
+	return local > 0 || next.Frontends[0].Policy == nftdp.AnyBackend
 }
 
 func mutationNames() []string {
@@ -127,7 +229,7 @@ func drainInstead(s *nftdp.Service) {
 			s.Backends[i].State = nftdp.Draining
 		}
 	}
-	for _, b := range backends(upTo(poolBackends)...) {
+	for _, b := range localBackends(upTo(poolBackends)...) {
 		if !slices.ContainsFunc(s.Backends, func(have nftdp.Backend) bool { return have.Addr == b.Addr }) {
 			b.State = nftdp.Draining
 			s.Backends = append(s.Backends, b)
@@ -135,14 +237,18 @@ func drainInstead(s *nftdp.Service) {
 	}
 }
 
-// usableServers are the servers that new connections go to. The families have
-// the same.
+// usableServers are the servers that new connections of clients outside go to.
+// The families have the same.
 func usableServers(s nftdp.Service) []string {
+	return poolOf(s, s.Frontends[0].Policy != nftdp.AnyBackend)
+}
+
+func poolOf(s nftdp.Service, local bool) []string {
 	var active, backup []string
 	for i := range poolBackends {
 		for _, b := range s.Backends {
 			switch {
-			case b.Addr.Addr() != nstest.IPv4().Backend(i) || b.State != nftdp.Active:
+			case b.Addr.Addr() != nstest.IPv4().Backend(i) || b.State != nftdp.Active || local && !b.Local:
 			case b.Backup:
 				backup = append(backup, backendName(i))
 			default:
@@ -240,8 +346,10 @@ func TestNoConnectionFailsDuringChanges(t *testing.T) {
 	w := newWorld(t, nftdp.Config{Internal: podNets()}, poolBackends)
 	services := []*churning{
 		newChurning(0, nftdp.TCP), newChurning(1, nftdp.TCP), newChurning(2, nftdp.TCP), newChurning(3, nftdp.UDP),
+		newChurning(4, nftdp.TCP),
 	}
 	services[2].mayBeEmpty = true
+	w.serveRange(t, services[4])
 	w.apply(t, specs(services)...)
 	conns := connect(t, attempts, w.Client, netip.AddrPortFrom(nstest.IPv4().Node, churnPort(0)))
 
@@ -276,8 +384,25 @@ func newChurning(i int, protocol nftdp.Protocol) *churning {
 	return &churning{Service: nftdp.Service{
 		Name: fmt.Sprintf("service-%d", i), Protocol: protocol,
 		Frontends: slices.Concat(nodeWide(churnPort(i)), nodeWide(30000+churnPort(i)), on(clusterIP, churnPort(i))),
-		Backends:  backends(upTo(poolBackends)...),
+		Backends:  localBackends(upTo(poolBackends)...),
 	}}
+}
+
+// serveRange turns the frontends of a service into ranges, and has the backends
+// listen on their first ports.
+func (w *world) serveRange(t *testing.T, s *churning) {
+	t.Helper()
+	s.Backends = onPort(0, s.Backends)
+	for i := range s.Frontends {
+		f := &s.Frontends[i]
+		f.EndPort = f.Port + 1
+		if f.Addr.IsValid() {
+			continue // The same port as of a node-wide one.
+		}
+		for _, pod := range w.Backends {
+			serve(t, pod, f.Port, "tcp")
+		}
+	}
 }
 
 func specs(services []*churning) []nftdp.Service {

@@ -1,0 +1,506 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// anHour is longer than any test takes.
+const anHour = 3600
+
+// clientsOfAffinity is how many clients show that each of them is free to
+// choose: all of them choose the same of two backends with a probability of
+// 2^-39.
+const clientsOfAffinity = 40
+
+// sticky is a service with frontends of every kind and affinity.
+func sticky(seconds uint32, backends ...nftdp.Backend) nftdp.Service {
+	return nftdp.Service{
+		Name: "web", AffinitySeconds: seconds, Backends: backends,
+		Frontends: slices.Concat(nodeWide(30644), on(clusterIP, 80), on(external, 80)),
+	}
+}
+
+// stickyAddrs are where its frontends are.
+func stickyAddrs(a nstest.Addrs) []netip.AddrPort {
+	return []netip.AddrPort{
+		netip.AddrPortFrom(a.Node, 30644), netip.AddrPortFrom(a.Uplink, 30644),
+		netip.AddrPortFrom(a.ClusterIP, 80), netip.AddrPortFrom(a.External, 80),
+	}
+}
+
+// settle makes a connection for each client and says where they went.
+func (w *world) settle(t *testing.T, clients []netip.Addr, dst netip.AddrPort) map[netip.Addr]string {
+	t.Helper()
+	out := map[netip.Addr]string{}
+	for _, c := range clients {
+		answer, err := nstest.Dial(w.Client, "tcp", c, dst, askTimeout)
+		if err != nil {
+			t.Fatalf("from %v to %v: %v", c, dst, err)
+		}
+		out[c] = answer.Server
+	}
+	return out
+}
+
+// wantSettled fails unless all clients go where they went before.
+func (w *world) wantSettled(t *testing.T, before map[netip.Addr]string, dst netip.AddrPort) {
+	t.Helper()
+	after := w.settle(t, slices.SortedFunc(maps.Keys(before), netip.Addr.Compare), dst)
+	if diff := cmp.Diff(before, after, equateAddrs()); diff != "" {
+		t.Errorf("clients of %v (-before +after):\n%s", dst, diff)
+	}
+}
+
+func (w *world) affinities(t *testing.T) []nftdp.Affinity {
+	t.Helper()
+	list, err := w.dataplane.Affinities(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// caseAffinity: a client that comes back goes where it went, at each frontend
+// and with each protocol, be it outside, a pod, a backend or the node itself;
+// clients together go everywhere (case 24).
+func caseAffinity(t *testing.T) {
+	t.Parallel()
+	w := newCaseWorld(t, nftdp.Config{Internal: podNets(), Localhost: true})
+	w.meetRequirements(t)
+	for _, p := range protocols() {
+		web := sticky(anHour, to("L1", "L2", "R1")...)
+		web.Name, web.Protocol = p.name, p.proto
+		w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
+	}
+	for _, a := range nstest.Families() {
+		got := map[string]int{}
+		for _, p := range protocols() {
+			for _, from := range []place{"C", "C2", "N", "L1", "L2", "R1"} {
+				for _, dst := range stickyAddrs(a) {
+					got[w.wantSame(t, a, from, p.name, dst)]++
+				}
+			}
+			got[w.wantSame(t, a, "N", p.name, netip.AddrPortFrom(loopback(a), 30644))]++
+		}
+		wantOnly(t, got, "backend-1", "backend-2", "remote-1")
+	}
+}
+
+// wantSame makes connections that have to go to the same server.
+func (w *caseWorld) wantSame(t *testing.T, a nstest.Addrs, from place, protocol string, dst netip.AddrPort) string {
+	t.Helper()
+	var src netip.Addr
+	if from == "C" || from == "C2" {
+		src = from.addr(a)
+	}
+	got := map[string]int{}
+	first := ""
+	for range 8 {
+		answer, err := nstest.Dial(w.namespace(from), protocol, src, dst, askTimeout)
+		if first = outcome(answer, err); err != nil {
+			t.Errorf("%s from %s to %v: %v", protocol, from, dst, err)
+		}
+		got[first]++
+	}
+	if len(got) != 1 {
+		t.Errorf("%s from %s to %v: %v, want always the same", protocol, from, dst, got)
+	}
+	return first
+}
+
+// TestAffinityOnNode: affinity works where the backends are on the node itself,
+// so that connections end in the input hook.
+func TestAffinityOnNode(t *testing.T) {
+	t.Parallel()
+	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
+	w.serveAs(t, "own-1", "N", 8081)
+	w.serveAs(t, "own-2", "N", 8082)
+	web := sticky(anHour, slices.Concat(onPort(8081, to("N")), onPort(8082, to("N")))...)
+	w.apply(t, web)
+	for _, a := range nstest.Families() {
+		clients := crowd(t, w.Client, a)[:clientsOfAffinity]
+		for _, dst := range stickyAddrs(a) {
+			before := w.settle(t, clients, dst)
+			wantOnly(t, tally(before), "own-1", "own-2")
+			w.wantSettled(t, before, dst)
+			w.wantSame(t, a, "N", "tcp", dst)
+			w.wantSame(t, a, "L1", "tcp", dst)
+		}
+	}
+}
+
+// TestAffinityHairpin: a backend that has landed on itself comes back to
+// itself, as an address of the node.
+func TestAffinityHairpin(t *testing.T) {
+	t.Parallel()
+	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
+	w.apply(t, sticky(anHour, to("L1")...))
+	for _, a := range nstest.Families() {
+		dst := netip.AddrPortFrom(a.ClusterIP, 80)
+		askFor(t, "backend-1", w.Backends[0], "tcp", dst)
+	}
+	w.apply(t, sticky(anHour, to("L1", "L2", "R1")...))
+	for _, a := range nstest.Families() {
+		for range 8 {
+			answer := askFor(t, "backend-1", w.Backends[0], "tcp", netip.AddrPortFrom(a.ClusterIP, 80))
+			checkSource(t, a, answer.Client.Addr(), netip.Addr{}, false)
+		}
+	}
+}
+
+// TestAffinityExpires: a client is free again when it has not come for the
+// time.
+func TestAffinityExpires(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{}, 2)
+	w.apply(t, sticky(1, backends(0, 1)...))
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		clients, dst := crowd(t, w.Client, a)[:clientsOfAffinity], netip.AddrPortFrom(a.Node, 30644)
+		before := w.settle(t, clients, dst)
+		poll := time.NewTicker(10 * time.Millisecond)
+		defer poll.Stop()
+		for deadline := time.Now().Add(askTimeout); len(w.affinities(t)) > 0; <-poll.C {
+			if time.Now().After(deadline) {
+				t.Fatal("clients do not expire")
+			}
+		}
+		if after := w.settle(t, clients, dst); maps.Equal(before, after) {
+			t.Error("after the time all clients go where they went before")
+		}
+	})
+}
+
+// TestAffinityIsRefreshed: the time counts from the last connection.
+func TestAffinityIsRefreshed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{}, 2)
+	w.apply(t, sticky(anHour, backends(0, 1)...))
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		dst := netip.AddrPortFrom(a.ClusterIP, 80)
+		want := nftdp.Affinity{Service: "web", Client: a.Client, Frontend: dst}
+		want.Backend = netip.AddrPortFrom(a.Backend(slices.Index(backendNames(2), ask(t, w.Client, "tcp", dst).Server)), backendPort)
+		const passed = anHour*time.Second - 200*time.Millisecond
+		expires := func() time.Duration {
+			t.Helper()
+			list := slices.DeleteFunc(w.affinities(t), func(x nftdp.Affinity) bool { return x.Client != a.Client })
+			if len(list) != 1 {
+				t.Fatalf("affinities of the client: %+v, want one", list)
+			}
+			left := list[0].Expires
+			if list[0].Expires = 0; list[0] != want {
+				t.Errorf("affinity is %+v, want %+v", list[0], want)
+			}
+			return left
+		}
+		poll := time.NewTicker(10 * time.Millisecond)
+		defer poll.Stop()
+		for expires() > passed {
+			<-poll.C
+		}
+		begin := time.Now()
+		ask(t, w.Client, "tcp", dst)
+		// Times of the kernel are in jiffies, which take up to 10 ms.
+		if left := expires(); left < anHour*time.Second-time.Since(begin)-20*time.Millisecond {
+			t.Errorf("%v left after a connection that began %v ago", left, time.Since(begin))
+		}
+	})
+}
+
+// TestAffinityIsKept: clients stay where they are when services change, this
+// one among them, when a backend is added, and when a new process takes over.
+func TestAffinityIsKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{}, 4)
+	web := sticky(anHour, backends(0, 1)...)
+	other := nftdp.Service{Name: "other", Frontends: nodeWide(30999), Backends: backends(0)}
+	w.apply(t, web)
+	before := map[netip.AddrPort]map[netip.Addr]string{}
+	for _, a := range nstest.Families() {
+		clients := crowd(t, w.Client, a)[:clientsOfAffinity]
+		for _, dst := range stickyAddrs(a) {
+			before[dst] = w.settle(t, clients, dst)
+		}
+	}
+	for _, step := range []struct {
+		name   string
+		change func()
+	}{
+		{"another service added", func() { w.update(t, nftdp.Change{Set: []nftdp.Service{other}}) }},
+		{"another service removed", func() { w.apply(t, web) }},
+		{"backends added", func() { web.Backends = backends(0, 1, 2, 3); w.apply(t, web) }},
+		{"another backend removed", func() { web.Backends = backends(0, 1, 3); w.apply(t, web) }},
+		{"weights and balance", func() {
+			setWeight(&web, 0, 3)
+			web.Balance = nftdp.SourceHash
+			w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
+		}},
+		{"a frontend added", func() { web.Frontends = append(web.Frontends, nodeWide(30645)...); w.apply(t, web) }},
+		{"another time", func() { web.AffinitySeconds = 2 * anHour; w.apply(t, web) }},
+		{"a policy", func() { web.Frontends[1].Deny = podNets()[:1]; w.apply(t, web) }},
+		{"the process ended", func() { closeOrFail(t, w.dataplane) }},
+		{"another process took over", func() { w.open(t, nftdp.Config{}); w.apply(t, web) }},
+	} {
+		step.change()
+		for dst, at := range before {
+			w.wantSettled(t, at, dst)
+		}
+		if t.Failed() {
+			t.Fatal("after:", step.name)
+		}
+	}
+}
+
+// caseAffinityBackendGoes: clients of a backend that gets no more connections
+// go to another one at once, stay there, and stay there also when the backend
+// is back. Clients of others do not move (case 25).
+func caseAffinityBackendGoes(t *testing.T) {
+	t.Parallel()
+	for name, goes := range map[string]func(*nftdp.Service){
+		"removed":  func(s *nftdp.Service) { s.Backends = backends(1, 2) },
+		"draining": func(s *nftdp.Service) { setState(s, 0, nftdp.Draining) },
+		"down":     func(s *nftdp.Service) { setState(s, 0, nftdp.Down) },
+		"backup":   func(s *nftdp.Service) { setBackup(s, 0, true) },
+		"other port": func(s *nftdp.Service) {
+			s.Backends = append(onPort(backendPort+1, backends(0)), backends(1, 2)...)
+		},
+	} {
+		for _, by := range []string{"apply", "update", "restart"} {
+			t.Run(name+"/"+by, func(t *testing.T) {
+				t.Parallel()
+				testAffinityBackendGoes(t, by, goes)
+			})
+		}
+	}
+}
+
+func testAffinityBackendGoes(t *testing.T, by string, goes func(*nftdp.Service)) {
+	t.Helper()
+	w := newWorld(t, nftdp.Config{}, 3)
+	moved, err := nstest.Serve(w.Backends[0], "backend-1:moved", backendPort+1, "tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeOrFail(t, moved) })
+	web := sticky(anHour, backends(0, 1, 2)...)
+	w.apply(t, web)
+	before := map[netip.AddrPort]map[netip.Addr]string{}
+	for _, a := range nstest.Families() {
+		clients := crowd(t, w.Client, a)[:clientsOfAffinity]
+		for _, dst := range stickyAddrs(a)[1:3] {
+			before[dst] = w.settle(t, clients, dst)
+			wantOnly(t, tally(before[dst]), backendNames(3)...)
+		}
+	}
+	w.set(t, by, change(web, goes))
+	for dst, at := range before {
+		after := w.settle(t, slices.SortedFunc(maps.Keys(at), netip.Addr.Compare), dst)
+		for c, server := range after {
+			if server == "backend-1" || at[c] != "backend-1" && at[c] != server {
+				t.Errorf("%v of %s went to %s", c, at[c], server)
+			}
+		}
+		w.wantSettled(t, after, dst)
+		before[dst] = after
+	}
+	w.set(t, by, web)
+	for dst, at := range before {
+		maps.DeleteFunc(at, func(_ netip.Addr, server string) bool { return server == "backend-1:moved" })
+		w.wantSettled(t, at, dst)
+	}
+}
+
+// change gives a changed service and leaves the one that it was.
+func change(s nftdp.Service, by func(*nftdp.Service)) nftdp.Service {
+	s.Frontends, s.Backends = slices.Clone(s.Frontends), slices.Clone(s.Backends)
+	by(&s)
+	return s
+}
+
+// set programs the service in one of the ways that there are.
+func (w *world) set(t *testing.T, by string, s nftdp.Service) {
+	t.Helper()
+	switch by {
+	case "update":
+		w.update(t, nftdp.Change{Set: []nftdp.Service{s}})
+	case "restart":
+		closeOrFail(t, w.dataplane)
+		w.open(t, nftdp.Config{})
+		w.apply(t, s)
+	default:
+		w.apply(t, s)
+	}
+}
+
+// TestAffinityFull: when the map is full, those in it come back to their
+// backends, and the others are served without affinity.
+func TestAffinityFull(t *testing.T) {
+	t.Parallel()
+	const room = 4
+	w := newWorld(t, nftdp.Config{Affinities: room}, 2)
+	w.apply(t, sticky(anHour, backends(0, 1)...))
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		clients, dst := crowd(t, w.Client, a)[:clientsOfAffinity], netip.AddrPortFrom(a.Node, 30644)
+		first := w.settle(t, clients, dst)
+		remembered := map[netip.Addr]string{}
+		for _, x := range w.affinities(t) {
+			if x.Frontend == dst {
+				remembered[x.Client] = first[x.Client]
+			}
+		}
+		if len(remembered) != room {
+			t.Errorf("%d clients are remembered, want %d", len(remembered), room)
+		}
+		moved := 0
+		for range 3 {
+			for c, server := range w.settle(t, clients, dst) {
+				if was, ok := remembered[c]; ok && was != server {
+					t.Errorf("%v went to %s, is remembered and goes to %s", c, was, server)
+				} else if first[c] != server {
+					moved++
+				}
+			}
+		}
+		if moved == 0 {
+			t.Error("clients that nobody remembers all go where they went before")
+		}
+	})
+}
+
+// TestAffinityTakeover: a node in standby that is told of the clients sends
+// them where the other one does, for the time that is left.
+func TestAffinityTakeover(t *testing.T) {
+	t.Parallel()
+	w, standby := newWorld(t, nftdp.Config{}, 3), newWorld(t, nftdp.Config{}, 3)
+	web := sticky(anHour, backends(0, 1, 2)...)
+	w.apply(t, web)
+	standby.apply(t, web)
+	before := map[netip.AddrPort]map[netip.Addr]string{}
+	for _, a := range nstest.Families() {
+		clients := crowd(t, w.Client, a)[:clientsOfAffinity]
+		crowd(t, standby.Client, a)
+		for _, dst := range stickyAddrs(a) {
+			before[dst] = w.settle(t, clients, dst)
+		}
+	}
+	list := w.affinities(t)
+	for i := range list {
+		list[i].Expires /= 2
+	}
+	if n, err := standby.dataplane.SetAffinities(t.Context(), list); n != len(list) || err != nil {
+		t.Fatalf("set: %d of %d, %v", n, len(list), err)
+	}
+	for i, x := range standby.affinities(t) {
+		if left := x.Expires; left > list[i].Expires || left < list[i].Expires-askTimeout {
+			t.Errorf("%v: %v left, want %v", x.Client, left, list[i].Expires)
+		}
+		if x.Expires = list[i].Expires; x != list[i] {
+			t.Errorf("remembered as %+v, want %+v", x, list[i])
+		}
+	}
+	for dst, at := range before {
+		standby.wantSettled(t, at, dst)
+	}
+}
+
+// TestAffinityPolicies: a client comes back to one of the backends that its
+// frontend leads it to.
+func TestAffinityPolicies(t *testing.T) {
+	t.Parallel()
+	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
+	web := sticky(anHour, to("L1", "L2", "R1", "R2")...)
+	for i := range web.Backends[:4] {
+		web.Backends[i].Local = true
+	}
+	for i := range web.Frontends {
+		web.Frontends[i].Policy = nftdp.ExternalLocalOnly
+	}
+	w.apply(t, web)
+	for _, a := range nstest.Families() {
+		clients := crowd(t, w.Client, a)[:clientsOfAffinity]
+		for _, dst := range stickyAddrs(a) {
+			before := w.settle(t, clients, dst)
+			wantOnly(t, tally(before), "backend-1", "backend-2")
+			w.wantSettled(t, before, dst)
+			for _, from := range []place{"N", "L1", "L2"} {
+				w.wantSame(t, a, from, "tcp", dst)
+			}
+		}
+	}
+	// Where internal clients may no longer go, none of them is remembered.
+	for i := range web.Frontends {
+		web.Frontends[i].Policy = nftdp.LocalOnly
+	}
+	w.apply(t, web)
+	for _, a := range nstest.Families() {
+		for _, dst := range stickyAddrs(a) {
+			for _, from := range []place{"N", "L1", "L2"} {
+				if got := w.wantSame(t, a, from, "tcp", dst); got != "backend-1" && got != "backend-2" {
+					t.Errorf("from %s to %v: %s, want a local backend", from, dst, got)
+				}
+			}
+		}
+	}
+}
+
+// BenchmarkAffinity is a connection, a datagram and its answer, of a client that
+// comes back: it costs the same with more backends.
+func BenchmarkAffinity(b *testing.B) {
+	for _, n := range []int{2, 1_000} {
+		b.Run(fmt.Sprintf("backends=%d", n), func(b *testing.B) { benchmarkAffinity(b, n) })
+	}
+}
+
+func benchmarkAffinity(b *testing.B, n int) {
+	b.Helper()
+	top, err := nstest.NewTopology(1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { closeOrStop(b, top) })
+	server, err := nstest.Serve(top.Backends[0], "backend-1", backendPort, "udp")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { closeOrStop(b, server) })
+	d := open(b, top.Node)
+	b.Cleanup(func() { closeOrStop(b, d) })
+
+	a := nstest.IPv4()
+	dst, live := netip.AddrPortFrom(a.ClusterIP, 80), netip.AddrPortFrom(a.Backend(0), backendPort)
+	dns := nftdp.Service{
+		Name: "dns", Protocol: nftdp.UDP, AffinitySeconds: anHour,
+		Frontends: on(clusterIP, 80)[:1], Backends: []nftdp.Backend{{Addr: live}},
+	}
+	for i := range n - 1 { // nobody's
+		dns.Backends = append(dns.Backends, nftdp.Backend{Addr: backendAddr(i, 0)})
+	}
+	plan, err := d.Apply(b.Context(), []nftdp.Service{dns})
+	mustChange(b, plan, err)
+	set, err := d.SetAffinities(b.Context(), []nftdp.Affinity{{
+		Service: "dns", Protocol: nftdp.UDP, Client: a.Client, Frontend: dst, Backend: live, Expires: time.Hour,
+	}})
+	if set != 1 || err != nil {
+		b.Fatalf("set: %d, %v", set, err)
+	}
+	laps := newLaps()
+	for b.Loop() {
+		begin := time.Now()
+		if _, err := nstest.Dial(top.Client, "udp", a.Client, dst, askTimeout); err != nil {
+			b.Fatal(err)
+		}
+		laps.add(begin)
+	}
+	laps.report(b, "p50-ns")
+}
