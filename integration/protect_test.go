@@ -28,10 +28,17 @@ const ownerEnv = "NFTDP_TEST_OWNER"
 // TestProtect: a process owns the tables of the node. Others can not change
 // them, by netlink or by nft, nor flush them. It is killed, and services go on,
 // with established connections and new ones. The next process adopts the tables
-// without touching what is in them, and they are protected again.
+// without touching what is in them, and they are protected again. Before Linux
+// 6.9 the first of them is told that the kernel can not do that.
 func TestProtect(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{Protect: true}, 3)
+	if nstest.LinuxBefore(6, 9) {
+		if _, err := w.dataplane.Apply(t.Context(), restartServices()); !errors.Is(err, nftdp.ErrNotSupported) {
+			t.Errorf("%v, want %v", err, nftdp.ErrNotSupported)
+		}
+		return
+	}
 	web := netip.AddrPortFrom(nstest.IPv4().Node, 30644)
 	owner := startOwner(t, w.Node)
 	conns := connect(t, attempts, w.Client, web)
