@@ -31,6 +31,9 @@ const ownerEnv = "NFTDP_TEST_OWNER"
 // without touching what is in them, and they are protected again.
 func TestProtect(t *testing.T) {
 	t.Parallel()
+	if !protects(t) {
+		return
+	}
 	w := newWorld(t, nftdp.Config{Protect: true}, 3)
 	web := netip.AddrPortFrom(nstest.IPv4().Node, 30644)
 	owner := startOwner(t, w.Node)
@@ -62,6 +65,18 @@ func TestProtect(t *testing.T) {
 	if got := w.frontend(t, "web", netip.AddrPortFrom(nstest.IPv4().Any().Addr(), 30644)).Counter.Packets; got != 6*attempts {
 		t.Errorf("the frontend counted %d connections over all that, want %d", got, 6*attempts)
 	}
+}
+
+// protects reports whether the kernel can protect tables, as it can from Linux
+// 6.9 on.
+func protects(t *testing.T) bool {
+	t.Helper()
+	d := openDataplane(t, newNamespace(t), nftdp.Config{Protect: true})
+	_, err := d.Apply(t.Context(), nil)
+	if err != nil && (!errors.Is(err, nftdp.ErrNotSupported) || !nstest.LinuxBefore(6, 9)) {
+		t.Fatal(err)
+	}
+	return err == nil
 }
 
 // wantNoForeignEdits tries to change the tables as another program would.
