@@ -5,6 +5,7 @@ package nstest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -19,6 +20,11 @@ import (
 // timeout is for the whole exchange. Errors unwrap to the errno; IsTimeout
 // tells that nothing came back.
 func Dial(ns *Namespace, protocol string, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
+	return DialFrom(ns, protocol, netip.AddrPortFrom(src, 0), dst, timeout)
+}
+
+// DialFrom is Dial from a port; 0 lets the kernel choose it.
+func DialFrom(ns *Namespace, protocol string, src, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
 	switch protocol {
 	case "tcp":
 		return askTCP(ns, src, dst, timeout)
@@ -46,7 +52,11 @@ type Conn struct {
 
 // DialTCP connects and reads the server's answer. The timeout is for both.
 func DialTCP(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (*Conn, error) {
-	conn, err := Open(ns, "tcp", src, dst, timeout)
+	return dialTCP(ns, netip.AddrPortFrom(src, 0), dst, timeout)
+}
+
+func dialTCP(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (*Conn, error) {
+	conn, err := open(ns, "tcp", src, dst, timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +104,8 @@ func (c *Conn) readAnswer() (Answer, error) {
 	return parseAnswer(line[:len(line)-1])
 }
 
-func askTCP(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
-	c, err := DialTCP(ns, src, dst, timeout)
+func askTCP(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
+	c, err := dialTCP(ns, src, dst, timeout)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -106,8 +116,8 @@ func askTCP(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Dura
 // payload is something to send that nobody has sent before.
 func payload() string { return fmt.Sprintf("payload-%d", rand.Uint64()) }
 
-func askUDP(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
-	c, err := Open(ns, "udp", src, dst, timeout)
+func askUDP(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
+	c, err := open(ns, "udp", src, dst, timeout)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -128,15 +138,15 @@ func askUDP(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Dura
 	return parseAnswer(string(words))
 }
 
-func askSCTP(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
-	c, err := Open(ns, fmt.Sprintf("ip:%d", protoSCTP), src, dst, timeout)
+func askSCTP(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
+	c, err := open(ns, fmt.Sprintf("ip:%d", protoSCTP), src, dst, timeout)
 	if err != nil {
 		return Answer{}, err
 	}
 	defer c.Close()
 	// Raw sockets have no ports of their own: a random one keeps clients
 	// apart.
-	out := sctpPacket{srcPort: uint16(1024 + rand.N(64000)), dstPort: dst.Port(), chunk: chunkInit}
+	out := sctpPacket{srcPort: cmp.Or(src.Port(), uint16(1024+rand.N(64000))), dstPort: dst.Port(), chunk: chunkInit}
 	if _, err := c.Write(out.marshal()); err != nil {
 		return Answer{}, err
 	}
@@ -158,6 +168,10 @@ func askSCTP(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Dur
 // Open connects a socket in a namespace, for one of the networks of net.Dial,
 // and sets its deadline.
 func Open(ns *Namespace, network string, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (net.Conn, error) {
+	return open(ns, network, netip.AddrPortFrom(src, 0), dst, timeout)
+}
+
+func open(ns *Namespace, network string, src, dst netip.AddrPort, timeout time.Duration) (net.Conn, error) {
 	dialer, target := dialerFor(network, src, dst)
 	dialer.Deadline = time.Now().Add(timeout)
 	var c net.Conn
@@ -178,18 +192,18 @@ func ListenUDP(ns *Namespace, addr netip.AddrPort) (*net.UDPConn, error) {
 	return c, nil
 }
 
-func dialerFor(network string, src netip.Addr, dst netip.AddrPort) (*net.Dialer, string) {
+func dialerFor(network string, src, dst netip.AddrPort) (*net.Dialer, string) {
 	d, target := &net.Dialer{}, dst.String()
-	local := net.IP(src.AsSlice())
+	local := net.IP(src.Addr().AsSlice())
 	switch network {
 	case "tcp":
-		d.LocalAddr = &net.TCPAddr{IP: local}
+		d.LocalAddr = &net.TCPAddr{IP: local, Port: int(src.Port())}
 	case "udp":
-		d.LocalAddr = &net.UDPAddr{IP: local}
+		d.LocalAddr = &net.UDPAddr{IP: local, Port: int(src.Port())}
 	default:
 		d.LocalAddr, target = &net.IPAddr{IP: local}, dst.Addr().String()
 	}
-	if !src.IsValid() {
+	if !src.Addr().IsValid() {
 		d.LocalAddr = nil
 	}
 	return d, target

@@ -62,10 +62,11 @@ type Path struct {
 	Trace   []Step
 }
 
-// Learned is an element that a rule adds to a dynamic map.
+// Learned is an element that a rule adds to a dynamic map: the registers of
+// the kernel, as in a Tuple, which is too small for all of them.
 type Learned struct {
-	Map     string
-	Element Element
+	Map       string
+	Key, Data []byte
 }
 
 // Step is a rule that matched, so that its last statement was executed.

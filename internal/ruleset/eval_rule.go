@@ -121,14 +121,16 @@ func (w *walk) addr(f Field) netip.Addr {
 		return w.packet.Dst.Addr()
 	case ReplySaddr:
 		return w.dst.Addr()
+	default:
+		w.fail("no address in field %s", Operand{Field: f}.text(w.table.Family))
+		return netip.Addr{}
 	}
-	w.fail("no address in field %s", Operand{Field: f}.text(w.table.Family))
-	return netip.Addr{}
 }
 
-// tuple loads operands as a key.
-func (w *walk) tuple(ops []Operand) (t Tuple) {
+// load loads operands one after the other, as in the registers of the kernel.
+func (w *walk) load(ops []Operand) (b []byte) {
 	for _, o := range ops {
+		var t Tuple
 		switch o.Field {
 		case L4proto:
 			t = t.Proto(w.packet.Proto)
@@ -141,31 +143,43 @@ func (w *walk) tuple(ops []Operand) (t Tuple) {
 		case Hash:
 			t = t.Slot(scale(jhash(w.src.Addr().AsSlice(), HashSeed), o.Mod) + o.Offset)
 		default:
-			a := w.addr(o.Field)
-			if w.err != nil {
-				return t
-			}
-			t = t.Addr(a)
+			t, _ = TupleOf(w.addr(o.Field).AsSlice())
 		}
+		b = append(b, t.Bytes()...)
 	}
-	return t
+	return b
 }
 
 // find is the element of a set that has the key, or nil.
 func (w *walk) find(name string, ops []Operand) *Element {
-	s, key := w.table.Set(name), w.tuple(ops)
-	switch {
-	case w.err != nil:
-		return nil
-	case s == nil || s.Opaque != "":
+	s, b := w.table.Set(name), w.load(ops)
+	if s == nil || s.Opaque != "" {
 		w.fail("set %s is missing or not understood", name)
 		return nil
-	case s.Dynamic:
-		return w.recall(name, &key)
-	case s.Interval:
+	}
+	if s.Dynamic {
+		if l := w.recall(name, b); l != nil {
+			data, _ := TupleOf(l.Data)
+			return &Element{Data: data}
+		}
+		return nil
+	}
+	key, ok := TupleOf(b)
+	if !ok || key.Len() != lenOf(s.Key, w.table.Family) {
+		w.fail("set %s has other keys", name)
+		return nil
+	}
+	if s.Interval {
 		return s.containing(&key, w.table.Family)
 	}
 	return w.sets[s][key]
+}
+
+func lenOf(types []Type, f Family) (n int) {
+	for _, t := range types {
+		n += t.Len(f)
+	}
+	return n
 }
 
 // containing is the interval that the key is in.
@@ -195,11 +209,11 @@ func (e *Element) contains(key *Tuple, types []Type, f Family) bool {
 	return true
 }
 
-// recall is the newest element of a dynamic map with the key.
-func (w *walk) recall(name string, key *Tuple) *Element {
-	for i := len(w.learned) - 1; i >= 0; i-- {
-		if l := &w.learned[i]; l.Map == name && l.Element.Key == *key {
-			return &l.Element
+// recall is what a dynamic map has learned for the key, or nil.
+func (w *walk) recall(name string, key []byte) *Learned {
+	for i := range w.learned {
+		if l := &w.learned[i]; l.Map == name && bytes.Equal(l.Key, key) {
+			return l
 		}
 	}
 	return nil
@@ -207,9 +221,9 @@ func (w *walk) recall(name string, key *Tuple) *Element {
 
 // learn adds an element, unless there is one with the key: that one stays.
 func (w *walk) learn(u Update) bool {
-	e := Element{Key: w.tuple(u.Key), Data: w.tuple(u.Data)}
-	if w.err == nil && w.recall(u.Map, &e.Key) == nil {
-		w.path.Learned = append(w.path.Learned, Learned{u.Map, e})
+	l := Learned{u.Map, w.load(u.Key), w.load(u.Data)}
+	if w.recall(l.Map, l.Key) == nil {
+		w.path.Learned = append(w.path.Learned, l)
 	}
 	return w.err == nil
 }

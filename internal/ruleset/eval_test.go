@@ -12,7 +12,7 @@ import (
 
 // evalTable has a rule in a nat chain of prerouting, before which nothing is
 // done, and around it what the rules of these tests ask.
-func evalTable(hook HookNum, rules ...Rule) *Table {
+func evalTable(rules ...Rule) *Table {
 	f := IPv4
 	at := func(n byte) Tuple { return Tuple{}.Addr(testAddr(f, n)) }
 	type types = []Type
@@ -38,7 +38,7 @@ func evalTable(hook HookNum, rules ...Rule) *Table {
 		{Name: "rejects", Rules: []Rule{{Match{Field: L4proto, Value: 6}, Reject{Reset: true}}, {Reject{}}}},
 		{Name: "returns", Rules: []Rule{{Verdict{Kind: Return}}, {Verdict{Kind: Drop}}}},
 		{Name: "goes", Rules: []Rule{{Verdict{Kind: Goto, Chain: "returns"}}, {Verdict{Kind: Drop}}}},
-		{Name: "under test", Hook: &Hook{Num: hook, Priority: -100}, Rules: rules},
+		{Name: "under test", Hook: &Hook{Num: Prerouting, Priority: -100}, Rules: rules},
 	}}
 }
 
@@ -129,7 +129,7 @@ func TestEvalStatements(t *testing.T) {
 				seen[reflect.TypeOf(s)] = true
 			}
 		}
-		for _, p := range evaluate(t, evalTable(Prerouting, c.rules...), testPacket()) {
+		for _, p := range evaluate(t, evalTable(c.rules...), testPacket()) {
 			got = append(got, p.String())
 		}
 		slices.Sort(got)
@@ -164,7 +164,7 @@ func TestEvalStatements(t *testing.T) {
 func TestEvalHooks(t *testing.T) {
 	away := netip.AddrPortFrom(testAddr(IPv4, 100), 8080)
 	isTranslated := Match{Field: CtStatus, Value: StatusDNAT}
-	table := evalTable(Prerouting, Rule{DNATTo{away}})
+	table := evalTable(Rule{DNATTo{away}})
 	base := func(name string, h Hook, rules ...Rule) {
 		table.Chains = append(table.Chains, &Chain{Name: name, Hook: &h, Rules: rules})
 	}
@@ -211,7 +211,7 @@ func TestEvalHooks(t *testing.T) {
 func TestEvalLearned(t *testing.T) {
 	client := []Operand{{Field: Saddr}, {Field: Daddr}, {Field: Dport}}
 	original := []Operand{{Field: Saddr}, {Field: OrigDaddr}, {Field: OrigDport}}
-	table := evalTable(Prerouting,
+	table := evalTable(
 		Rule{DNAT{Key: client, Map: "learned"}},
 		Rule{DNAT{Key: []Operand{{Random, 2, 0}}, Map: "slots"}})
 	table.Chains = append(table.Chains, &Chain{Name: "postrouting", Hook: &Hook{Num: Postrouting}, Rules: []Rule{{
@@ -238,12 +238,12 @@ func TestEvalLearned(t *testing.T) {
 // is an error, and nothing else.
 func TestEvalRefuses(t *testing.T) {
 	for name, c := range map[string]*Table{
-		"opaque":      evalTable(Prerouting, Rule{Opaque{"x"}}),
-		"no set":      evalTable(Prerouting, Rule{Lookup{Key: []Operand{{Field: Saddr}}, Set: "none"}}),
-		"no chain":    evalTable(Prerouting, Rule{Verdict{Jump, "none"}}),
-		"no address":  evalTable(Prerouting, Rule{MatchAddr{Field: Dport}}),
-		"not a value": evalTable(Prerouting, Rule{Match{Field: Saddr}}),
-		"loop":        evalTable(Prerouting, Rule{Verdict{Goto, "under test"}}),
+		"opaque":      evalTable(Rule{Opaque{"x"}}),
+		"no set":      evalTable(Rule{Lookup{Key: []Operand{{Field: Saddr}}, Set: "none"}}),
+		"no chain":    evalTable(Rule{Verdict{Jump, "none"}}),
+		"no address":  evalTable(Rule{MatchAddr{Field: Dport}}),
+		"not a value": evalTable(Rule{Match{Field: Saddr}}),
+		"loop":        evalTable(Rule{Verdict{Goto, "under test"}}),
 	} {
 		paths, err := NewEvaluator(&Ruleset{Tables: []*Table{c}}, func(netip.Addr) bool { return false }).Eval(testPacket(), nil)
 		if err == nil {

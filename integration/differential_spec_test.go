@@ -1,0 +1,172 @@
+//go:build linux
+
+package integration
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// probe is the first packet of a connection.
+type probe struct {
+	from     place
+	addrs    nstest.Addrs
+	protocol protocol
+	src, dst netip.AddrPort
+}
+
+// sent reports whether a process on the node sends it.
+func (p *probe) sent() bool { return p.from == "N" }
+
+// onNode reports whether the node holds the address.
+func onNode(a nstest.Addrs, addr netip.Addr) bool { return a.IsNode(addr) || addr.IsLoopback() }
+
+// spec says what has to become of packets, by what the documentation of
+// services and configuration says and nothing else: no slots, chains or sets.
+type spec struct {
+	config   nftdp.Config
+	services []nftdp.Service
+}
+
+// outcomes are all that are allowed. A known backend is the one where the
+// client has been before. Hashes choose one of the outcomes, always the same.
+func (s *spec) outcomes(p *probe, known netip.AddrPort) (out []ruleset.Outcome) {
+	service, f := s.frontend(p)
+	switch {
+	case f == nil && containsAddr(s.config.ServiceCIDRs, p.dst.Addr()):
+		return []ruleset.Outcome{rejected(p)}
+	case f == nil:
+		return []ruleset.Outcome{{Dst: p.dst}}
+	case containsAddr(f.Deny, p.src.Addr()) || len(f.Allow) > 0 && !containsAddr(f.Allow, p.src.Addr()):
+		return []ruleset.Outcome{{Fate: ruleset.Dropped, Dst: p.dst}}
+	}
+	all, local := pool(service, p, false), pool(service, p, true)
+	usable := all
+	if f.Policy == nftdp.LocalOnly || f.Policy == nftdp.ExternalLocalOnly && !s.internal(p) {
+		usable = local
+	}
+	switch {
+	case len(usable) == 0 && (f.NoBackend == nftdp.Drop || f.NoBackend == nftdp.DefaultAction && len(all) > 0):
+		return []ruleset.Outcome{{Fate: ruleset.Dropped, Dst: p.dst}}
+	case len(usable) == 0:
+		return []ruleset.Outcome{rejected(p)}
+	case service.AffinitySeconds > 0 && known.IsValid():
+		usable = []netip.AddrPort{known}
+	}
+	for _, b := range usable {
+		o := ruleset.Outcome{Dst: b}
+		o.Masquerade, o.SNAT = s.source(service, f, p, b)
+		out = append(out, o)
+	}
+	return out
+}
+
+func rejected(p *probe) ruleset.Outcome {
+	if p.protocol.proto == nftdp.TCP {
+		return ruleset.Outcome{Fate: ruleset.Reset, Dst: p.dst}
+	}
+	return ruleset.Outcome{Fate: ruleset.Unreachable, Dst: p.dst}
+}
+
+func containsAddr(prefixes []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// frontend is the most specific one that takes the packet: an address wins
+// over a node-wide frontend, and then a single port over a range.
+func (s *spec) frontend(p *probe) (service *nftdp.Service, frontend *nftdp.Frontend) {
+	best := 0
+	for i := range s.services {
+		for j := range s.services[i].Frontends {
+			f := &s.services[i].Frontends[j]
+			if rank := s.takes(f, p); s.services[i].Protocol == p.protocol.proto && rank > best {
+				best, service, frontend = rank, &s.services[i], f
+			}
+		}
+	}
+	return service, frontend
+}
+
+// takes is 0 if the frontend does not take the packet, and more the more
+// specific it is.
+func (s *spec) takes(f *nftdp.Frontend, p *probe) int {
+	rank := 0
+	switch port := p.dst.Port(); {
+	case f.EndPort == 0 && port == f.Port:
+		rank = 2
+	case f.EndPort > 0 && f.Port <= port && port <= f.EndPort:
+		rank = 1
+	default:
+		return 0
+	}
+	switch {
+	case f.Addr == p.dst.Addr():
+		return rank + 2
+	case f.Addr.IsValid() && (!f.Addr.IsUnspecified() || f.Addr.Is4() != p.dst.Addr().Is4()):
+		return 0
+	case p.dst.Addr().IsLoopback() && s.config.Localhost && p.sent():
+		return rank
+	case p.addrs.IsNode(p.dst.Addr()) && (s.config.NodeAddrs == nil || containsAddr(s.config.NodeAddrs, p.dst.Addr())):
+		return rank
+	}
+	return 0
+}
+
+// internal reports whether the client is internal, or a process on the node.
+func (s *spec) internal(p *probe) bool {
+	return containsAddr(s.config.Internal, p.src.Addr()) || onNode(p.addrs, p.src.Addr())
+}
+
+// pool is where new connections can go. Backends without a port get them on
+// the packet's.
+func pool(s *nftdp.Service, p *probe, local bool) (active []netip.AddrPort) {
+	var backups []netip.AddrPort
+	for _, b := range s.Backends {
+		to := b.Addr
+		if to.Port() == 0 {
+			to = netip.AddrPortFrom(to.Addr(), p.dst.Port())
+		}
+		switch {
+		case b.State != nftdp.Active || local && !b.Local || to.Addr().Is4() != p.dst.Addr().Is4():
+		case b.Backup:
+			backups = append(backups, to)
+		default:
+			active = append(active, to)
+		}
+	}
+	if len(active) == 0 {
+		return backups
+	}
+	return active
+}
+
+// source says which source address the backend sees. On the way to a backend
+// on the node itself nothing is rewritten but what the node sends.
+func (s *spec) source(service *nftdp.Service, f *nftdp.Frontend, p *probe, backend netip.AddrPort) (masquerade bool, snat netip.Addr) {
+	client := p.src.Addr()
+	switch {
+	case backend == p.dst || onNode(p.addrs, backend.Addr()) && !p.sent():
+		return false, snat
+	case client == backend.Addr() || client.IsLoopback():
+		return true, snat
+	case f.Masquerade == nftdp.MasqueradeNever:
+		return false, snat
+	case f.Masquerade == nftdp.MasqueradeAlways:
+	case f.Policy != nftdp.AnyBackend:
+		if !onNode(p.addrs, client) {
+			return false, snat
+		}
+	case containsAddr(s.config.Internal, client):
+		return false, snat
+	}
+	for _, a := range service.SNAT {
+		if a.Is4() == client.Is4() {
+			return false, a
+		}
+	}
+	return true, snat
+}

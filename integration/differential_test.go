@@ -1,0 +1,436 @@
+//go:build linux
+
+package integration
+
+import (
+	"cmp"
+	"encoding/binary"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/conntrack"
+	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+var (
+	differential     = flag.Int("differential", 2000, "how many connections TestDifferential makes")
+	differentialSeed = flag.Uint64("differentialseed", 0, "seed of TestDifferential; 0 takes another one in every run")
+)
+
+const (
+	probesPerRuleset   = 50
+	differentialWorlds = 4
+	firstProbePort     = 10000
+)
+
+// TestDifferential makes connections at random through random services, and
+// compares three answers to what becomes of each: what the documentation says
+// (spec), what the rules in the kernel mean (ruleset.Evaluator), and what
+// happens. The first two have to give the same outcomes; the third has to be
+// one of them. Where chance decides, every backend has to be chosen sometimes.
+func TestDifferential(t *testing.T) {
+	t.Parallel()
+	seed := cmp.Or(*differentialSeed, rand.Uint64())
+	t.Logf("-differentialseed %d", seed)
+	rulesets := max(1, *differential/probesPerRuleset)
+	var worlds [differentialWorlds]trial
+	t.Run("worlds", func(t *testing.T) {
+		for i := range worlds {
+			t.Run(fmt.Sprint(i), func(t *testing.T) {
+				t.Parallel()
+				worlds[i].run(t, dice{rand.New(rand.NewPCG(seed, uint64(i)))}, (rulesets+differentialWorlds-1-i)/differentialWorlds)
+			})
+		}
+	})
+	var all trial
+	for i := range worlds {
+		all.add(&worlds[i])
+	}
+	t.Logf("%d connections: %v", all.probes, all.words)
+	if !t.Failed() {
+		all.checkChoices(t)
+	}
+}
+
+// trial is what one world has seen.
+type trial struct {
+	*caseWorld
+	probes  int
+	mu      sync.Mutex
+	words   map[string]int
+	choices map[choice]int
+}
+
+// choice is a backend that was chosen, by its position among so many.
+type choice struct{ of, index int }
+
+func (tr *trial) add(o *trial) {
+	if tr.words == nil {
+		tr.words, tr.choices = map[string]int{}, map[choice]int{}
+	}
+	tr.probes += o.probes
+	for w, n := range o.words {
+		tr.words[w] += n
+	}
+	for c, n := range o.choices {
+		tr.choices[c] += n
+	}
+}
+
+// run goes through so many rulesets.
+func (tr *trial) run(t *testing.T, d dice, rulesets int) {
+	tr.words, tr.choices = map[string]int{}, map[choice]int{}
+	tr.caseWorld = newCaseWorld(t, nftdp.Config{})
+	if err := tr.Node.Sysctl("net/ipv4/conf/all/route_localnet", "1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []place{"L1", "L2", "R1", "R2", "N"} {
+		for _, port := range tr.served(p) {
+			tr.serveAs(t, fmt.Sprintf("%s:%d", p, port), p, port)
+		}
+	}
+	for range rulesets {
+		config, services := d.config(), d.services()
+		probes := make([]probe, probesPerRuleset)
+		for i := range probes {
+			probes[i] = d.probe(services)
+			probes[i].src = netip.AddrPortFrom(probes[i].src.Addr(), firstProbePort+uint16(tr.probes%20000))
+			tr.probes++
+		}
+		if tr.compare(t, config, services, probes); t.Failed() {
+			return
+		}
+	}
+}
+
+// served are the ports on which a place serves.
+func (*trial) served(p place) []uint16 {
+	switch p {
+	case "L1", "L2", "R1", "R2":
+		return probedPorts
+	case "N":
+		return probedPorts[:nodePorts]
+	}
+	return nil
+}
+
+// compare programs services in the place of others and sends the probes.
+func (tr *trial) compare(t *testing.T, config nftdp.Config, services []nftdp.Service, probes []probe) {
+	d := openDataplane(t, tr.Node, config)
+	defer d.Close()
+	if _, err := d.Apply(t.Context(), services); err != nil {
+		t.Fatalf("apply: %v\n%s", err, asJSON(services))
+	}
+	conn, err := kernel.Dial(int(tr.Node.Handle()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	rules, _, err := conn.Read(t.Context(), nftdp.DefaultTable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &round{
+		trial: tr, spec: spec{config, services},
+		eval: ruleset.NewEvaluator(rules, func(a netip.Addr) bool {
+			return slices.ContainsFunc(nstest.Families(), func(n nstest.Addrs) bool { return onNode(n, a) })
+		}),
+	}
+	r.send(t, probes)
+	if t.Failed() {
+		t.Logf("the services:\n%s\n%s", asJSON(config), asJSON(services))
+	}
+	if err := d.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func asJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// round is one ruleset.
+type round struct {
+	*trial
+	spec spec
+	eval *ruleset.Evaluator
+}
+
+// send makes all connections at the same time, but one after the other where
+// a client comes back to a frontend, which may know it then.
+func (r *round) send(t *testing.T, probes []probe) {
+	type client struct {
+		src      netip.Addr
+		dst      netip.AddrPort
+		protocol string
+	}
+	clients := map[client][]probe{}
+	for _, p := range probes {
+		c := client{p.src.Addr(), p.dst, p.protocol.name}
+		clients[c] = append(clients[c], p)
+	}
+	var done sync.WaitGroup
+	for _, list := range clients {
+		done.Go(func() {
+			var learned []ruleset.Learned
+			for _, p := range list {
+				learned = r.probe(t, &p, learned)
+			}
+		})
+	}
+	done.Wait()
+}
+
+// probe makes one connection and compares. It gives what the rules have
+// learned from it, and before.
+func (r *round) probe(t *testing.T, p *probe, learned []ruleset.Learned) []ruleset.Learned {
+	want := r.spec.outcomes(p, backendIn(learned, p))
+	paths, err := r.eval.Eval(p.packet(), learned)
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	if !r.agree(p, want, paths) {
+		t.Errorf("%s\n%s", p, r.report(want, paths))
+		return nil
+	}
+	saw, ok := r.try(p, paths)
+	if !ok {
+		t.Errorf("%s\nhappened: %s\n%s\nconntrack: %s", p, saw, r.report(want, paths), r.flows(t, p))
+		return nil
+	}
+	r.note(p, want, saw)
+	if len(learned) > 0 {
+		return learned
+	}
+	for _, path := range paths {
+		if r.expect(p, path.Outcome).is(saw) {
+			return path.Learned
+		}
+	}
+	return nil
+}
+
+// backendIn is the backend that the client's affinity leads to, if any.
+func backendIn(learned []ruleset.Learned, p *probe) netip.AddrPort {
+	if len(learned) == 0 {
+		return netip.AddrPort{}
+	}
+	data, n := learned[0].Data, p.src.Addr().BitLen()/8
+	a, _ := netip.AddrFromSlice(data[:n])
+	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(data[n:]))
+}
+
+func (p *probe) packet() ruleset.Packet {
+	proto := uint8(unix.IPPROTO_TCP)
+	if p.protocol.proto == nftdp.UDP {
+		proto = unix.IPPROTO_UDP
+	}
+	return ruleset.Packet{Proto: proto, Src: p.src, Dst: p.dst, Sent: p.sent()}
+}
+
+func (p *probe) String() string {
+	return fmt.Sprintf("%s from %s, %v to %v", p.protocol.name, p.from, p.src, p.dst)
+}
+
+// agree compares what is allowed with what the rules do: the same, or one of
+// it where a hash decides.
+func (r *round) agree(p *probe, want []ruleset.Outcome, paths []ruleset.Path) bool {
+	for _, path := range paths {
+		if !slices.Contains(want, path.Outcome) {
+			return false
+		}
+	}
+	if s, _ := r.spec.frontend(p); s != nil && (s.Balance == nftdp.SourceHash || s.Balance == nftdp.Maglev) {
+		return len(paths) == 1
+	}
+	return len(paths) == len(want)
+}
+
+func (*round) report(want []ruleset.Outcome, paths []ruleset.Path) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "services: %v", want)
+	for _, path := range paths {
+		fmt.Fprintf(&b, "\nrules: %v", path.Outcome)
+		for _, s := range path.Trace {
+			fmt.Fprintf(&b, "\n\t%s: %s", s.Chain, s.Rule.Text(familyOf(path.Dst)))
+		}
+	}
+	return b.String()
+}
+
+func familyOf(a netip.AddrPort) ruleset.Family {
+	if a.Addr().Is4() {
+		return ruleset.IPv4
+	}
+	return ruleset.IPv6
+}
+
+// flows are conntrack's entries of the connection.
+func (r *round) flows(t *testing.T, p *probe) string {
+	conn, err := kernel.Dial(int(r.Node.Handle()))
+	if err != nil {
+		return err.Error()
+	}
+	defer conn.Close()
+	packet := p.packet()
+	flows, err := conntrack.List(t.Context(), conn, conntrack.Filter{Family: familyOf(p.dst), Proto: packet.Proto},
+		func(f *conntrack.Flow) bool { return f.Src == p.src })
+	if err != nil {
+		return err.Error()
+	}
+	var words []string
+	for _, f := range flows {
+		words = append(words, fmt.Sprintf("%v to %v, replies %v to %v", f.Src, f.Dst, f.ReplySrc, f.ReplyDst))
+	}
+	return cmp.Or(strings.Join(words, "; "), "none")
+}
+
+// expectation is what a client gets to see, and the server.
+type expectation struct {
+	word   string // as outcome says it
+	source netip.Addr
+	node   bool // the source is any address of the node
+	addrs  nstest.Addrs
+}
+
+// observation is what came of a connection.
+type observation struct {
+	word   string
+	source netip.Addr // as the server saw it
+}
+
+func (o observation) String() string {
+	if o.source.IsValid() {
+		return fmt.Sprintf("%s saw %v", o.word, o.source)
+	}
+	return o.word
+}
+
+func (e expectation) is(saw observation) bool {
+	return e.word == saw.word && (e.source == saw.source || e.node && e.addrs.IsNode(saw.source))
+}
+
+// expect says how an outcome looks from outside, in this world.
+func (r *round) expect(p *probe, o ruleset.Outcome) expectation {
+	e := expectation{addrs: p.addrs}
+	at := whose(p.addrs, o.Dst.Addr())
+	switch {
+	case o.Fate != ruleset.Passed && p.sent() && p.protocol.proto == nftdp.UDP:
+		e.word = "not permitted" // which is how a process learns of a dropped datagram
+	case o.Fate == ruleset.Reset, o.Fate == ruleset.Unreachable:
+		e.word = "refused"
+	case o.Fate == ruleset.Dropped, at == "":
+		e.word = "silence"
+	case o.Dst != p.dst && p.from[0] == 'R' && at[0] == 'R' && !o.Masquerade && !o.SNAT.IsValid():
+		e.word = "silence" // replies do not pass through the node
+	case !slices.Contains(r.served(at), o.Dst.Port()):
+		e.word = "refused"
+	default:
+		e.word = fmt.Sprintf("%s:%d", at, o.Dst.Port())
+		if e.source, e.node = p.src.Addr(), o.Masquerade; o.Masquerade {
+			e.source = netip.Addr{}
+		} else if o.SNAT.IsValid() {
+			e.source = o.SNAT
+		}
+	}
+	return e
+}
+
+// whose is the place that has an address, if any.
+func whose(a nstest.Addrs, addr netip.Addr) place {
+	for _, p := range []place{"C", "C2", "L1", "L2", "R1", "R2"} {
+		if p.addr(a) == addr {
+			return p
+		}
+	}
+	if onNode(a, addr) {
+		return "N"
+	}
+	return ""
+}
+
+// Silence is awaited for probeTimeout, if it is expected; else it may be that
+// the machine is busy, and the connection is tried once more with patience.
+const (
+	probeTimeout = 200 * time.Millisecond
+	secondPort   = 20000 // from that of the first try
+)
+
+// try makes the connection and reports whether it was as one of the outcomes
+// says.
+func (r *round) try(p *probe, paths []ruleset.Path) (observation, bool) {
+	saw := r.dial(p, p.src, probeTimeout)
+	ok := func() bool {
+		return slices.ContainsFunc(paths, func(path ruleset.Path) bool { return r.expect(p, path.Outcome).is(saw) })
+	}
+	if saw.word == "silence" && !ok() {
+		saw = r.dial(p, netip.AddrPortFrom(p.src.Addr(), p.src.Port()+secondPort), askTimeout)
+	}
+	return saw, ok()
+}
+
+func (r *round) dial(p *probe, src netip.AddrPort, timeout time.Duration) observation {
+	answer, err := nstest.DialFrom(r.namespace(p.from), p.protocol.name, src, p.dst, timeout)
+	return observation{outcome(answer, err), answer.Client.Addr()}
+}
+
+// note counts what happened. Choices are those of chance.
+func (r *round) note(p *probe, want []ruleset.Outcome, saw observation) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	word := saw.word
+	if strings.Contains(word, ":") {
+		word = "answer"
+	}
+	r.words[word]++
+	s, _ := r.spec.frontend(p)
+	if s == nil || len(want) < 2 || s.Balance == nftdp.SourceHash || s.Balance == nftdp.Maglev {
+		return
+	}
+	slices.SortFunc(want, func(x, y ruleset.Outcome) int { return x.Dst.Compare(y.Dst) })
+	for i, o := range want {
+		if r.expect(p, o).is(saw) {
+			r.choices[choice{len(want), i}]++
+			return
+		}
+	}
+}
+
+// checkChoices wants every position to be chosen, where there have been so many
+// choices that it has to be: weights are at most 3, so each one of n backends
+// has a share of at least 1/(3n-2), and is left out once in a million of a
+// million runs.
+func (tr *trial) checkChoices(t *testing.T) {
+	for of := 2; of <= 9; of++ {
+		total, missing := 0, 0
+		for i := range of {
+			if n := tr.choices[choice{of, i}]; n > 0 {
+				total += n
+			} else {
+				missing++
+			}
+		}
+		t.Logf("choices of %d: %d", of, total)
+		if enough := 28 * (3*of - 2); total >= enough && missing > 0 {
+			t.Errorf("%d of %d possible backends were never chosen in %d connections", missing, of, total)
+		}
+	}
+}
