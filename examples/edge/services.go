@@ -1,0 +1,107 @@
+//go:build linux
+
+package main
+
+import (
+	"net/netip"
+
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// Ports of the services, at the external address if nothing else is said.
+const (
+	serverPort = 8080 // of the backends
+
+	webPort   = 80
+	localPort = 81    // of the same service, with ExternalLocalOnly
+	nodePort  = 30080 // of the same service, at every address of the gateway
+	cartPort  = 443
+	adminPort = 9000
+	dbPort    = 5432
+	dbLimit   = 2
+	mediaPort = 5000
+	mediaEnd  = 5100
+)
+
+// mediaPorts are those of the range on which servers listen.
+var mediaPorts = []uint16{mediaPort, 5042, mediaEnd}
+
+func (g *gateway) config() nftdp.Config {
+	return nftdp.Config{
+		ServiceCIDRs: []netip.Prefix{netip.PrefixFrom(g.addrs.External, 24)},
+		Localhost:    true,
+	}
+}
+
+func (g *gateway) services() []nftdp.Service {
+	return []nftdp.Service{g.web(), g.admin(), g.media(), g.db(), g.cart()}
+}
+
+// web leads to all backends, in both families.
+func (g *gateway) web() nftdp.Service {
+	local := g.frontend(localPort)
+	local.Policy = nftdp.ExternalLocalOnly
+	return nftdp.Service{
+		Name:      "shop/web",
+		Frontends: []nftdp.Frontend{g.frontend(webPort), local, {Port: nodePort}},
+		Backends:  append(g.pool(serverPort), g.pool6(serverPort)...),
+		Balance:   nftdp.RoundRobin,
+	}
+}
+
+// admin is not for everybody.
+func (g *gateway) admin() nftdp.Service {
+	f := g.frontend(adminPort)
+	f.Allow = []netip.Prefix{g.addrs.ClientNet}
+	f.Deny = []netip.Prefix{single(g.clients[1])}
+	return nftdp.Service{Name: "shop/admin", Frontends: []nftdp.Frontend{f}, Backends: g.pool(serverPort)[:1]}
+}
+
+// media takes datagrams on a range of ports.
+func (g *gateway) media() nftdp.Service {
+	f := g.frontend(mediaPort)
+	f.EndPort = mediaEnd
+	return nftdp.Service{Name: "shop/media", Protocol: nftdp.UDP, Frontends: []nftdp.Frontend{f}, Backends: g.pool(0)[:1]}
+}
+
+// db has a backend with a limit.
+func (g *gateway) db() nftdp.Service {
+	backends := g.pool(serverPort)[:1]
+	backends[0].MaxConns = dbLimit
+	return nftdp.Service{Name: "shop/db", Frontends: []nftdp.Frontend{g.frontend(dbPort)}, Backends: backends}
+}
+
+// cart remembers its clients.
+func (g *gateway) cart() nftdp.Service {
+	s := nftdp.Service{
+		Name:            "shop/cart",
+		Frontends:       []nftdp.Frontend{g.frontend(cartPort)},
+		Backends:        g.pool(serverPort),
+		Balance:         nftdp.RoundRobin,
+		AffinitySeconds: 3600,
+	}
+	for i := range s.Backends {
+		if s.Backends[i].Addr.Addr() == g.draining {
+			s.Backends[i].State = nftdp.Draining
+		}
+	}
+	return s
+}
+
+func (g *gateway) frontend(port uint16) nftdp.Frontend {
+	return nftdp.Frontend{Addr: g.addrs.External, Port: port}
+}
+
+func (g *gateway) pool(port uint16) (all []nftdp.Backend) {
+	for _, b := range g.backends {
+		all = append(all, nftdp.Backend{Addr: netip.AddrPortFrom(b.addr, port), Local: b.local})
+	}
+	return all
+}
+
+func (g *gateway) pool6(port uint16) (all []nftdp.Backend) {
+	for _, b := range g.backends {
+		all = append(all, nftdp.Backend{Addr: netip.AddrPortFrom(b.addr6, port), Local: b.local})
+	}
+	return all
+}
