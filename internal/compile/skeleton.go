@@ -366,7 +366,14 @@ func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
 	rules = append(rules, ruleset.Rule{
 		ruleset.Lookup{Key: ops(ruleset.Saddr), Not: true, Set: internalSet}, jump(externalChain),
 	})
-	return append(rules, byFrontend(vmaps(Sources, SourceRanges))...)
+	return append(rules, byFrontend(sources)...)
+}
+
+// sources look up frontends that are not of the usual kind. A range is no
+// matter of the single ports inside of it, which have been found before.
+func sources(key []ruleset.Operand, node bool) []ruleset.Rule {
+	usual := ruleset.Rule{ruleset.Lookup{Key: key, Set: Masq.of(node).name()}, ruleset.Verdict{Kind: ruleset.Return}}
+	return slices.Concat(vmaps(Sources)(key, node), []ruleset.Rule{usual}, vmaps(SourceRanges)(key, node))
 }
 
 // byFrontend makes rules that look up the frontend of a connection whose
