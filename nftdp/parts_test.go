@@ -191,6 +191,32 @@ func TestSplitByService(t *testing.T) {
 	}
 }
 
+// TestSplitChains: where services have chains and sets of their own, these do
+// not have to fit into one batch.
+func TestSplitChains(t *testing.T) {
+	var services []Service
+	for i := range 60 {
+		s := web(fmt.Sprint("web ", i), i, 2)
+		s.Balance = RoundRobin
+		for j := range s.Frontends {
+			s.Frontends[j].Deny = []netip.Prefix{netip.PrefixFrom(numbered("10.1.0.0", i), 32)}
+			if s.Frontends[j].Addr.Is6() {
+				s.Frontends[j].Deny = []netip.Prefix{netip.PrefixFrom(numbered("fd00:1::", i), 128)}
+			}
+		}
+		services = append(services, s)
+	}
+	const limit = 50_000 // the skeleton alone has 30,000
+	n := newNode(t)
+	d := n.open(t, Config{})
+	for _, wanted := range [][]Service{services, nil, services[:1], services} {
+		if err := sendInParts(t.Context(), t, d, wanted, limit); err != nil {
+			t.Fatal(err)
+		}
+		n.wantServices(t, Config{}, wanted)
+	}
+}
+
 // TestSplitRanges: services that take over parts of each other's ranges go
 // together, while each of the others can go by itself.
 func TestSplitRanges(t *testing.T) {

@@ -102,6 +102,16 @@ func Separate(name string) bool {
 	return Shared(name) || name == nodeAddrsSet || name == serviceCIDRsSet
 }
 
+// OfSkeleton reports whether a chain without hook is there without services,
+// too.
+func OfSkeleton(chain string) bool {
+	switch chain {
+	case noBackendChain, servicesChain, nodeWideChain, affinityChain, externalChain, masqChain:
+		return true
+	}
+	return false
+}
+
 // Names of what does not belong to one service.
 const (
 	internalSet      = "internal"
@@ -360,7 +370,8 @@ func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
 	if c.Localhost {
 		rules = append(rules, ruleset.Rule{
 			ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: loopback(f)},
-			ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)}, ruleset.Masquerade{},
+			ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)},
+			ruleset.Masquerade{},
 		})
 	}
 	rules = append(rules, ruleset.Rule{
