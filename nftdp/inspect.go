@@ -6,7 +6,9 @@ import "net/netip"
 // first packet of each, so Packets is the number of connections begun (or
 // attempted, where they were rejected or dropped) and Bytes the size of their
 // first packets. It keeps its value over Apply, Update and restarts as long as
-// its frontend, or its backend behind that frontend, exists. Where its element
+// its frontend, or its backend behind that frontend, exists; a backend with
+// another MaxConns than before, or no longer any, is another one. A range of
+// ports is known by its first port. Where its element
 // has to be replaced, since the pool gets another size, connections that begin
 // between the reading of the old count and the commit (some tens of
 // microseconds) are not counted.

@@ -142,7 +142,7 @@ func passingChains(changes []ruleset.Change) map[object]bool {
 }
 
 // sendParts commits what is too big for one batch as several. The fixed parts
-// come first, then the services, each whole, and at last what no service uses
+// come first, then new chains, then the services, each whole, and at last what no service uses
 // any more. Stopped on the way, it leaves every service as it was or as it
 // shall be, and the next Apply goes on from there.
 func (d *Dataplane) sendParts(ctx context.Context, changes []ruleset.Change, taken claims, big *kernel.TooBigError) error {
@@ -170,12 +170,14 @@ func split(changes []ruleset.Change, taken claims, big *kernel.TooBigError) ([][
 	var first, last part
 	var loose []part
 	groups := newGroups(changes, taken)
-	gone := deletedObjects(changes)
+	fresh, gone := freshObjects(changes, nil), deletedObjects(changes)
 	for i := range changes {
 		c := &changes[i]
 		switch {
 		case gone[objectOf(c)]:
 			last.changes = append(last.changes, *c)
+		case c.Verb == ruleset.Add && fresh[objectOf(c)] && awaiting(c): // in any pieces, but in this order
+			loose = append(loose, chunks(c, chunk)...)
 		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) == compile.NumSets: // of no service
 			first.changes = append(first.changes, *c)
 		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) < compile.Hairpin:
@@ -196,6 +198,15 @@ func split(changes []ruleset.Change, taken claims, big *kernel.TooBigError) ([][
 		parts = append(parts, chunks(&last.changes[i], chunk)...)
 	}
 	return pack(parts, big)
+}
+
+// awaiting reports whether a chain or set that is new, its rules or elements
+// mean nothing before services lead there.
+func awaiting(c *ruleset.Change) bool {
+	if c.Chain != nil {
+		return c.Chain.Hook == nil && !compile.OfSkeleton(c.Chain.Name)
+	}
+	return c.Set != nil && compile.Shared(c.Set.Name)
 }
 
 // deletedObjects are chains, and sets of prefixes, that are in use until the

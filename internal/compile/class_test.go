@@ -98,3 +98,19 @@ func TestHoldsLeftovers(t *testing.T) {
 		}
 	}
 }
+
+func TestOfSkeleton(t *testing.T) {
+	everything := Config{
+		NodeAddrs: []netip.Prefix{prefix("10.0.0.0/8")}, ServiceCIDRs: []netip.Prefix{prefix("10.0.0.0/8")}, Localhost: true,
+	}
+	for _, table := range New(everything, nil).Ruleset().Tables {
+		for _, c := range table.Chains {
+			if c.Hook == nil && !OfSkeleton(c.Name) {
+				t.Errorf("chain %s is not of the skeleton", c.Name)
+			}
+		}
+	}
+	if OfSkeleton("random-1") {
+		t.Error("random-1 is of the skeleton")
+	}
+}

@@ -107,10 +107,12 @@ func newReader(t *ruleset.Table) *reader {
 	for id := Masq; id <= NodeSourceRanges; id++ {
 		for e := range elements(t, id) {
 			key, ok := r.key(id, &e.Key)
-			if c := r.chains[e.Verdict.Chain]; ok && c != nil {
+			if !ok || e.Verdict.Kind == ruleset.Return { // kept
+				continue
+			}
+			r.sources[key] = Source{}
+			if c := r.chains[e.Verdict.Chain]; c != nil {
 				r.sources[key], _ = sourceOf(c)
-			} else if ok {
-				r.sources[key] = Source{}
 			}
 		}
 	}

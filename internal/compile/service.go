@@ -256,7 +256,9 @@ func withPort(b netip.AddrPort, port uint16) netip.AddrPort {
 // source says in postrouting which source address backends see.
 func (e *emission) source(c class) {
 	switch s := e.f.Source; {
-	case s.Mode == Keep:
+	case s.Mode == Keep && c.ranged:
+	case s.Mode == Keep: // also inside of a range that does not
+		e.byBackend(Sources, c, ruleset.Verdict{Kind: ruleset.Return})
 	case c.ranged:
 		e.to.use(e.family, s)
 		e.byBackend(SourceRanges, c, gotoChain(s))

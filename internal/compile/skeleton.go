@@ -102,6 +102,16 @@ func Separate(name string) bool {
 	return Shared(name) || name == nodeAddrsSet || name == serviceCIDRsSet
 }
 
+// OfSkeleton reports whether a chain without hook is there without services,
+// too.
+func OfSkeleton(chain string) bool {
+	switch chain {
+	case noBackendChain, servicesChain, nodeWideChain, affinityChain, externalChain, masqChain:
+		return true
+	}
+	return false
+}
+
 // Names of what does not belong to one service.
 const (
 	internalSet      = "internal"
@@ -360,13 +370,21 @@ func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
 	if c.Localhost {
 		rules = append(rules, ruleset.Rule{
 			ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: loopback(f)},
-			ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)}, ruleset.Masquerade{},
+			ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)},
+			ruleset.Masquerade{},
 		})
 	}
 	rules = append(rules, ruleset.Rule{
 		ruleset.Lookup{Key: ops(ruleset.Saddr), Not: true, Set: internalSet}, jump(externalChain),
 	})
-	return append(rules, byFrontend(vmaps(Sources, SourceRanges))...)
+	return append(rules, byFrontend(sources)...)
+}
+
+// sources look up frontends that are not of the usual kind. A range is no
+// matter of the single ports inside of it, which have been found before.
+func sources(key []ruleset.Operand, node bool) []ruleset.Rule {
+	usual := ruleset.Rule{ruleset.Lookup{Key: key, Set: Masq.of(node).name()}, ruleset.Verdict{Kind: ruleset.Return}}
+	return slices.Concat(vmaps(Sources)(key, node), []ruleset.Rule{usual}, vmaps(SourceRanges)(key, node))
 }
 
 // byFrontend makes rules that look up the frontend of a connection whose

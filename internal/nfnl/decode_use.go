@@ -183,7 +183,7 @@ func (r *ruleRun) dynset(f *fields) error {
 	if f.u32(unix.NFTA_DYNSET_OP) != unix.NFT_DYNSET_OP_UPDATE || f.optU32(unix.NFTA_DYNSET_FLAGS) != 0 {
 		f.fail(unknown("operation or flags"))
 	}
-	if ms == 0 || ms%1000 != 0 || ms > math.MaxUint32 {
+	if ms == 0 || ms%1000 != 0 || ms/1000 > math.MaxUint32 {
 		f.fail(unknown("timeout"))
 	}
 	if f.err != nil {
