@@ -35,8 +35,8 @@ const nodePorts = 2
 // secondVIP is nobody's, as the ClusterIP is.
 func secondVIP(a nstest.Addrs) netip.Addr { return a.ClusterIP.Next() }
 
-// snatAddr is nobody's: everybody sends replies to it to the node.
-func snatAddr(a nstest.Addrs) netip.Addr { return a.External.Next() }
+// secondExternal is nobody's: everybody sends replies to it to the node.
+func secondExternal(a nstest.Addrs) netip.Addr { return a.External.Next() }
 
 func serviceNet(a nstest.Addrs) netip.Prefix {
 	return netip.PrefixFrom(a.ClusterIP, a.ClusterIP.BitLen()-8).Masked()
@@ -94,7 +94,7 @@ func (d dice) service(name string, others []nftdp.Service) nftdp.Service {
 		}
 	}
 	for _, a := range nstest.Families() {
-		if s.SNAT = append(s.SNAT, snatAddr(a)); d.IntN(3) > 0 || !valid() {
+		if s.SNAT = append(s.SNAT, secondExternal(a)); d.IntN(3) > 0 || !valid() {
 			s.SNAT = s.SNAT[:len(s.SNAT)-1]
 		}
 	}

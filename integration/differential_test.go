@@ -270,13 +270,13 @@ func (*round) report(want []ruleset.Outcome, paths []ruleset.Path) string {
 	for _, path := range paths {
 		fmt.Fprintf(&b, "\nrules: %v", path.Outcome)
 		for _, s := range path.Trace {
-			fmt.Fprintf(&b, "\n\t%s: %s", s.Chain, s.Rule.Text(familyOf(path.Dst)))
+			fmt.Fprintf(&b, "\n\t%s: %s", s.Chain, s.Rule.Text(rulesFamily(path.Dst)))
 		}
 	}
 	return b.String()
 }
 
-func familyOf(a netip.AddrPort) ruleset.Family {
+func rulesFamily(a netip.AddrPort) ruleset.Family {
 	if a.Addr().Is4() {
 		return ruleset.IPv4
 	}
@@ -291,7 +291,7 @@ func (r *round) flows(t *testing.T, p *probe) string {
 	}
 	defer conn.Close()
 	packet := p.packet()
-	flows, err := conntrack.List(t.Context(), conn, conntrack.Filter{Family: familyOf(p.dst), Proto: packet.Proto},
+	flows, err := conntrack.List(t.Context(), conn, conntrack.Filter{Family: rulesFamily(p.dst), Proto: packet.Proto},
 		func(f *conntrack.Flow) bool { return f.Src == p.src })
 	if err != nil {
 		return err.Error()

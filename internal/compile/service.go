@@ -255,18 +255,20 @@ func withPort(b netip.AddrPort, port uint16) netip.AddrPort {
 
 // source says in postrouting which source address backends see.
 func (e *emission) source(c class) {
-	switch s := e.f.Source; {
-	case s.Mode == Keep && c.ranged:
-	case s.Mode == Keep: // also inside of a range that does not
-		e.byBackend(Sources, c, ruleset.Verdict{Kind: ruleset.Return})
+	s, id := e.f.Source, Sources
+	if c.ranged {
+		id = SourceRanges
+	}
+	switch {
+	case s.Mode == Keep: // told, since a range or a node-wide frontend may say otherwise
+		e.byBackend(id, c, ruleset.Verdict{Kind: ruleset.Return})
+	case s != Source{}:
+		e.to.use(e.family, s)
+		e.byBackend(id, c, gotoChain(s))
 	case c.ranged:
-		e.to.use(e.family, s)
-		e.byBackend(SourceRanges, c, gotoChain(s))
-	case s == Source{}:
-		e.byBackend(Masq, c, ruleset.Verdict{})
+		e.byBackend(id, c, gotoChain(s))
 	default:
-		e.to.use(e.family, s)
-		e.byBackend(Sources, c, gotoChain(s))
+		e.byBackend(Masq, c, ruleset.Verdict{})
 	}
 }
 

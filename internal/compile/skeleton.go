@@ -106,7 +106,7 @@ func Separate(name string) bool {
 // too.
 func OfSkeleton(chain string) bool {
 	switch chain {
-	case noBackendChain, servicesChain, nodeWideChain, affinityChain, externalChain, masqChain:
+	case noBackendChain, servicesChain, nodeWideChain, affinityChain, masqChain, Source{}.name():
 		return true
 	}
 	return false
@@ -124,7 +124,6 @@ const (
 	nodeWideChain    = "node-wide"
 	affinityChain    = "affinities"
 	masqChain        = "masquerading"
-	externalChain    = "external-clients"
 	postroutingChain = "postrouting"
 )
 
@@ -231,7 +230,7 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 		&ruleset.Chain{Name: servicesChain, Rules: c.servicesRules(f)},
 		&ruleset.Chain{Name: nodeWideChain, Rules: nodeWideRules()},
 		&ruleset.Chain{Name: affinityChain, Rules: byFrontend(vmaps(Affinities))},
-		&ruleset.Chain{Name: externalChain, Rules: byFrontend(masquerade)},
+		Source{}.chain(),
 		&ruleset.Chain{Name: masqChain, Rules: c.masqRules(f)},
 		baseChain("prerouting", ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityDNAT}, ruleset.Rule{jump(servicesChain)}),
 		baseChain("output", ruleset.Hook{Num: ruleset.Output, Priority: PriorityDNAT}, output...),
@@ -360,8 +359,7 @@ func loopback(f ruleset.Family) netip.Prefix {
 
 // masqRules see the first packet of every connection with a rewritten
 // destination, ours or not, so each of them asks whether it is one of ours.
-// The usual case, a client outside and no special wish, is found out first. A
-// loopback address must never leave the node; what stays on loopback addresses
+// A loopback address must never leave the node; what stays on loopback addresses
 // is somebody else's, since no backend has one.
 func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
 	rules := []ruleset.Rule{
@@ -374,17 +372,14 @@ func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
 			ruleset.Masquerade{},
 		})
 	}
-	rules = append(rules, ruleset.Rule{
-		ruleset.Lookup{Key: ops(ruleset.Saddr), Not: true, Set: internalSet}, jump(externalChain),
-	})
 	return append(rules, byFrontend(sources)...)
 }
 
-// sources look up frontends that are not of the usual kind. A range is no
-// matter of the single ports inside of it, which have been found before.
+// sources tell what becomes of the source: the usual thing first. The order is
+// that in which frontends are found: a single port before a range.
 func sources(key []ruleset.Operand, node bool) []ruleset.Rule {
-	usual := ruleset.Rule{ruleset.Lookup{Key: key, Set: Masq.of(node).name()}, ruleset.Verdict{Kind: ruleset.Return}}
-	return slices.Concat(vmaps(Sources)(key, node), []ruleset.Rule{usual}, vmaps(SourceRanges)(key, node))
+	usual := ruleset.Rule{ruleset.Lookup{Key: key, Set: Masq.of(node).name()}, gotoChain(Source{})}
+	return append([]ruleset.Rule{usual}, vmaps(Sources, SourceRanges)(key, node)...)
 }
 
 // byFrontend makes rules that look up the frontend of a connection whose
@@ -407,10 +402,6 @@ func byFrontend(rest func(key []ruleset.Operand, node bool) []ruleset.Rule) []ru
 		}
 	}
 	return out
-}
-
-func masquerade(key []ruleset.Operand, node bool) []ruleset.Rule {
-	return []ruleset.Rule{{ruleset.Lookup{Key: key, Set: Masq.of(node).name()}, ruleset.Masquerade{}}}
 }
 
 func vmaps(ids ...SetID) func([]ruleset.Operand, bool) []ruleset.Rule {
