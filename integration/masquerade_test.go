@@ -79,6 +79,31 @@ func TestMasqueradeChanges(t *testing.T) {
 	wantAlive(t, conns)
 }
 
+// TestMasqueradeOfSamePort: of frontends with one port and backend, each keeps
+// to what it says itself, whichever address is another one's.
+func TestMasqueradeOfSamePort(t *testing.T) {
+	t.Parallel()
+	w := newMasqueradeWorld(t)
+	never := func(frontends []nftdp.Frontend) []nftdp.Frontend {
+		return with(frontends, func(f *nftdp.Frontend) { f.Masquerade = nftdp.MasqueradeNever })
+	}
+	for _, addressed := range []bool{false, true} {
+		frontends := append(never(nodeWide(80)), on(external, 80)...)
+		if addressed {
+			frontends = append(nodeWide(80), never(on(external, 80))...)
+		}
+		w.apply(t, nftdp.Service{Name: "web", Frontends: frontends, Backends: to("L1")})
+		for _, a := range nstest.Families() {
+			for dst, keeps := range map[netip.Addr]bool{a.External: addressed, a.Node: !addressed} {
+				answer := askFor(t, w.Backends[0].Name, w.Client, "tcp", netip.AddrPortFrom(dst, 80))
+				if kept := a.ClientNet.Contains(answer.Client.Addr()); kept != keeps {
+					t.Errorf("to %v the backend saw %v", dst, answer.Client)
+				}
+			}
+		}
+	}
+}
+
 // snatAddr is an address of the node that nothing else uses.
 func snatAddr(a nstest.Addrs) netip.Addr {
 	if a.Node.Is4() {
