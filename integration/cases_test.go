@@ -207,7 +207,7 @@ func cases() []packetCase {
 				{Name: "drop", Frontends: withPolicy(nftdp.LocalOnly, on(clusterIP, 80)), Backends: isLocal(to("R1"))},
 				{
 					Name: "reject", Backends: isLocal(to("R1")),
-					Frontends: withNoBackend(nftdp.Reject, withPolicy(nftdp.LocalOnly, on(clusterIP, 81))),
+					Frontends: rejecting(withPolicy(nftdp.LocalOnly, on(clusterIP, 81))),
 				},
 			},
 			packets: []packet{

@@ -77,7 +77,7 @@ func policyServices(balance nftdp.Balance) []nftdp.Service {
 			},
 			nftdp.Service{
 				Name: "remote:" + p.name, Protocol: p.proto, Balance: balance, MaglevSize: maglevSize(balance),
-				Frontends: withNoBackend(nftdp.Reject, policies(at(external))), Backends: isLocal(to("R1")),
+				Frontends: rejecting(policies(at(external))), Backends: isLocal(to("R1")),
 			})
 	}
 	return all
@@ -163,8 +163,8 @@ func localServices() []nftdp.Service {
 	frontends := slices.Concat(on(clusterIP, anyPort),
 		withPolicy(nftdp.LocalOnly, nodeWide(localPort)),
 		withPolicy(nftdp.ExternalLocalOnly, on(external, externalLocalPort)),
-		withNoBackend(nftdp.Reject, withPolicy(nftdp.LocalOnly, on(clusterIP, localPort))),
-		withNoBackend(nftdp.Reject, withPolicy(nftdp.ExternalLocalOnly, nodeWide(externalLocalPort))))
+		rejecting(withPolicy(nftdp.LocalOnly, on(clusterIP, localPort))),
+		rejecting(withPolicy(nftdp.ExternalLocalOnly, nodeWide(externalLocalPort))))
 	var all []nftdp.Service
 	for _, p := range protocols()[:2] {
 		all = append(all, nftdp.Service{
@@ -186,13 +186,13 @@ func (w *caseWorld) change(t *testing.T, change func(*nftdp.Service)) {
 
 // wantLocal sends to localServices: to frontends that leave it to the library
 // what they do without a backend, and to those that reject.
-func (w *caseWorld) wantLocal(t *testing.T, usual, rejecting string) {
+func (w *caseWorld) wantLocal(t *testing.T, usual, rejected string) {
 	t.Helper()
 	for _, p := range []packet{
 		{from: "C", to: nodeAddr, port: localPort, want: usual, source: "C"},
 		{from: "C", to: external, port: externalLocalPort, want: usual, source: "C"},
-		{from: "L2", to: clusterIP, port: localPort, want: rejecting, source: "L2"},
-		{from: "C", to: nodeAddr, port: externalLocalPort, want: rejecting, source: "C"},
+		{from: "L2", to: clusterIP, port: localPort, want: rejected, source: "L2"},
+		{from: "C", to: nodeAddr, port: externalLocalPort, want: rejected, source: "C"},
 	} {
 		for _, protocol := range []string{"tcp", "udp"} {
 			for _, a := range nstest.Families() {

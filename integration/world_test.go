@@ -251,8 +251,9 @@ func withPolicy(p nftdp.Policy, frontends []nftdp.Frontend) []nftdp.Frontend {
 	return with(frontends, func(f *nftdp.Frontend) { f.Policy = p })
 }
 
-func withNoBackend(a nftdp.Action, frontends []nftdp.Frontend) []nftdp.Frontend {
-	return with(frontends, func(f *nftdp.Frontend) { f.NoBackend = a })
+// rejecting are the frontends with an answer for clients without a backend.
+func rejecting(frontends []nftdp.Frontend) []nftdp.Frontend {
+	return with(frontends, func(f *nftdp.Frontend) { f.NoBackend = nftdp.Reject })
 }
 
 // withAllow gives each frontend the prefixes of its family.
