@@ -38,9 +38,10 @@ type Config struct {
 	// processes on this node. The kernel sends IPv4 packets from there to
 	// other machines only with the sysctl net.ipv4.conf.all.route_localnet,
 	// which Dataplane.Requirements lists and Dataplane.MeetRequirements sets.
-	// Without it they end as if the network were unreachable. As it opens
-	// loopback addresses to the neighbours of the node, packets for them that
-	// arrive on any other interface are dropped then, whoever listens there.
+	// Without it a TCP client of such a backend runs into its timeout, and a
+	// datagram can not be sent (EINVAL). As it opens loopback addresses to the
+	// neighbours of the node, packets for them that arrive on any other
+	// interface are dropped then, whoever listens there.
 	Localhost bool `json:"localhost,omitempty"`
 	// Affinities is how many pairs of client and frontend are remembered at
 	// a time for services with affinity, in each family: 0 is 65536. When

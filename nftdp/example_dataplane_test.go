@@ -4,6 +4,7 @@ package nftdp_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log"
 	"time"
@@ -70,4 +71,36 @@ func ExampleDataplane_Inspect() {
 			}
 		}
 	}
+}
+
+// A standby node with the same services learns to which backends the clients of
+// this node come back. It gets the list over the network, as JSON.
+func ExampleDataplane_SetAffinities() {
+	ctx := context.Background()
+	dataplane, err := nftdp.Config{}.Open(ctx, netns.None())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer dataplane.Close()
+
+	// On this node.
+	affinities, err := dataplane.Affinities(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	list, err := json.Marshal(affinities)
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// On the other node, after Apply.
+	var known []nftdp.Affinity
+	if err := json.Unmarshal(list, &known); err != nil {
+		log.Fatal(err)
+	}
+	n, err := dataplane.SetAffinities(ctx, known)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(n, "of", len(known), "clients are known")
 }

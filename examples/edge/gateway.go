@@ -4,9 +4,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"log"
 	"net/netip"
+	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
@@ -30,30 +33,25 @@ type backend struct {
 	local       bool
 }
 
-// close gives everything up, in reverse order.
-func (g *gateway) close() {
-	for i := len(g.closers) - 1; i >= 0; i-- {
-		if err := g.closers[i](); err != nil {
-			log.Print(err)
-		}
+// end gives everything up, in reverse order.
+func (g *gateway) end() error {
+	var errs []error
+	for _, c := range slices.Backward(g.closers) {
+		errs = append(errs, c())
 	}
+	return errors.Join(errs...)
 }
 
-func newGateway(ctx context.Context) (_ *gateway, err error) {
-	g := &gateway{addrs: nstest.IPv4()}
-	defer func() {
-		if err != nil {
-			g.close()
-		}
-	}()
+// start makes the network with all that runs in it, as far as it gets.
+func (g *gateway) start(ctx context.Context) (err error) {
 	if err := g.build(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := g.serve(); err != nil {
-		return nil, err
+		return err
 	}
 	g.dataplane, err = g.open(ctx, g.Node)
-	return g, err
+	return err
 }
 
 // open makes a dataplane in a namespace.
@@ -70,7 +68,7 @@ func (g *gateway) build() (err error) {
 	if g.Topology, err = nstest.NewTopology(2); err != nil {
 		return err
 	}
-	g.closers = append(g.closers, g.Topology.Close)
+	g.closers = append(g.closers, g.Close)
 	if err := g.AddRemotes(1); err != nil {
 		return err
 	}
@@ -82,7 +80,7 @@ func (g *gateway) build() (err error) {
 	}
 	g.clients = []netip.Addr{g.addrs.Client}
 	for addr := g.addrs.Client2; len(g.clients) < 4; addr = addr.Next() {
-		if err := g.Client.AddAddr(nstest.ClientLink, netip.PrefixFrom(addr, 24)); err != nil {
+		if err := g.Client.AddAddr(nstest.ClientLink, netip.PrefixFrom(addr, g.addrs.ClientNet.Bits())); err != nil {
 			return err
 		}
 		g.clients = append(g.clients, addr)
@@ -94,11 +92,11 @@ func (g *gateway) build() (err error) {
 // datagrams on each of some ports, which has the port in its name.
 func (g *gateway) serve() error {
 	for _, b := range g.backends {
-		if err := g.start(b, b.Name, serverPort, "tcp"); err != nil {
+		if err := g.listen(b, b.Name, serverPort, "tcp"); err != nil {
 			return err
 		}
 		for _, port := range mediaPorts {
-			if err := g.start(b, fmt.Sprintf("%s:%d", b.Name, port), port, "udp"); err != nil {
+			if err := g.listen(b, fmt.Sprintf("%s:%d", b.Name, port), port, "udp"); err != nil {
 				return err
 			}
 		}
@@ -106,7 +104,7 @@ func (g *gateway) serve() error {
 	return nil
 }
 
-func (g *gateway) start(b backend, name string, port uint16, protocol string) error {
+func (g *gateway) listen(b backend, name string, port uint16, protocol string) error {
 	server, err := nstest.Serve(b.Namespace, name, port, protocol)
 	if err == nil {
 		g.closers = append(g.closers, server.Close)
@@ -120,9 +118,11 @@ func (g *gateway) apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("clients %v… ── gateway ──┬── backend-1 %v\n", g.clients[0], g.backends[0].addr)
-	fmt.Printf("%38s ├── backend-2 %v\n", "", g.backends[1].addr)
-	fmt.Printf("%38s └── another node ── remote-1 %v\n", "", g.backends[2].addr)
+	trunk := fmt.Sprintf("clients %v… ── gateway %v ──", g.clients[0], g.addrs.Node)
+	space := strings.Repeat(" ", utf8.RuneCountInString(trunk))
+	fmt.Printf("%s┬── backend-1 %v\n", trunk, g.backends[0].addr)
+	fmt.Printf("%s├── backend-2 %v\n", space, g.backends[1].addr)
+	fmt.Printf("%s└── another node ── remote-1 %v\n\n", space, g.backends[2].addr)
 	fmt.Printf("%d services at %v are programmed: %d changes\n", len(g.services()), g.addrs.External, plan.Len())
 	return nil
 }

@@ -11,6 +11,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
@@ -26,14 +27,11 @@ func main() {
 	}
 }
 
-func run(ctx context.Context) error {
-	g, err := newGateway(ctx)
-	if err != nil {
-		return err
-	}
-	defer g.close()
+func run(ctx context.Context) (err error) {
+	g := &gateway{addrs: nstest.IPv4()}
+	defer func() { err = errors.Join(err, g.end()) }()
 	for _, scene := range []func(context.Context) error{
-		g.apply,
+		g.start, g.apply,
 		g.showPolicies, g.showClients, g.showRange, g.showServiceCIDRs, g.showLimit, g.showLocalhost,
 		g.showAffinity, g.showStandby,
 	} {

@@ -75,8 +75,10 @@ func (g *gateway) showLimit(context.Context) error {
 		conns = append(conns, c)
 		fmt.Printf("connection %d: %s\n", len(conns), c.Answer.Server)
 	}
-	if _, err := g.connect(); !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("connection %d, over the limit: %v, want %w", dbLimit+1, err, syscall.ECONNREFUSED)
+	if c, err := g.connect(); err == nil {
+		return errors.Join(fmt.Errorf("connection %d is over the limit, and is not refused", dbLimit+1), c.Close())
+	} else if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("connection %d, over the limit, is not refused: %w", dbLimit+1, err)
 	}
 	fmt.Printf("connection %d: %s\n", dbLimit+1, refused)
 	for i, c := range conns {
