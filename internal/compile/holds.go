@@ -107,12 +107,14 @@ func newReader(t *ruleset.Table) *reader {
 	for id := Masq; id <= NodeSourceRanges; id++ {
 		for e := range elements(t, id) {
 			key, ok := r.key(id, &e.Key)
-			if !ok || e.Verdict.Kind == ruleset.Return { // kept
-				continue
-			}
-			r.sources[key] = Source{}
-			if c := r.chains[e.Verdict.Chain]; c != nil {
+			switch c := r.chains[e.Verdict.Chain]; {
+			case !ok:
+			case e.Verdict.Kind == ruleset.Return:
+				r.sources[key] = Source{Mode: Keep}
+			case c != nil:
 				r.sources[key], _ = sourceOf(c)
+			default:
+				r.sources[key] = Source{}
 			}
 		}
 	}

@@ -253,20 +253,22 @@ func withPort(b netip.AddrPort, port uint16) netip.AddrPort {
 	return b
 }
 
-// source says in postrouting which source address backends see.
+// source says in postrouting which source address backends see. To keep the
+// client's has to be said, too, or else postrouting asks for a less specific
+// frontend with the same port and backend.
 func (e *emission) source(c class) {
-	switch s := e.f.Source; {
-	case s.Mode == Keep && c.ranged:
-	case s.Mode == Keep: // also inside of a range that does not
-		e.byBackend(Sources, c, ruleset.Verdict{Kind: ruleset.Return})
-	case c.ranged:
-		e.to.use(e.family, s)
-		e.byBackend(SourceRanges, c, gotoChain(s))
-	case s == Source{}:
+	s, id := e.f.Source, Sources
+	if c.ranged {
+		id = SourceRanges
+	}
+	switch {
+	case s.Mode == Keep:
+		e.byBackend(id, c, ruleset.Verdict{Kind: ruleset.Return})
+	case s == Source{} && !c.ranged:
 		e.byBackend(Masq, c, ruleset.Verdict{})
 	default:
 		e.to.use(e.family, s)
-		e.byBackend(Sources, c, gotoChain(s))
+		e.byBackend(id, c, gotoChain(s))
 	}
 }
 

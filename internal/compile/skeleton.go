@@ -231,7 +231,7 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 		&ruleset.Chain{Name: servicesChain, Rules: c.servicesRules(f)},
 		&ruleset.Chain{Name: nodeWideChain, Rules: nodeWideRules()},
 		&ruleset.Chain{Name: affinityChain, Rules: byFrontend(vmaps(Affinities))},
-		&ruleset.Chain{Name: externalChain, Rules: byFrontend(masquerade)},
+		&ruleset.Chain{Name: externalChain, Rules: Source{}.chain().Rules},
 		&ruleset.Chain{Name: masqChain, Rules: c.masqRules(f)},
 		baseChain("prerouting", ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityDNAT}, ruleset.Rule{jump(servicesChain)}),
 		baseChain("output", ruleset.Hook{Num: ruleset.Output, Priority: PriorityDNAT}, output...),
@@ -360,7 +360,7 @@ func loopback(f ruleset.Family) netip.Prefix {
 
 // masqRules see the first packet of every connection with a rewritten
 // destination, ours or not, so each of them asks whether it is one of ours.
-// The usual case, a client outside and no special wish, is found out first. A
+// The usual case, a frontend without a special wish, is found out first. A
 // loopback address must never leave the node; what stays on loopback addresses
 // is somebody else's, since no backend has one.
 func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
@@ -374,17 +374,7 @@ func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
 			ruleset.Masquerade{},
 		})
 	}
-	rules = append(rules, ruleset.Rule{
-		ruleset.Lookup{Key: ops(ruleset.Saddr), Not: true, Set: internalSet}, jump(externalChain),
-	})
 	return append(rules, byFrontend(sources)...)
-}
-
-// sources look up frontends that are not of the usual kind. A range is no
-// matter of the single ports inside of it, which have been found before.
-func sources(key []ruleset.Operand, node bool) []ruleset.Rule {
-	usual := ruleset.Rule{ruleset.Lookup{Key: key, Set: Masq.of(node).name()}, ruleset.Verdict{Kind: ruleset.Return}}
-	return slices.Concat(vmaps(Sources)(key, node), []ruleset.Rule{usual}, vmaps(SourceRanges)(key, node))
 }
 
 // byFrontend makes rules that look up the frontend of a connection whose
@@ -409,8 +399,13 @@ func byFrontend(rest func(key []ruleset.Operand, node bool) []ruleset.Rule) []ru
 	return out
 }
 
-func masquerade(key []ruleset.Operand, node bool) []ruleset.Rule {
-	return []ruleset.Rule{{ruleset.Lookup{Key: key, Set: Masq.of(node).name()}, ruleset.Masquerade{}}}
+// sources send a connection where its source is decided. That is final: the
+// same port and backend may be those of a less specific frontend, too.
+func sources(key []ruleset.Operand, node bool) []ruleset.Rule {
+	usual := ruleset.Rule{
+		ruleset.Lookup{Key: key, Set: Masq.of(node).name()}, ruleset.Verdict{Kind: ruleset.Goto, Chain: externalChain},
+	}
+	return append([]ruleset.Rule{usual}, vmaps(Sources, SourceRanges)(key, node)...)
 }
 
 func vmaps(ids ...SetID) func([]ruleset.Operand, bool) []ruleset.Rule {
