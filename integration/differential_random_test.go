@@ -35,8 +35,8 @@ const nodePorts = 2
 // secondVIP is nobody's, as the ClusterIP is.
 func secondVIP(a nstest.Addrs) netip.Addr { return a.ClusterIP.Next() }
 
-// secondExternal is nobody's: everybody sends replies to it to the node.
-func secondExternal(a nstest.Addrs) netip.Addr { return a.External.Next() }
+// hiddenAddr is nobody's: everybody sends replies to it to the node.
+func hiddenAddr(a nstest.Addrs) netip.Addr { return a.External.Next() }
 
 func serviceNet(a nstest.Addrs) netip.Prefix {
 	return netip.PrefixFrom(a.ClusterIP, a.ClusterIP.BitLen()-8).Masked()
@@ -52,8 +52,8 @@ func (d dice) config() nftdp.Config {
 		services = append(services, serviceNet(a), one(a.External))
 	}
 	return nftdp.Config{
-		NodeAddrs: some(d, 2, nodes...), Internal: some(d, 3, internal...), ServiceCIDRs: some(d, 2, services...),
-		Localhost: d.IntN(2) == 0,
+		NodeAddrs: some(d, d.IntN(3), nodes...), Internal: some(d, 3, internal...),
+		ServiceCIDRs: some(d, d.IntN(3), services...), Localhost: d.IntN(2) == 0,
 	}
 }
 
@@ -69,7 +69,7 @@ func (d dice) services() (all []nftdp.Service) {
 func (d dice) service(name string, others []nftdp.Service) nftdp.Service {
 	s := nftdp.Service{
 		Name: name, Protocol: oneOf(d, nftdp.TCP, nftdp.UDP),
-		Balance: oneOf(d, nftdp.Random, nftdp.Random, nftdp.RoundRobin, nftdp.SourceHash, nftdp.Maglev),
+		Balance: oneOf(d, nftdp.Random, nftdp.Random, nftdp.Random, nftdp.RoundRobin, nftdp.RoundRobin, nftdp.SourceHash, nftdp.Maglev),
 	}
 	valid := func() bool { return (nftdp.Config{}).Validate(append(slices.Clip(others), s)) == nil }
 	ranged := d.IntN(4) == 0
@@ -83,18 +83,18 @@ func (d dice) service(name string, others []nftdp.Service) nftdp.Service {
 	if s.Balance == nftdp.Maglev {
 		s.MaglevSize = oneOf[uint16](d, 13, 17, 251)
 	}
-	if !ranged && d.IntN(4) == 0 {
+	if !ranged && d.IntN(5) == 0 {
 		s.AffinitySeconds = 10800
 	}
 	limited := !ranged && s.AffinitySeconds == 0 && d.IntN(4) == 0
-	for range d.IntN(9) {
+	for range d.IntN(14) {
 		s.Backends = append(s.Backends, d.backend(ranged, limited))
 		if !valid() {
 			s.Backends = s.Backends[:len(s.Backends)-1]
 		}
 	}
 	for _, a := range nstest.Families() {
-		if s.SNAT = append(s.SNAT, secondExternal(a)); d.IntN(3) > 0 || !valid() {
+		if s.SNAT = append(s.SNAT, hiddenAddr(a)); d.IntN(3) > 0 || !valid() {
 			s.SNAT = s.SNAT[:len(s.SNAT)-1]
 		}
 	}
@@ -120,10 +120,10 @@ func (d dice) frontend(ranged bool) nftdp.Frontend {
 			clients = append(clients, a.ClientNet, one(a.Client), a.PodNet, a.RemoteNet, one(a.Backend(1)), one(a.Node))
 		}
 	}
-	if d.IntN(4) == 0 {
+	if d.IntN(5) == 0 {
 		f.Allow = some(d, 3, clients...)
 	}
-	if d.IntN(4) == 0 {
+	if d.IntN(5) == 0 {
 		f.Deny = some(d, 2, clients...)
 	}
 	return f
@@ -133,8 +133,8 @@ func (d dice) backend(ranged, limited bool) nftdp.Backend {
 	at := oneOf[place](d, "L1", "L2", "R1", "R2", "L1", "L2", "R1", "R2", "N")
 	b := nftdp.Backend{
 		Addr:   netip.AddrPortFrom(at.addr(d.family()), oneOf(d, probedPorts[:nodePorts]...)),
-		State:  oneOf(d, nftdp.Active, nftdp.Active, nftdp.Active, nftdp.Active, nftdp.Draining, nftdp.Down),
-		Weight: oneOf[uint16](d, 0, 0, 1, 2, 3), Backup: d.IntN(5) == 0,
+		State:  oneOf(d, nftdp.Active, nftdp.Active, nftdp.Active, nftdp.Active, nftdp.Active, nftdp.Active, nftdp.Draining, nftdp.Down),
+		Weight: oneOf[uint16](d, 0, 0, 1, 2, 3), Backup: d.IntN(6) == 0,
 		Local: at[0] != 'R',
 	}
 	if ranged {
@@ -149,6 +149,9 @@ func (d dice) backend(ranged, limited bool) nftdp.Backend {
 // probe is a packet to a frontend of one of the services, or near one.
 func (d dice) probe(services []nftdp.Service) probe {
 	s := oneOf(d, services...)
+	if t := oneOf(d, services...); len(t.Backends) > len(s.Backends) {
+		s = t // where there is more to choose from
+	}
 	p := probe{from: oneOf[place](d, "C", "C", "C2", "N", "N", "L1", "L2", "R1", "R2"), addrs: d.family()}
 	p.protocol = protocol{"tcp", nftdp.TCP}
 	if (s.Protocol == nftdp.UDP) != (d.IntN(20) == 0) {

@@ -208,12 +208,12 @@ func (r *round) probe(t *testing.T, p *probe, learned []ruleset.Learned) []rules
 		return nil
 	}
 	if !r.agree(p, want, paths) {
-		t.Errorf("%s\n%s", p, r.report(want, paths))
+		t.Errorf("%s\n%s", p, r.report(p, want, paths))
 		return nil
 	}
 	saw, ok := r.try(p, paths)
 	if !ok {
-		t.Errorf("%s\nhappened: %s\n%s\nconntrack: %s", p, saw, r.report(want, paths), r.flows(t, p))
+		t.Errorf("%s\nhappened: %s\n%s\nconntrack: %s", p, saw, r.report(p, want, paths), r.flows(t, p))
 		return nil
 	}
 	r.note(p, want, saw)
@@ -264,23 +264,17 @@ func (r *round) agree(p *probe, want []ruleset.Outcome, paths []ruleset.Path) bo
 	return len(paths) == len(want)
 }
 
-func (*round) report(want []ruleset.Outcome, paths []ruleset.Path) string {
+func (*round) report(p *probe, want []ruleset.Outcome, paths []ruleset.Path) string {
 	var b strings.Builder
+	packet := p.packet()
 	fmt.Fprintf(&b, "services: %v", want)
 	for _, path := range paths {
 		fmt.Fprintf(&b, "\nrules: %v", path.Outcome)
 		for _, s := range path.Trace {
-			fmt.Fprintf(&b, "\n\t%s: %s", s.Chain, s.Rule.Text(rulesFamily(path.Dst)))
+			fmt.Fprintf(&b, "\n\t%s: %s", s.Chain, s.Rule.Text(packet.Family()))
 		}
 	}
 	return b.String()
-}
-
-func rulesFamily(a netip.AddrPort) ruleset.Family {
-	if a.Addr().Is4() {
-		return ruleset.IPv4
-	}
-	return ruleset.IPv6
 }
 
 // flows are conntrack's entries of the connection.
@@ -291,7 +285,7 @@ func (r *round) flows(t *testing.T, p *probe) string {
 	}
 	defer conn.Close()
 	packet := p.packet()
-	flows, err := conntrack.List(t.Context(), conn, conntrack.Filter{Family: rulesFamily(p.dst), Proto: packet.Proto},
+	flows, err := conntrack.List(t.Context(), conn, conntrack.Filter{Family: packet.Family(), Proto: packet.Proto},
 		func(f *conntrack.Flow) bool { return f.Src == p.src })
 	if err != nil {
 		return err.Error()
