@@ -110,19 +110,34 @@ func (d *Dataplane) forget(ctx context.Context) error {
 	}
 	known := affinities{users: &users{state: d.state, taken: d.taken}}
 	for _, f := range ruleset.Families {
-		entries, err := d.entries(ctx, f)
-		if err == nil {
-			entries = slices.DeleteFunc(entries, func(e nfnl.Entry) bool {
-				a := affinityOf(&e)
-				return known.seconds(&a) > 0
-			})
-			_, err = d.commitEntries(ctx, ruleset.Delete, f, entries)
-		}
-		if err != nil {
+		if err := d.forgetFamily(ctx, f, &known); err != nil {
 			return fmt.Errorf("services are programmed, but not the clients of former backends forgotten: %w", err)
 		}
 	}
 	d.mindful = false
+	return nil
+}
+
+// forgetFamily reads once more behind what it deletes: that may have made the
+// kernel rearrange the map (see Conn.Entries in internal/kernel).
+func (d *Dataplane) forgetFamily(ctx context.Context, f ruleset.Family, known *affinities) error {
+	const most = 4
+	for range most {
+		entries, err := d.entries(ctx, f)
+		if err != nil {
+			return err
+		}
+		entries = slices.DeleteFunc(entries, func(e nfnl.Entry) bool {
+			a := affinityOf(&e)
+			return known.seconds(&a) > 0
+		})
+		if len(entries) == 0 {
+			return nil
+		}
+		if _, err := d.commitEntries(ctx, ruleset.Delete, f, entries); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -3,6 +3,7 @@
 package kernel
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -13,13 +14,21 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Entries reads the entries of a dynamic set that have not expired. Packets go
-// on making and renewing them meanwhile, and one that is under way may be given
-// or not. ErrStale: rules were changed meanwhile.
+// Entries reads the entries of a dynamic set that have not expired, each once.
+// Packets go on making and renewing them meanwhile, and one that is under way
+// may be given or not. So may others while the kernel moves the set to a hash
+// table of another size, which begins the walk anew (nft_rhash_walk): then some
+// come twice, and few may be missed. ErrStale: rules were changed meanwhile.
 func (c *Conn) Entries(ctx context.Context, table string, f ruleset.Family, s *ruleset.Set) ([]nfnl.Entry, error) {
 	var out []nfnl.Entry
+	seen := map[string]bool{}
 	err := c.dump(ctx, unix.NFT_MSG_GETSETELEM, f, elementList(table, s.Name), func(b []byte) error {
-		_, _, err := nfnl.DecodeEntries(b, s, f, func(e nfnl.Entry) { out = append(out, e) })
+		_, _, err := nfnl.DecodeEntries(b, s, f, func(e nfnl.Entry) {
+			if key := string(bytes.Join(e.Key, nil)); !seen[key] {
+				seen[key] = true
+				out = append(out, e)
+			}
+		})
 		return err
 	})
 	if err != nil {
