@@ -20,6 +20,7 @@ func evalTable(rules ...Rule) *Table {
 		{Name: "nine", Key: types{Addr}, Elements: []Element{{Key: at(9)}}},
 		{Name: "clients", Key: types{Addr}, Interval: true, Elements: []Element{{Key: at(0), End: at(5)}, {Key: at(9), End: at(9)}}},
 		{Name: "ranges", Key: types{Addr, Port}, Interval: true, Verdict: true, Elements: []Element{
+			{Key: at(0).Port(70), End: at(5).Port(79), Verdict: Verdict{Kind: Drop}},
 			{Key: at(9).Port(70), End: at(20).Port(90), Verdict: Verdict{Kind: Drop}},
 		}},
 		{Name: "verdicts", Key: types{Proto, Port}, Verdict: true, Elements: []Element{
