@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/nstest"
@@ -182,9 +183,25 @@ func TestReplacedUnderLoad(t *testing.T) {
 			closeOrFail(t, w.dataplane)
 			config.Protect = !config.Protect
 			w.open(t, config)
-			if plan := w.apply(t, r.Services...); plan.Empty() {
+			if plan := applyReleased(t, w.dataplane, r.Services); plan.Empty() {
 				t.Error("the tables are not replaced")
 			}
 		}
 	})
+}
+
+// applyReleased applies services as soon as the former owner of the tables has
+// let go of them. A process that another test starts has our sockets, too, until
+// it runs its program.
+func applyReleased(t *testing.T, d *nftdp.Dataplane, services []nftdp.Service) *nftdp.Plan {
+	t.Helper()
+	for deadline := time.Now().Add(askTimeout); ; {
+		plan, err := d.Apply(t.Context(), services)
+		if err == nil {
+			return plan
+		}
+		if !errors.Is(err, nftdp.ErrProtected) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
 }

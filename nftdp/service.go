@@ -200,7 +200,9 @@ const (
 // replies come back through this node: to one of the outgoing interface, or
 // that of Service.SNAT. A backend that reaches itself through its own service
 // is masqueraded always, and so is a process that connects to a loopback
-// address. In JSON it is "auto", "always" or "never".
+// address. Where the backend is on an address of the node itself, the packet
+// does not leave, and the source is never rewritten. In JSON it is "auto",
+// "always" or "never".
 type Masquerade uint8
 
 // When to masquerade.
