@@ -3,10 +3,12 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -503,4 +505,27 @@ func benchmarkAffinity(b *testing.B, n int) {
 		laps.add(begin)
 	}
 	laps.report(b, "p50-ns")
+}
+
+// TestAffinityNoRoom: what does not fit into the map is an error, and leaves it
+// as it was.
+func TestAffinityNoRoom(t *testing.T) {
+	t.Parallel()
+	const room = 4
+	w := newWorld(t, nftdp.Config{Affinities: room}, 1)
+	w.apply(t, nftdp.Service{Name: "web", AffinitySeconds: 60, Frontends: on(clusterIP, 80), Backends: backends(0)})
+	a := nstest.IPv4()
+	var list []nftdp.Affinity
+	for client := netip.MustParseAddr("198.51.100.1"); len(list) <= room; client = client.Next() {
+		list = append(list, nftdp.Affinity{
+			Service: "web", Client: client, Frontend: netip.AddrPortFrom(a.ClusterIP, 80),
+			Backend: netip.AddrPortFrom(a.Backend(0), backendPort), Expires: time.Minute,
+		})
+	}
+	if n, err := w.dataplane.SetAffinities(t.Context(), list); n != 0 || !errors.Is(err, syscall.ENFILE) {
+		t.Errorf("%d clients more than there is room for: %d taken, error %v", len(list)-room, n, err)
+	}
+	if n, err := w.dataplane.SetAffinities(t.Context(), list[:room]); n != room || err != nil {
+		t.Errorf("%d clients: %d taken, error %v", room, n, err)
+	}
 }

@@ -52,7 +52,7 @@ func (d *Dataplane) Affinities(ctx context.Context) ([]Affinity, error) {
 			return nil, err
 		}
 		for i := range entries {
-			if a := affinityOf(&entries[i]); known.owner(&a) {
+			if a := affinityOf(&entries[i]); known.owner(&a) && known.seconds(&a) > 0 {
 				out = append(out, a)
 			}
 		}
@@ -71,8 +71,9 @@ func compareAffinities(x, y Affinity) int {
 // listed them, and returns how many it remembers now as listed. Left out are
 // those that time has run out for, those of services that have no affinity here
 // or not this frontend, those whose backend does not get connections from it,
-// and clients for which the kernel remembers another backend already. What does
-// not fit into the map (see Config.Affinities) gives *ApplyError.
+// and clients for which the kernel remembers another backend already. With more
+// than the map has room for (see Config.Affinities), the error matches
+// syscall.ENFILE; they are taken in groups of 500, each as a whole.
 func (d *Dataplane) SetAffinities(ctx context.Context, list []Affinity) (int, error) {
 	if err := d.lock(ctx); err != nil {
 		return 0, err
