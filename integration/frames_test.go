@@ -85,6 +85,7 @@ func (n *neighbour) hears(t *testing.T, dst netip.AddrPort, timeout time.Duratio
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return false
+		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			t.Fatal("receive:", err)
 		case isFor(b[:size], dst):

@@ -76,8 +76,8 @@ func objectOf(c *ruleset.Change) object {
 	return object{}
 }
 
-// replaces reports whether an element that is deleted comes back otherwise. In
-// the sets of postrouting that happens only to one that others have altered.
+// replaces reports whether an element that is deleted comes back otherwise, or,
+// where elements are ranges, may be in the way of another one.
 func replaces(deleted *ruleset.Change, changes []ruleset.Change) bool {
 	keys := make(map[ruleset.Tuple]bool, len(deleted.Elements))
 	for i := range deleted.Elements {
@@ -87,6 +87,9 @@ func replaces(deleted *ruleset.Change, changes []ruleset.Change) bool {
 		c := &changes[i]
 		if c.Verb != ruleset.Add || c.Set == nil || c.Set.Name != deleted.Set.Name || c.Family != deleted.Family {
 			continue
+		}
+		if c.Set.Interval {
+			return true
 		}
 		for j := range c.Elements {
 			if keys[c.Elements[j].Key] {
