@@ -314,6 +314,12 @@ func sendInParts(ctx context.Context, t *testing.T, d *Dataplane, services []Ser
 func TestPhases(t *testing.T) {
 	three, one := mustCompile(t, Config{}, []Service{web("a", 1, 3)}), mustCompile(t, Config{}, []Service{web("a", 1, 1)})
 	limited := mustCompile(t, Config{NodeAddrs: prefixes("10.0.0.0/8")}, []Service{web("a", 1, 1)})
+	ports := func(first, last uint16) *Ruleset {
+		return mustCompile(t, Config{}, []Service{{
+			Name: "range", Frontends: []Frontend{{Addr: netip.MustParseAddr("10.96.0.1"), Port: first, EndPort: last}},
+			Backends: []Backend{{Addr: netip.MustParseAddrPort("10.180.0.1:0")}},
+		}})
+	}
 	altered := &Ruleset{ruleset.Apply(three.rules, nil)}
 	comment(altered.rules.Tables[0].Set("masq"), "mine")
 	for _, c := range []struct {
