@@ -335,6 +335,7 @@ func TestPhases(t *testing.T) {
 		{"more backends, and no longer limited", limited, three, 2},
 		{"altered by others", altered, three, 1},
 		{"removed", three, nothing(), 1},
+		{"a range gives way to another one", ports(5000, 5100), ports(4900, 5050), 2},
 		{"replaced", three, mustCompile(t, Config{Protect: true}, []Service{web("a", 1, 3)}), 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
