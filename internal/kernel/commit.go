@@ -116,7 +116,10 @@ func (c *Conn) outcome(batch *nfnl.Batch) error {
 
 // answers waits for the answer to a batch and gives each error. They come in
 // the order of the messages, and the last message is answered in any case,
-// unless the batch as a whole was refused: then its begin is.
+// unless the batch as a whole was refused: then its begin is. If the kernel began
+// anew because a message wanted a module, and somebody else's commit came
+// meanwhile, it is that message which is answered with ERESTART
+// (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c, at replay), and no other.
 func (c *Conn) answers(batch *nfnl.Batch, each func(message, unix.Errno)) error {
 	return c.receive(func(m message) (bool, error) {
 		if m.typ != unix.NLMSG_ERROR || m.seq-batch.FirstSeq() > batch.LastSeq()-batch.FirstSeq() {
@@ -129,7 +132,7 @@ func (c *Conn) answers(batch *nfnl.Batch, each func(message, unix.Errno)) error 
 		if errno != 0 {
 			each(m, errno)
 		}
-		return m.seq == batch.LastSeq() || m.seq == batch.FirstSeq(), nil
+		return errno == unix.ERESTART || m.seq == batch.LastSeq() || m.seq == batch.FirstSeq(), nil
 	})
 }
 

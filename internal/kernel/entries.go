@@ -89,7 +89,7 @@ func (c *Conn) commitEntries(ctx context.Context, generation uint32, change *nfn
 	err = c.answers(batch, func(m message, errno unix.Errno) {
 		of, i := batch.FindEntry(m.seq)
 		switch {
-		case of == nil && errno == unix.ERESTART:
+		case errno == unix.ERESTART:
 			refused = ErrStale
 		case of != nil && isMoot(change.Verb, errno):
 			moot[i] = true
