@@ -3,7 +3,6 @@
 package nftdp
 
 import (
-	"encoding/binary"
 	"errors"
 	"math"
 	"net/netip"
@@ -17,15 +16,6 @@ import (
 	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
-
-// numbered is the n-th address after another.
-func numbered(base string, n int) netip.Addr {
-	b := addr(base).AsSlice()
-	last := b[len(b)-4:]
-	binary.BigEndian.PutUint32(last, binary.BigEndian.Uint32(last)+uint32(n))
-	a, _ := netip.AddrFromSlice(b)
-	return a
-}
 
 func numberedBackend(base string, n int) Backend {
 	return Backend{Addr: netip.AddrPortFrom(numbered(base, n), 8080)}

@@ -1,6 +1,7 @@
 package nftdp
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -78,4 +79,13 @@ func inShort(f FrontendStatus) string {
 		words = append(words, f.NoBackend.String())
 	}
 	return strings.Join(words, " ")
+}
+
+// numbered is the n-th address after another.
+func numbered(base string, n int) netip.Addr {
+	b := addr(base).AsSlice()
+	last := b[len(b)-4:]
+	binary.BigEndian.PutUint32(last, binary.BigEndian.Uint32(last)+uint32(n))
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }
