@@ -193,7 +193,7 @@ func ListenUDP(ns *Namespace, addr netip.AddrPort) (*net.UDPConn, error) {
 }
 
 func dialerFor(network string, src, dst netip.AddrPort) (*net.Dialer, string) {
-	d, target := &net.Dialer{}, dst.String()
+	d, target := &net.Dialer{KeepAlive: -1}, dst.String() // nothing that a test has not sent
 	local := net.IP(src.Addr().AsSlice())
 	switch network {
 	case "tcp":

@@ -78,7 +78,7 @@ func (s *Server) listen(protocol string, addr netip.Addr) error {
 	if addr.Is6() {
 		family = "6"
 	}
-	var lc net.ListenConfig
+	lc := net.ListenConfig{KeepAlive: -1}
 	lc.SetMultipathTCP(false)
 	ctx, target := context.Background(), netip.AddrPortFrom(addr, s.port).String()
 	switch protocol {
