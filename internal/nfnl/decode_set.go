@@ -65,7 +65,8 @@ func typesOf(f *fields, family ruleset.Family, typeAttr, lenAttr uint16) []rules
 	// The elements of a dynamic set are not read as tuples, so that they may
 	// be longer.
 	_, length := concat(types, family)
-	readable := layoutOf(types, family).size > 0 || f.optU32(unix.NFTA_SET_FLAGS)&nftSetDynamic == nftSetDynamic
+	const kind = nftSetDynamic | unix.NFT_SET_INTERVAL
+	readable := layoutOf(types, family).size > 0 || f.optU32(unix.NFTA_SET_FLAGS)&kind == nftSetDynamic
 	if len(types) == 0 || length != size || !readable {
 		f.fail(unknown(fmt.Sprintf("type %#x of %d bytes", number, size)))
 		return nil
