@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -44,21 +45,8 @@ type Frontend struct {
 // Equal reports whether both compile to the same elements.
 func (s *Service) Equal(o *Service) bool {
 	return s.Name == o.Name && s.Proto == o.Proto && s.Balance == o.Balance && s.Affinity == o.Affinity &&
-		mapsEqual(s.Limits, o.Limits) &&
+		maps.Equal(s.Limits, o.Limits) &&
 		slices.EqualFunc(s.Frontends, o.Frontends, func(x, y Frontend) bool { return x.equal(&y) })
-}
-
-// mapsEqual is maps.Equal, for maps that are nil mostly.
-func mapsEqual(a, b map[netip.AddrPort]uint32) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if w, ok := b[k]; !ok || v != w {
-			return false
-		}
-	}
-	return true
 }
 
 func (f *Frontend) equal(o *Frontend) bool {
@@ -187,7 +175,7 @@ func (e *emission) emit() {
 	if e.Affinity > 0 {
 		l := learner{e.Affinity}
 		e.to.use(e.family, l)
-		e.byBackend(Affinities, c, l.verdict())
+		e.byBackend(Affinities, c, gotoChain(l))
 	}
 }
 

@@ -228,7 +228,7 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 			{ruleset.Reject{}},
 		}},
 		&ruleset.Chain{Name: servicesChain, Rules: c.servicesRules(f)},
-		&ruleset.Chain{Name: nodeWideChain, Rules: nodeWideRules()},
+		&ruleset.Chain{Name: nodeWideChain, Rules: frontendRules(true)},
 		&ruleset.Chain{Name: affinityChain, Rules: byFrontend(vmaps(Affinities))},
 		Source{}.chain(),
 		&ruleset.Chain{Name: masqChain, Rules: c.masqRules(f)},
@@ -302,8 +302,6 @@ func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 	}
 	return rules
 }
-
-func nodeWideRules() []ruleset.Rule { return frontendRules(true) }
 
 func frontendRules(node bool) []ruleset.Rule {
 	one := class{node: node, pool: pool{size: 1}}

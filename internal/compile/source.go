@@ -47,17 +47,14 @@ func (s Source) chain() *ruleset.Chain {
 	out := &ruleset.Chain{Name: s.name()}
 	switch s.Mode {
 	case External:
-		out.Rules = []ruleset.Rule{internalReturn(), {rewrite}}
+		internal := ruleset.Lookup{Key: ops(ruleset.Saddr), Set: internalSet}
+		out.Rules = []ruleset.Rule{{internal, ruleset.Verdict{Kind: ruleset.Return}}, {rewrite}}
 	case Local:
 		out.Rules = []ruleset.Rule{{ruleset.Match{Field: ruleset.FibSaddr, Value: ruleset.FibLocal}, rewrite}}
 	case All, Keep:
 		out.Rules = []ruleset.Rule{{rewrite}}
 	}
 	return out
-}
-
-func internalReturn() ruleset.Rule {
-	return ruleset.Rule{ruleset.Lookup{Key: ops(ruleset.Saddr), Set: internalSet}, ruleset.Verdict{Kind: ruleset.Return}}
 }
 
 // sourceOf reads the source from its chain, as chain makes it.
@@ -105,5 +102,3 @@ func (l learner) chain() *ruleset.Chain {
 	}
 	return out
 }
-
-func (l learner) verdict() ruleset.Verdict { return gotoChain(l) }
