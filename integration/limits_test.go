@@ -113,16 +113,7 @@ func TestMaxConnsOfOne(t *testing.T) {
 	w := newWorld(t, nftdp.Config{}, 2)
 	w.apply(t, limitedWeb(append(limited(3, backends(0)), backends(1)...)...))
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
-		got := map[string]int{}
-		for range attempts {
-			c, err := nstest.DialTCP(w.Client, netip.Addr{}, netip.AddrPortFrom(a.Node, 30644), askTimeout)
-			if err == nil {
-				t.Cleanup(func() { _ = c.Close() })
-				got[c.Answer.Server]++
-			} else {
-				got[outcome(nstest.Answer{}, err)]++
-			}
-		}
+		got := w.keepCalling(t, a, attempts)
 		if got["backend-1"] != 3 || len(got) != 3 || got["backend-2"] == 0 || got["refused"] == 0 {
 			t.Errorf("connections: %v, want 3 to backend-1, the others to backend-2 or refused", got)
 		}
@@ -248,17 +239,7 @@ func TestMaxConnsUnderLoad(t *testing.T) {
 		results := make(chan map[string]int)
 		for range callers {
 			go func() {
-				got := map[string]int{}
-				for range calls {
-					c, err := nstest.DialTCP(w.Client, netip.Addr{}, netip.AddrPortFrom(a.Node, 30644), askTimeout)
-					if err == nil {
-						t.Cleanup(func() { _ = c.Close() })
-						got[c.Answer.Server]++
-					} else {
-						got[outcome(nstest.Answer{}, err)]++
-					}
-				}
-				results <- got
+				results <- w.keepCalling(t, a, calls)
 			}()
 		}
 		total := map[string]int{}
@@ -271,4 +252,21 @@ func TestMaxConnsUnderLoad(t *testing.T) {
 			t.Errorf("connections: %v, want %v", total, want)
 		}
 	})
+}
+
+// keepCalling makes n connections, which stay, and counts who answered, or how
+// they ended.
+func (w *world) keepCalling(t *testing.T, a nstest.Addrs, n int) map[string]int {
+	t.Helper()
+	got := map[string]int{}
+	for range n {
+		c, err := nstest.DialTCP(w.Client, netip.Addr{}, netip.AddrPortFrom(a.Node, 30644), askTimeout)
+		if err == nil {
+			t.Cleanup(func() { _ = c.Close() })
+			got[c.Answer.Server]++
+		} else {
+			got[outcome(nstest.Answer{}, err)]++
+		}
+	}
+	return got
 }
