@@ -27,9 +27,6 @@ import (
 
 var kills = flag.Int("kills", 500, "how many processes TestKilled kills")
 
-// longestLife of a process that is to be killed: a few changes.
-const longestLife = 4 * time.Millisecond
-
 // TestKilled kills processes that change services as fast as they can, at
 // random moments. Each leaves the state before a change or after it, never anything between;
 // another process goes on from there, and no connection fails meanwhile.
@@ -120,14 +117,18 @@ func alternate() error {
 	}
 }
 
-// killOne runs a process and kills it, and tells how many changes it got done.
+// killOne runs a process and kills it, at random within what its last step took,
+// and tells how many changes it got done.
 func (w *world) killOne(t *testing.T) (changes int) {
 	t.Helper()
 	c := startChild(t, w.Node, "alternate")
-	for range 1 + rand.N(2) { // when it has started, or has made its first change, which takes long
+	var step time.Duration
+	for range 1 + rand.N(3) { // when it has started, or has made a change or two
+		begun := time.Now()
 		c.line(t)
+		step = time.Since(begun)
 	}
-	<-time.After(rand.N(longestLife))
+	<-time.After(rand.N(step))
 	if err := c.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
