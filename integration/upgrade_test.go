@@ -66,12 +66,14 @@ func TestUpgrade(t *testing.T) {
 			if protect && !can {
 				continue
 			}
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				config := r.Config
-				config.Protect = protect
-				testUpgrade(t, r, config, batch)
-			})
+			for _, addrs := range [][]netip.Prefix{nil, nodePrefixes()} {
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					config := r.Config
+					config.Protect, config.NodeAddrs = protect, addrs
+					testUpgrade(t, r, config, batch)
+				})
+			}
 		}
 	}
 }

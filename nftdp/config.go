@@ -19,7 +19,9 @@ type Config struct {
 	// NodeAddrs limits node-wide frontends to the node's addresses inside
 	// these prefixes. Nil means every local address except loopback
 	// (127.0.0.0/8 and ::1). If it has prefixes of one family only,
-	// node-wide frontends take nothing in the other.
+	// node-wide frontends take nothing in the other. Each prefix is a rule,
+	// which the first packet of a connection to a node-wide frontend, or to
+	// none, passes.
 	NodeAddrs []netip.Prefix `json:"nodeAddrs,omitempty"`
 	// Internal lists the prefixes of clients whose replies come back
 	// through this node by themselves: the pods of this node, or all pods

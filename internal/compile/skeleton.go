@@ -99,7 +99,7 @@ func Shared(name string) bool { return strings.HasPrefix(name, prefixesPrefix) }
 // whether or not there is the set: it is shared, or only the chain that all
 // packets go through asks it.
 func Separate(name string) bool {
-	return Shared(name) || name == nodeAddrsSet || name == serviceCIDRsSet
+	return Shared(name) || name == serviceCIDRsSet
 }
 
 // OfSkeleton reports whether a chain without hook is there without services,
@@ -115,7 +115,6 @@ func OfSkeleton(chain string) bool {
 // Names of what does not belong to one service.
 const (
 	internalSet      = "internal"
-	nodeAddrsSet     = "node_addrs"
 	serviceCIDRsSet  = "service_cidrs"
 	protocolsSet     = "protocols"
 	affinityMap      = "affinity"
@@ -208,9 +207,6 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 		prefixSet(internalSet, f, c.Internal),
 		&ruleset.Set{Name: protocolsSet, Key: []ruleset.Type{ruleset.Proto}, Elements: protocols()},
 		c.AffinityMap())
-	if len(c.NodeAddrs) > 0 {
-		t.Sets = append(t.Sets, prefixSet(nodeAddrsSet, f, c.NodeAddrs))
-	}
 	if len(c.ServiceCIDRs) > 0 {
 		t.Sets = append(t.Sets, prefixSet(serviceCIDRsSet, f, c.ServiceCIDRs))
 	}
@@ -286,14 +282,7 @@ func baseChain(name string, h ruleset.Hook, rules ...ruleset.Rule) *ruleset.Chai
 // escape untranslated, and conntrack keep its connection so. The first slot is
 // an element of its own, which hardly ever changes in the same moment.
 func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
-	local := ruleset.Rule{
-		ruleset.Match{Field: ruleset.FibDaddr, Value: ruleset.FibLocal},
-		ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)},
-	}
-	if len(c.NodeAddrs) > 0 {
-		local = append(local, ruleset.Lookup{Key: ops(ruleset.Daddr), Set: nodeAddrsSet})
-	}
-	rules := append(frontendRules(false), append(local, jump(nodeWideChain)))
+	rules := append(frontendRules(false), c.nodeRules(f)...)
 	if len(c.ServiceCIDRs) > 0 {
 		rules = append(rules, ruleset.Rule{
 			ruleset.Lookup{Key: ops(ruleset.Daddr), Set: serviceCIDRsSet},
@@ -301,6 +290,29 @@ func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 		})
 	}
 	return rules
+}
+
+// nodeRules send packets to the node to the node-wide frontends. The addresses
+// are in the rules, since those of a new set of prefixes would be found only at
+// the very end of the commit (nft_set_commit_update in
+// net/netfilter/nf_tables_api.c), while packets already meet the rules.
+func (c Config) nodeRules(f ruleset.Family) []ruleset.Rule {
+	local := ruleset.Rule{
+		ruleset.Match{Field: ruleset.FibDaddr, Value: ruleset.FibLocal},
+		ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)},
+		jump(nodeWideChain),
+	}
+	if len(c.NodeAddrs) == 0 {
+		return []ruleset.Rule{local}
+	}
+	var out []ruleset.Rule
+	for _, p := range outermost(ofFamily(f, c.NodeAddrs)) {
+		if p.Bits() == 0 {
+			return []ruleset.Rule{local}
+		}
+		out = append(out, append(ruleset.Rule{ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: p}}, local...))
+	}
+	return out
 }
 
 func frontendRules(node bool) []ruleset.Rule {
@@ -414,13 +426,17 @@ func vmaps(ids ...SetID) func([]ruleset.Operand, bool) []ruleset.Rule {
 
 // prefixSet holds the prefixes of one family, without those inside others.
 func prefixSet(name string, f ruleset.Family, prefixes []netip.Prefix) *ruleset.Set {
-	var of []netip.Prefix
+	return intervalSet(name, ofFamily(f, prefixes))
+}
+
+func ofFamily(f ruleset.Family, prefixes []netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
 	for _, p := range prefixes {
 		if p.Addr().Is4() == (f == ruleset.IPv4) {
-			of = append(of, p)
+			out = append(out, p)
 		}
 	}
-	return intervalSet(name, of)
+	return out
 }
 
 func intervalSet(name string, prefixes []netip.Prefix) *ruleset.Set {

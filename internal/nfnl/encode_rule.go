@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -242,21 +243,12 @@ func match(m ruleset.Match, f ruleset.Family) ([]expr.Any, error) {
 	return []expr.Any{e, &expr.Cmp{Op: op, Register: reg0, Data: value}}, err
 }
 
-// matchAddr compares whole bytes only, as every prefix that rules are compiled
-// with has them; others belong into sets. Of a header it loads no more.
+// matchAddr loads no more of a header than the bytes of the prefix, as nft does,
+// if it ends with a byte; else it loads the address and masks it.
 func matchAddr(m ruleset.MatchAddr, f ruleset.Family) ([]expr.Any, error) {
 	e, size, err := load(ruleset.Operand{Field: m.Field}, f, reg0, 0)
-	if err == nil && (m.Prefix.Bits()%8 != 0 || m.Prefix.Bits() == 0) {
+	if err == nil && m.Prefix.Bits() == 0 {
 		err = fmt.Errorf("address prefix %s: %w", m.Prefix, errStatement)
-	}
-	switch e := e.(type) {
-	case *expr.Payload:
-		size = uint32(m.Prefix.Bits() / 8)
-		e.Len = size
-	case *expr.Ct:
-		if !m.Prefix.IsSingleIP() {
-			err = fmt.Errorf("address prefix %s: %w", m.Prefix, errStatement)
-		}
 	}
 	if err != nil {
 		return nil, err
@@ -265,7 +257,16 @@ func matchAddr(m ruleset.MatchAddr, f ruleset.Family) ([]expr.Any, error) {
 	if m.Not {
 		op = expr.CmpOpNeq
 	}
-	return []expr.Any{e, &expr.Cmp{Op: op, Register: reg0, Data: m.Prefix.Addr().AsSlice()[:size]}}, nil
+	addr, length := m.Prefix.Addr().AsSlice(), m.Prefix.Bits()
+	if header, ok := e.(*expr.Payload); ok && length%8 == 0 {
+		header.Len = uint32(length / 8)
+		return []expr.Any{header, &expr.Cmp{Op: op, Register: reg0, Data: addr[:header.Len]}}, nil
+	}
+	out := []expr.Any{e}
+	if mask := net.CIDRMask(length, 8*len(addr)); !m.Prefix.IsSingleIP() {
+		out = append(out, &expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: size, Mask: mask, Xor: make([]byte, size)})
+	}
+	return append(out, &expr.Cmp{Op: op, Register: reg0, Data: addr}), nil
 }
 
 // setDaddr loads what it writes into the destination field. The bytes are our

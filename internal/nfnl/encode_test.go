@@ -221,9 +221,6 @@ func TestFindInterval(t *testing.T) {
 func TestEncodeRefuses(t *testing.T) {
 	opaque := portElements(1, 1, "")
 	opaque[0].Opaque = true
-	prefix := func(s string) ruleset.Rule {
-		return ruleset.Rule{ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: mustPrefix(s)}}
-	}
 	rule := func(s ruleset.Statement) ruleset.Change {
 		return ruleset.Change{Chain: &ruleset.Chain{Name: "c"}, Rule: ruleset.Rule{s}}
 	}
@@ -243,8 +240,7 @@ func TestEncodeRefuses(t *testing.T) {
 		"an opaque set":     {Set: &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Port}, Opaque: "timeout"}},
 		"an opaque rule":    {Chain: &ruleset.Chain{Name: "c"}, Rule: ruleset.Rule{ruleset.Opaque{What: "quota"}}},
 		"an unknown field":  {Chain: &ruleset.Chain{Name: "c"}, Rule: ruleset.Rule{ruleset.Match{Field: 99}}},
-		"a prefix of bits":  {Chain: &ruleset.Chain{Name: "c"}, Rule: prefix("10.0.0.0/9")},
-		"an empty prefix":   {Chain: &ruleset.Chain{Name: "c"}, Rule: prefix("0.0.0.0/0")},
+		"an empty prefix":   rule(ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: mustPrefix("0.0.0.0/0")}),
 		"an unknown key": {Chain: &ruleset.Chain{Name: "c"}, Rule: ruleset.Rule{
 			ruleset.Lookup{Key: []ruleset.Operand{{}}, Set: "s"},
 		}},
