@@ -100,7 +100,10 @@ func (c *Conn) sendBatch(ctx context.Context, batch *nfnl.Batch) error {
 func (c *Conn) outcome(batch *nfnl.Batch) error {
 	var refused error
 	err := c.answers(batch, func(m message, errno unix.Errno) {
-		if refused == nil {
+		switch {
+		case errno == unix.ENOMEM: // not about the message that is answered
+			refused = &RefusedError{Element: -1, Errno: errno}
+		case refused == nil:
 			change, element := batch.Find(m.seq, badAttribute(m))
 			refused = &RefusedError{Change: change, Element: element, Errno: errno}
 		}
@@ -116,10 +119,14 @@ func (c *Conn) outcome(batch *nfnl.Batch) error {
 
 // answers waits for the answer to a batch and gives each error. They come in
 // the order of the messages, and the last message is answered in any case,
-// unless the batch as a whole was refused: then its begin is. If the kernel began
-// anew because a message wanted a module, and somebody else's commit came
-// meanwhile, it is that message which is answered with ERESTART
-// (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c, at replay), and no other.
+// unless the batch as a whole was refused (nfnetlink_rcv_batch in
+// net/netfilter/nfnetlink.c):
+//
+//   - mostly its begin is answered then;
+//   - if there was no memory for any message, the first one behind the begin is,
+//     with ENOMEM;
+//   - if the kernel began anew because a message wanted a module, and somebody
+//     else's commit came meanwhile, that message is, with ERESTART.
 func (c *Conn) answers(batch *nfnl.Batch, each func(message, unix.Errno)) error {
 	return c.receive(func(m message) (bool, error) {
 		if m.typ != unix.NLMSG_ERROR || m.seq-batch.FirstSeq() > batch.LastSeq()-batch.FirstSeq() {
@@ -132,7 +139,8 @@ func (c *Conn) answers(batch *nfnl.Batch, each func(message, unix.Errno)) error 
 		if errno != 0 {
 			each(m, errno)
 		}
-		return errno == unix.ERESTART || m.seq == batch.LastSeq() || m.seq == batch.FirstSeq(), nil
+		whole := errno == unix.ERESTART || errno == unix.ENOMEM
+		return whole || m.seq == batch.LastSeq() || m.seq == batch.FirstSeq(), nil
 	})
 }
 
