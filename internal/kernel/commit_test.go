@@ -8,6 +8,7 @@ import (
 	"errors"
 	"math"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -361,19 +362,28 @@ func TestForgedReply(t *testing.T) {
 	ns := newNamespace(t)
 	c := dial(t, ns)
 	generation := load(t, c, setOfPorts(1, 0))
-	reply := make([]byte, 20) // an acknowledgement of whatever comes next
-	binary.NativeEndian.PutUint32(reply, 20)
-	binary.NativeEndian.PutUint16(reply[4:], unix.NLMSG_ERROR)
+	forge(t, ns, unix.NETLINK_NETFILTER, c.socket, unix.NLMSG_ERROR)
+	changes := ruleset.Diff(setOfPorts(0, 0), setOfPorts(1, 0)) // port 0 is there
+	if _, err := c.Commit(t.Context(), generation, changes); !errors.Is(err, unix.EEXIST) {
+		t.Errorf("%v, want the kernel's answer", err)
+	}
+}
+
+// forge has another process of the namespace send a socket what ends whatever
+// it asks next, as if it came from the kernel: an acknowledgement, or the end of
+// a dump.
+func forge(t *testing.T, ns *nstest.Namespace, protocol int, to *socket, typ uint16) {
+	t.Helper()
+	reply := netlinkMessage(typ, 0, make([]byte, 4)...)
 	err := ns.Do(func() error {
-		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
-		to := &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: c.nl.PID()}
-		for seq := c.seq; seq < c.seq+4; seq++ {
+		for seq := to.seq; seq < to.seq+4; seq++ {
 			binary.NativeEndian.PutUint32(reply[8:], seq)
-			if err := unix.Sendto(fd, reply, 0, to); err != nil {
+			if err := unix.Sendto(fd, reply, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: to.nl.PID()}); err != nil {
 				return err
 			}
 		}
@@ -382,9 +392,19 @@ func TestForgedReply(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	changes := ruleset.Diff(setOfPorts(0, 0), setOfPorts(1, 0)) // port 0 is there
-	if _, err := c.Commit(t.Context(), generation, changes); !errors.Is(err, unix.EEXIST) {
-		t.Errorf("%v, want the kernel's answer", err)
+}
+
+// TestForgedAddrs is the same for the addresses of the node.
+func TestForgedAddrs(t *testing.T) {
+	ns := newNamespace(t)
+	c := dial(t, ns)
+	want, err := c.LocalAddrs(t.Context(), ruleset.IPv4)
+	if err != nil || len(want) == 0 {
+		t.Fatal(want, err)
+	}
+	forge(t, ns, unix.NETLINK_ROUTE, c.route, unix.NLMSG_DONE)
+	if got, err := c.LocalAddrs(t.Context(), ruleset.IPv4); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, error %v, want %v", got, err, want)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/ruleset"
@@ -19,26 +18,17 @@ import (
 // ErrStale: they changed meanwhile. It uses a socket of its own, so it may be
 // called while a Request is under way.
 func (c *Conn) LocalAddrs(ctx context.Context, f ruleset.Family) ([]netip.Prefix, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	request := make([]byte, unix.SizeofRtMsg)
 	request[0], request[7] = byte(f), unix.RTN_LOCAL
-	replies, err := c.route.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETROUTE, Flags: netlink.Request | netlink.Dump},
-		Data:   request,
+	var out []netip.Prefix
+	err := c.route.ask(ctx, unix.RTM_GETROUTE, unix.NLM_F_DUMP, request, func(b []byte) error {
+		if p, ok := localPrefix(b, f); ok {
+			out = append(out, p)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list local addresses: %w", err)
-	}
-	var out []netip.Prefix
-	for _, m := range replies {
-		if m.Header.Flags&netlink.DumpInterrupted != 0 {
-			return nil, ErrStale
-		}
-		if p, ok := localPrefix(m.Data, f); ok {
-			out = append(out, p)
-		}
 	}
 	return out, nil
 }

@@ -216,57 +216,13 @@ func (c *Conn) request(ctx context.Context, typ, flags, family int, attrs []byte
 
 // Request sends one message to a subsystem of netfilter and gives each reply's
 // payload, valid until it returns, to each. A request that is no dump and
-// wants no acknowledgement has one reply. What is left after an error is read
-// and dropped, so that the next request finds nothing.
+// wants no acknowledgement has one reply.
 func (c *Conn) Request(ctx context.Context, typ, flags, family int, attrs []byte, each func([]byte) error) error {
-	ask := func() error { return c.ask(ctx, typ, flags, family, attrs, each) }
+	body := append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, attrs...) // behind struct nfgenmsg
+	ask := func() error { return c.ask(ctx, typ, flags, body, each) }
 	if subsystem := typ >> 8; !c.asked[subsystem] {
 		c.asked[subsystem] = true
 		return untilLoaded(ctx, ask)
 	}
 	return ask()
-}
-
-func (c *Conn) ask(ctx context.Context, typ, flags, family int, attrs []byte, each func([]byte) error) error {
-	c.seq++
-	seq := c.seq
-	c.seq++
-	b := nfnl.AppendHeader(nil, typ, unix.NLM_F_REQUEST|flags, seq, family, 0)
-	b = append(b, attrs...)
-	binary.NativeEndian.PutUint32(b, uint32(len(b)))
-	if err := c.send(ctx, b); err != nil {
-		return err
-	}
-	var failed error
-	err := c.receive(func(m message) (bool, error) {
-		if m.seq != seq {
-			return false, nil
-		}
-		if failed == nil {
-			failed = ctx.Err()
-		}
-		if m.flags&unix.NLM_F_DUMP_INTR != 0 && failed == nil {
-			failed = ErrStale
-		}
-		if m.typ == unix.NLMSG_ERROR || m.typ == unix.NLMSG_DONE {
-			errno, err := errnoOf(m)
-			switch {
-			case err != nil:
-				return true, err
-			case errno == unix.ENOBUFS: // there was no room for a dump (netlink_dump)
-				return true, ErrUnknown
-			case errno != 0:
-				return true, errno
-			}
-			return true, nil
-		}
-		if failed == nil {
-			failed = each(m.data)
-		}
-		return flags == 0, nil
-	})
-	if err != nil {
-		return err
-	}
-	return failed
 }

@@ -27,7 +27,7 @@ func (b *Batch) message(c *ruleset.Change, typ, flags int) int {
 func (b *Batch) begin(typ, family, resource, flags int, c *ruleset.Change) int {
 	at := len(b.buf)
 	seq := b.first + uint32(len(b.refs))
-	b.buf = AppendHeader(b.buf, typ, unix.NLM_F_REQUEST|flags, seq, family, resource)
+	b.buf = appendHeader(b.buf, typ, unix.NLM_F_REQUEST|flags, seq, family, resource)
 	if typ != unix.NFNL_MSG_BATCH_END {
 		b.refs = append(b.refs, ref{change: c, at: at})
 	}
@@ -39,9 +39,9 @@ func (b *Batch) end(at int) {
 	binary.NativeEndian.PutUint32(b.buf[at:], uint32(len(b.buf)-at))
 }
 
-// AppendHeader appends the header of a message, whose length is still to be
+// appendHeader appends the header of a message, whose length is still to be
 // written to its first four bytes.
-func AppendHeader(buf []byte, typ, flags int, seq uint32, family, resource int) []byte {
+func appendHeader(buf []byte, typ, flags int, seq uint32, family, resource int) []byte {
 	buf = binary.NativeEndian.AppendUint32(buf, msgHeader)
 	buf = binary.NativeEndian.AppendUint16(buf, uint16(typ))
 	buf = binary.NativeEndian.AppendUint16(buf, uint16(flags))
