@@ -23,12 +23,12 @@ type Config struct {
 	// which the first packet of a connection to a node-wide frontend, or to
 	// none, passes.
 	NodeAddrs []netip.Prefix `json:"nodeAddrs,omitempty"`
-	// Internal lists the prefixes of clients whose replies come back
-	// through this node by themselves: the pods of this node, or all pods
-	// where the network routes symmetrically. Connections from elsewhere,
-	// and from the node itself (unless its address is listed), are masqueraded: the backend sees an address
-	// of this node. Nil masquerades every connection. A backend that
-	// reaches itself through its own service is masqueraded always.
+	// Internal lists the prefixes of clients whose replies come back through
+	// this node by themselves: the pods of this node, or all pods where the
+	// network routes symmetrically. Connections from elsewhere, and from the
+	// node itself (unless its address is listed), are masqueraded: the backend
+	// sees an address of this node. Nil masquerades every connection. A backend
+	// that reaches itself through its own service is masqueraded always.
 	Internal []netip.Prefix `json:"internal,omitempty"`
 	// ServiceCIDRs lists the prefixes that belong to services as a whole.
 	// What no frontend takes there is rejected, be it another port of an

@@ -74,13 +74,14 @@
 // connections that it has translated so far: those that send just then break.
 //
 // Hooks are part of the API: chains of type nat at prerouting and output with
-// priority -100 (dstnat) and at postrouting and input with priority 100 (srcnat). As all
-// chains of type nat, they see only the first packet of a connection. Of
-// several translations of one destination, or one source, the chain with the
-// lower priority wins; of equal ones, such as iptables and Docker have, the one
-// that was made last. An accept here does not overrule a drop in a filter chain
-// elsewhere: a firewall that drops forwarded packets by default needs a rule
-// `ct status dnat accept`, or connections to backends elsewhere time out.
+// priority -100 (dstnat) and at postrouting and input with priority 100
+// (srcnat). As all chains of type nat, they see only the first packet of a
+// connection. Of several translations of one destination, or one source, the
+// chain with the lower priority wins; of equal ones, such as iptables and
+// Docker have, the one that was made last. An accept here does not overrule a
+// drop in a filter chain elsewhere: a firewall that drops forwarded packets by
+// default needs a rule `ct status dnat accept`, or connections to backends
+// elsewhere time out.
 //
 // # Which connections are taken
 //

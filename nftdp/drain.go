@@ -16,11 +16,11 @@ import (
 const drainPoll = 250 * time.Millisecond
 
 // Drain waits until no flow leads from a service's frontends to these backends
-// any more: (0, nil). If the context ends before, it returns how many were
-// left at the last count, 0 if there was none, and the context's error. Without backends it waits
-// for all that take no new connections: draining, down and removed ones, but
-// not backups in reserve. It changes nothing: let Apply or Update make the
-// backends Draining first, and Cut the rest afterwards.
+// any more: (0, nil). If the context ends before, it returns how many were left
+// at the last count, 0 if there was none, and the context's error. Without
+// backends it waits for all that take no new connections: draining, down and
+// removed ones, but not backups in reserve. It changes nothing: let Apply or
+// Update make the backends Draining first, and Cut the rest afterwards.
 //
 // It counts four times a second, and lets others use the Dataplane in between.
 // TCP connections in TIME_WAIT or CLOSE do not count, nor do closed SCTP

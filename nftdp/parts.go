@@ -145,9 +145,9 @@ func passingChains(changes []ruleset.Change) map[object]bool {
 }
 
 // sendParts commits what is too big for one batch as several. The fixed parts
-// come first, then new chains, then the services, each whole, and at last what no service uses
-// any more. Stopped on the way, it leaves every service as it was or as it
-// shall be, and the next Apply goes on from there.
+// come first, then new chains, then the services, each whole, and at last what
+// no service uses any more. Stopped on the way, it leaves every service as it
+// was or as it shall be, and the next Apply goes on from there.
 func (d *Dataplane) sendParts(ctx context.Context, changes []ruleset.Change, taken claims, big *kernel.TooBigError) error {
 	batches, err := split(changes, taken, big)
 	if err != nil {

@@ -84,10 +84,10 @@ type Frontend struct {
 // Backend is a destination.
 type Backend struct {
 	// Addr is where connections go, as the node reaches it. The port is 0 if
-	// and only if the service has a range of ports. An unspecified, multicast, broadcast, loopback or scoped address is
-	// refused; an IPv4-mapped IPv6 address means the IPv4 address. If the
-	// service has frontends, one must be of the same family, and no two
-	// backends have the same address and port.
+	// and only if the service has a range of ports. An unspecified, multicast,
+	// broadcast, loopback or scoped address is refused; an IPv4-mapped IPv6
+	// address means the IPv4 address. If the service has frontends, one must be
+	// of the same family, and no two backends have the same address and port.
 	Addr netip.AddrPort `json:"addr"`
 	// State says whether new connections may go there; zero is Active.
 	State State `json:"state,omitzero"`
