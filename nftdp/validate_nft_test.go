@@ -65,7 +65,9 @@ func keepsNames(t *testing.T, names []string) {
 		}
 		elements = append(elements, fmt.Sprintf("%d comment \"%s\" : drop", i+1, name))
 	}
-	text := "table ip t {\nmap frontends {\ntype inet_service : verdict\nelements = {" +
+	// Without a size the kernel lists some twice, or not at all, while the hash
+	// table grows.
+	text := "table ip t {\nmap frontends {\ntype inet_service : verdict\nsize 1000\nelements = {" +
 		strings.Join(elements, ",\n") + "}\n}\n}\n"
 	once, err := stockNft(t, []byte(text))
 	if err != nil {
