@@ -5,6 +5,7 @@ package integration
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -190,12 +191,19 @@ func wantRepair(t *testing.T, repaired <-chan error) {
 // chain at all the kernel translates no packet, also of connections that it
 // did translate. What matters is that the next ones succeed.
 func TestFailedConnectionsOfDrift(t *testing.T) {
+	for _, services := range []int{100, 10_000} {
+		t.Run(fmt.Sprint(services, " services"), func(t *testing.T) { failedConnectionsOfDrift(t, services) })
+	}
+}
+
+func failedConnectionsOfDrift(t *testing.T, services int) {
+	t.Helper()
 	w := newWorld(t, nftdp.Config{}, 3)
-	w.apply(t, append(manyServices(100),
+	w.apply(t, append(manyServices(services),
 		nftdp.Service{Name: "web", Frontends: nodeWide(80), Backends: backends(0, 1, 2)})...)
 	dst := netip.AddrPortFrom(nstest.IPv4().Node, 80)
 	conn := connectNftables(t, w.Node)
-	for range 5 {
+	for range 3 {
 		repaired, stop := keep(t, w.dataplane)
 		outcomes, end := w.connectAllTheTime(t, dst)
 		ask(t, w.Client, "tcp", dst)
