@@ -45,6 +45,7 @@ const attempts = 16
 func (d *Dataplane) retry(ctx context.Context, f func() error) error {
 	return again(ctx, func() error {
 		err := f()
+		d.busy = d.busy || overtaken(err)
 		if errors.Is(err, kernel.ErrUnknown) {
 			d.unsync() // the next attempt reads what there is: it may be what we sent
 		}
@@ -103,6 +104,9 @@ func (d *Dataplane) commit(ctx context.Context, e *edit) (plan *Plan, err error)
 		}
 		st.adopt()
 		d.synced, d.drift = true, drift{}
+		if d.listens(st) {
+			d.hearOwn()
+		}
 		return nil
 	})
 	if err != nil {
@@ -121,7 +125,7 @@ func (d *Dataplane) sendAll(ctx context.Context, st *staged, plan *Plan) error {
 	if len(batches) == 0 {
 		return nil
 	}
-	err := d.unheard(func() error {
+	send := func() error {
 		for _, changes := range batches {
 			if err := d.send(ctx, changes, st.taken); err != nil {
 				return err
@@ -129,7 +133,13 @@ func (d *Dataplane) sendAll(ctx context.Context, st *staged, plan *Plan) error {
 			plan.changes = append(plan.changes, changes...)
 		}
 		return nil
-	})
+	}
+	var err error
+	if d.listens(st) {
+		err = send()
+	} else {
+		err = d.unheard(send)
+	}
 	switch {
 	case err == nil:
 		return nil

@@ -32,6 +32,7 @@ type Dataplane struct {
 	synced     bool
 	generation uint32
 	drift      drift
+	busy       bool    // others change rules, of any table: a commit may be overtaken
 	touched    touched // whose flows are still to be reconciled
 	mindful    bool    // clients of former backends are still to be forgotten
 

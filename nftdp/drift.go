@@ -50,7 +50,8 @@ func (d *Dataplane) catchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if generation == d.generation && len(d.watchers) == 0 { // these have heard something
+	d.busy = generation != d.generation
+	if !d.busy && len(d.watchers) == 0 { // these have heard something
 		d.ears.Known(generation)
 		return nil
 	}
@@ -68,6 +69,30 @@ func (d *Dataplane) catchUp(ctx context.Context) error {
 func (d *Dataplane) unsync() {
 	d.synced, d.drift = false, drift{}
 	d.noticed++
+}
+
+// listens reports whether a commit is made while we listen, among others who
+// change rules too: who overtakes us is then heard, and the next attempt costs
+// no reading of everything, which takes longer and is overtaken all the more.
+// The events of what is small take little of the buffer and of the kernel's time.
+func (d *Dataplane) listens(st *staged) bool {
+	const small = 100
+	n := 0
+	for i := range st.changes {
+		n += max(len(st.changes[i].Elements), 1)
+	}
+	return d.busy && n <= small
+}
+
+// hearOwn drops the events of what we have just committed, and notes those that
+// came behind it.
+func (d *Dataplane) hearOwn() {
+	generation, err := d.ears.CatchUp(d.generation, d.generation, d.note)
+	if err != nil {
+		d.unsync() // the next method reads
+		return
+	}
+	d.generation = generation
 }
 
 // unheard commits while nobody listens: it saves the kernel to write down what

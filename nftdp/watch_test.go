@@ -308,6 +308,33 @@ func TestUpdateAmongForeignChanges(t *testing.T) {
 	n.wantServices(t, Config{}, services)
 }
 
+// TestOvertakenAmongForeignChanges: an Update that others overtake at its commit
+// begins anew without reading anything but the generation, if they have been
+// busy before.
+func TestOvertakenAmongForeignChanges(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	services := someServices()
+	apply(t, d, services)
+	add := func(look int) int {
+		ctx := looksAt(t.Context(), look, func() { n.disturb(t) })
+		added := web(fmt.Sprint("d", len(services)), 10+len(services), 3)
+		services = append(services, added)
+		if _, err := d.Update(ctx, Change{Set: []Service{added}}); err != nil {
+			t.Fatal(err)
+		}
+		return ctx.looks
+	}
+	quiet := add(0)
+	for range 5 {
+		n.disturb(t)
+		if got := add(quiet); got > 2*quiet+1 { // the last look is at the commit, and one more whether to go on
+			t.Errorf("%d requests, and %d without other changes", got, quiet)
+		}
+	}
+	n.wantServices(t, Config{}, services)
+}
+
 // TestMissedEvents: what was not heard is found out by reading.
 func TestMissedEvents(t *testing.T) {
 	n := newNode(t)
