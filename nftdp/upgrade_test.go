@@ -124,6 +124,9 @@ func TestUpgrade(t *testing.T) {
 	for mark, batch := range outdated(t) {
 		for _, to := range []Config{c, protected} {
 			t.Run(fmt.Sprintf("%s, protect %t", mark, to.Protect), func(t *testing.T) {
+				if to.Protect && !newNode(t).protects(t) { // on a node of its own: the batch is for the first generation
+					return
+				}
 				n := newNode(t)
 				replay(t, n, batch)
 				before := n.read(t, DefaultTable)
