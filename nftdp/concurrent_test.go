@@ -43,12 +43,17 @@ func knownOrNot(t *testing.T, held []Service, test func(*testing.T, *node, func(
 	t.Helper()
 	dataplanes(t, held, func(t *testing.T, n *node, d *Dataplane) {
 		known := d.state != nil
+		var opened *Dataplane
 		test(t, n, func() *Dataplane {
 			apply(t, d, held)
 			if known {
 				return d
 			}
-			return n.open(t, Config{})
+			if opened != nil {
+				closeOf(t, opened) // what fills its buffers is memory of the kernel
+			}
+			opened = n.open(t, Config{})
+			return opened
 		})
 	})
 }
