@@ -24,8 +24,8 @@ const (
 	writerEnv = "NFTDP_TEST_WRITER"
 )
 
-// TestWriters: two processes change services as fast as they can, and somebody
-// else the rules of another table. What is answered with ErrConflict has not
+// TestWriters: two processes change services as fast as they can, and after each
+// change somebody else the rules of another table. What is answered with ErrConflict has not
 // been done and can be done again; all else is. With the same table each writer
 // undoes what the other one does, and the last one wins, whole.
 func TestWriters(t *testing.T) {
@@ -38,16 +38,17 @@ func TestWriters(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { closeOrFail(t, ns) })
-			ctx, stop := context.WithCancel(t.Context())
-			defer stop()
-			rules := 0
-			var others sync.WaitGroup
-			others.Go(func() { rules = writeRules(ctx, t, connectNftables(t, ns)) })
+			done, rules := make(chan struct{}, 1), 0
+			var writers, others sync.WaitGroup
+			others.Go(func() { rules = writeRules(t, connectNftables(t, ns), done) })
 			one := startChild(t, ns, "write", tableEnv+"=red", writerEnv+"=one")
 			two := startChild(t, ns, "write", tableEnv+"="+table, writerEnv+"=two")
+			writers.Go(func() { passOn(one, done) })
+			writers.Go(func() { passOn(two, done) })
+			writers.Wait()
 			one.end(t)
 			two.end(t)
-			stop()
+			close(done)
 			others.Wait()
 			t.Logf("others wrote %d rules\none: %stwo: %s", rules, one.stderr, two.stderr)
 			isOne, isTwo := holds(t, ns, "red", "one"), holds(t, ns, table, "two")
@@ -82,6 +83,7 @@ func write() error {
 		if err := again(func() error { _, err := d.Update(ctx, change); return err }); err != nil {
 			return err
 		}
+		fmt.Println(i)
 	}
 	fmt.Fprintf(os.Stderr, "%d changes, %d times ErrConflict\n", writings, conflicts)
 	return nil
@@ -120,19 +122,35 @@ func holds(t *testing.T, ns *nstest.Namespace, table, writer string) bool {
 	return held.PlanTo(want).Empty()
 }
 
-// writeRules is somebody else who adds and deletes rules of their own, and
-// counts them.
-func writeRules(ctx context.Context, t *testing.T, conn *nftables.Conn) (n int) {
+// passOn tells of each change of a writer, until it ends, who is not still busy
+// with one before.
+func passOn(writer *child, done chan<- struct{}) {
+	for {
+		if _, err := writer.lines.ReadString('\n'); err != nil {
+			return
+		}
+		select {
+		case done <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// writeRules is somebody else who adds and deletes rules of their own whenever
+// something is done, and counts them. Without any pause they would leave a
+// single slow processor to nobody else.
+func writeRules(t *testing.T, conn *nftables.Conn, done <-chan struct{}) (n int) {
 	t.Helper()
 	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "theirs"})
 	chain := conn.AddChain(&nftables.Chain{Name: "chain", Table: table})
-	for ; ctx.Err() == nil; n++ {
+	for range done {
 		conn.FlushChain(chain)
 		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
 		if err := conn.Flush(); err != nil {
 			t.Errorf("somebody else's change: %v", err)
 			return n
 		}
+		n++
 	}
 	return n
 }
