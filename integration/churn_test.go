@@ -346,10 +346,16 @@ func TestNoConnectionFailsDuringChanges(t *testing.T) {
 	w := newWorld(t, nftdp.Config{Internal: podNets()}, poolBackends)
 	services := []*churning{
 		newChurning(0, nftdp.TCP), newChurning(1, nftdp.TCP), newChurning(2, nftdp.TCP), newChurning(3, nftdp.UDP),
-		newChurning(4, nftdp.TCP),
 	}
 	services[2].mayBeEmpty = true
-	w.serveRange(t, services[4])
+	// Before Linux 6.17, and in stable kernels without "don't check genbit from
+	// packetpath lookups" in nft_set_pipapo.c, an interval is not found while it
+	// is replaced. Debian's 6.12.117 has it, its 6.1.0-56 has not.
+	if !nstest.LinuxBefore(6, 12) {
+		ranged := newChurning(len(services), nftdp.TCP)
+		services = append(services, ranged)
+		w.serveRange(t, ranged)
+	}
 	w.apply(t, specs(services)...)
 	conns := connect(t, attempts, w.Client, netip.AddrPortFrom(nstest.IPv4().Node, churnPort(0)))
 
