@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -327,27 +328,31 @@ func TestClientsDuringChanges(t *testing.T) {
 	before := delivered() + escaped()
 	dst := netip.AddrPortFrom(a.ClusterIP, 80)
 	sent, done := make(chan struct{}), make(chan struct{})
+	var changes, served atomic.Int64
+	enough := func() bool { return min(changes.Load(), served.Load()) >= 100 }
+	packets := 0
 	go func() {
 		defer close(sent)
-		sendEach(t, w.Client, dst, math.MaxUint16)
+		for begin := time.Now(); packets == 0 || !enough() && !t.Failed() && time.Since(begin) < time.Minute; {
+			sendEach(t, w.Client, dst, math.MaxUint16)
+			packets += math.MaxUint16
+		}
 	}()
-	served := 0
 	go func() {
 		defer close(done)
-		for ; !isClosed(sent); served++ {
+		for ; !isClosed(sent); served.Add(1) {
 			if got := brief(w.Client, "tcp", dst); got != w.Backends[0].Name {
-				t.Errorf("connection %d of the allowed client: %s", served, got)
+				t.Errorf("connection %d of the allowed client: %s", served.Load(), got)
 				return
 			}
 		}
 	}()
-	n := 0
-	for ; !isClosed(sent); n++ {
-		w.update(t, nftdp.Change{Set: services(n % 200)})
+	for ; !isClosed(sent); changes.Add(1) {
+		w.update(t, nftdp.Change{Set: services(int(changes.Load()) % 200)})
 	}
 	<-done
-	t.Logf("%d changes, %d connections served, %d packets denied", n, served, math.MaxUint16)
-	if n < 100 || served < 100 {
+	t.Logf("%d changes, %d connections served, %d packets denied", changes.Load(), served.Load(), packets)
+	if !enough() {
 		t.Error("too few to show anything")
 	}
 	if n := delivered() + escaped() - before; n != 0 {
