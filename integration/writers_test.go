@@ -24,10 +24,11 @@ const (
 	writerEnv = "NFTDP_TEST_WRITER"
 )
 
-// TestWriters: two processes change services as fast as they can, and after each
-// change somebody else the rules of another table. What is answered with ErrConflict has not
-// been done and can be done again; all else is. With the same table each writer
-// undoes what the other one does, and the last one wins, whole.
+// TestWriters: two processes change services as fast as they can, and after
+// each change somebody else the rules of another table. What is answered with
+// ErrConflict has not been done and can be done again; all else is. With the
+// same table each writer undoes what the other one does, and the last one wins,
+// whole.
 func TestWriters(t *testing.T) {
 	t.Parallel()
 	for _, table := range []string{"blue", "red"} {
@@ -136,21 +137,24 @@ func passOn(writer *child, done chan<- struct{}) {
 	}
 }
 
-// writeRules is somebody else who adds and deletes rules of their own whenever
-// something is done, and counts them. Without any pause they would leave a
-// single slow processor to nobody else.
+// writeRules is somebody else who adds and deletes rules of their own, some times
+// whenever something is done, and counts them. Without any pause they would leave
+// a single slow processor to nobody else.
 func writeRules(t *testing.T, conn *nftables.Conn, done <-chan struct{}) (n int) {
 	t.Helper()
+	const times = 8
 	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "theirs"})
 	chain := conn.AddChain(&nftables.Chain{Name: "chain", Table: table})
 	for range done {
-		conn.FlushChain(chain)
-		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
-		if err := conn.Flush(); err != nil {
-			t.Errorf("somebody else's change: %v", err)
-			return n
+		for range times {
+			conn.FlushChain(chain)
+			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
+			if err := conn.Flush(); err != nil {
+				t.Errorf("somebody else's change: %v", err)
+				return n
+			}
+			n++
 		}
-		n++
 	}
 	return n
 }
