@@ -28,8 +28,9 @@ import (
 var kills = flag.Int("kills", 500, "how many processes TestKilled kills")
 
 // TestKilled kills processes that change services as fast as they can, at
-// random moments. Each leaves the state before a change or after it, never anything between;
-// another process goes on from there, and no connection fails meanwhile.
+// random moments. Each leaves the state before a change or after it, never
+// anything between; another process goes on from there, and no connection fails
+// meanwhile.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 3)

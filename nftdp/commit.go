@@ -98,13 +98,14 @@ func (d *Dataplane) commit(ctx context.Context, e *edit) (plan *Plan, err error)
 		d.touched.add(st)
 		d.touched.rewire(st)
 		d.mindful = d.mindful || d.state == nil || st.parts()
-		if err := d.sendAll(ctx, st, plan); err != nil {
+		listening := d.listens(st)
+		if err := d.sendAll(ctx, st, plan, listening); err != nil {
 			undo()
 			return err
 		}
 		st.adopt()
 		d.synced, d.drift = true, drift{}
-		if d.listens(st) {
+		if listening {
 			d.hearOwn()
 		}
 		return nil
@@ -118,7 +119,7 @@ func (d *Dataplane) commit(ctx context.Context, e *edit) (plan *Plan, err error)
 // sendAll commits what is staged and notes what is committed in the plan. If it
 // fails, what the kernel holds is known only if it was before and nothing has
 // been committed.
-func (d *Dataplane) sendAll(ctx context.Context, st *staged, plan *Plan) error {
+func (d *Dataplane) sendAll(ctx context.Context, st *staged, plan *Plan, listening bool) error {
 	batches := phases(st.changes)
 	known := d.synced && d.generation == st.generation // nothing is left unheard
 	d.synced, d.generation = false, st.generation
@@ -135,7 +136,7 @@ func (d *Dataplane) sendAll(ctx context.Context, st *staged, plan *Plan) error {
 		return nil
 	}
 	var err error
-	if d.listens(st) {
+	if listening {
 		err = send()
 	} else {
 		err = d.unheard(send)

@@ -77,11 +77,7 @@ func (d *Dataplane) unsync() {
 // The events of what is small take little of the buffer and of the kernel's time.
 func (d *Dataplane) listens(st *staged) bool {
 	const small = 100
-	n := 0
-	for i := range st.changes {
-		n += max(len(st.changes[i].Elements), 1)
-	}
-	return d.busy && n <= small
+	return d.busy && (&Plan{st.changes}).Len() <= small
 }
 
 // hearOwn drops the events of what we have just committed, and notes those that

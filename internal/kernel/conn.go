@@ -44,7 +44,7 @@ func Dial(ns int) (*Conn, error) {
 	}
 	route, err := dialSocket(unix.NETLINK_ROUTE, ns)
 	if err != nil {
-		return nil, errors.Join(err, nf.nl.Close())
+		return nil, errors.Join(err, nf.close())
 	}
 	c := &Conn{socket: nf, route: route, asked: map[int]bool{}}
 	if err := c.setup(); err != nil {
@@ -89,10 +89,7 @@ func portOf(raw syscall.RawConn) (port uint32, err error) {
 
 // Close closes the sockets. Tables stay: a protected one becomes an orphan.
 func (c *Conn) Close() error {
-	if err := errors.Join(c.nl.Close(), c.route.nl.Close()); err != nil {
-		return fmt.Errorf("close netlink socket: %w", err)
-	}
-	return nil
+	return errors.Join(c.close(), c.route.close())
 }
 
 // sendOverhead is what the kernel takes off SO_SNDBUF for itself

@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/ruleset"
@@ -23,11 +22,9 @@ import (
 // the present one knows all that has been changed. It is not safe for
 // concurrent use, apart from its bells.
 type Listener struct {
-	nl    *netlink.Conn
-	raw   syscall.RawConn
+	*socket
 	at    uint32 // the last generation that has been heard, or is known otherwise
 	doubt bool   // transactions may have gone by unheard after it
-	buf   []byte
 }
 
 // Event is one message of a transaction.
@@ -61,21 +58,18 @@ const (
 
 // Listen opens a socket in the namespace, like Dial, and begins to listen.
 func Listen(ns int) (*Listener, error) {
-	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: max(ns, 0)})
+	s, err := dialSocket(unix.NETLINK_NETFILTER, ns)
 	if err != nil {
-		return nil, fmt.Errorf("open netlink socket: %w", err)
+		return nil, err
 	}
-	l := &Listener{nl: nl, doubt: true, buf: make([]byte, replyLimit)}
+	l := &Listener{socket: s, doubt: true}
 	if err := l.setup(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
 
-func (l *Listener) setup() (err error) {
-	if l.raw, err = l.nl.SyscallConn(); err != nil {
-		return fmt.Errorf("netlink socket: %w", err)
-	}
+func (l *Listener) setup() error {
 	if err := l.SetBuffer(eventBuffer); err != nil {
 		return err
 	}
@@ -110,12 +104,7 @@ func (l *Listener) Leave() error {
 }
 
 // Close ends it.
-func (l *Listener) Close() error {
-	if err := l.nl.Close(); err != nil {
-		return fmt.Errorf("close netlink socket: %w", err)
-	}
-	return nil
-}
+func (l *Listener) Close() error { return l.close() }
 
 // Known says that everything up to a generation, which was read since the last
 // Join, is known: there is no doubt any more.

@@ -218,7 +218,7 @@ func (c *Conn) request(ctx context.Context, typ, flags, family int, attrs []byte
 // payload, valid until it returns, to each. A request that is no dump and
 // wants no acknowledgement has one reply.
 func (c *Conn) Request(ctx context.Context, typ, flags, family int, attrs []byte, each func([]byte) error) error {
-	body := append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, attrs...) // behind struct nfgenmsg
+	body := append(nfnl.AppendHeader(nil, family, 0), attrs...)
 	ask := func() error { return c.ask(ctx, typ, flags, body, each) }
 	if subsystem := typ >> 8; !c.asked[subsystem] {
 		c.asked[subsystem] = true

@@ -13,6 +13,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/nfnl"
 )
 
 // socket is a netlink socket that listens to the kernel only: another process
@@ -47,6 +49,13 @@ func dialSocket(protocol, ns int) (*socket, error) {
 	return &socket{nl: nl, raw: raw, buf: make([]byte, replyLimit)}, nil
 }
 
+func (s *socket) close() error {
+	if err := s.nl.Close(); err != nil {
+		return fmt.Errorf("close netlink socket: %w", err)
+	}
+	return nil
+}
+
 func (s *socket) setOptions(options ...netlink.ConnOption) error {
 	for _, o := range options {
 		if err := s.nl.SetOption(o, true); err != nil {
@@ -65,12 +74,9 @@ func (s *socket) ask(ctx context.Context, typ, flags int, body []byte, each func
 	s.seq++
 	seq := s.seq
 	s.seq++
-	b := binary.NativeEndian.AppendUint32(nil, uint32(unix.NLMSG_HDRLEN+len(body)))
-	b = binary.NativeEndian.AppendUint16(b, uint16(typ))
-	b = binary.NativeEndian.AppendUint16(b, uint16(unix.NLM_F_REQUEST|flags))
-	b = binary.NativeEndian.AppendUint32(b, seq)
-	b = binary.NativeEndian.AppendUint32(b, 0) // to the kernel
-	if err := s.send(ctx, append(b, body...)); err != nil {
+	b := append(nfnl.AppendMessage(nil, typ, unix.NLM_F_REQUEST|flags, seq), body...)
+	binary.NativeEndian.PutUint32(b, uint32(len(b)))
+	if err := s.send(ctx, b); err != nil {
 		return err
 	}
 	var failed error
@@ -176,7 +182,7 @@ func (s *socket) read() (int, error) {
 	})
 	switch {
 	case errors.Is(got, unix.ENOBUFS):
-		return 0, errors.Join(ErrUnknown, s.drain())
+		return 0, errors.Join(ErrUnknown, s.drop())
 	case err != nil || got != nil:
 		return 0, os.NewSyscallError("recvfrom", errors.Join(err, got))
 	case n > len(s.buf):
@@ -185,10 +191,10 @@ func (s *socket) read() (int, error) {
 	return n, nil
 }
 
-// drain drops what has been received. After an overrun the kernel drops every
+// drop drops what has been received. After an overrun the kernel drops every
 // reply until the socket is empty (NETLINK_S_CONGESTED in net/netlink/
 // af_netlink.c), also those to the next request.
-func (s *socket) drain() error {
+func (s *socket) drop() error {
 	var got error
 	err := s.raw.Read(func(fd uintptr) bool {
 		for got == nil || errors.Is(got, unix.EINTR) || errors.Is(got, unix.ENOBUFS) {

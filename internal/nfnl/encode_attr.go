@@ -27,7 +27,8 @@ func (b *Batch) message(c *ruleset.Change, typ, flags int) int {
 func (b *Batch) begin(typ, family, resource, flags int, c *ruleset.Change) int {
 	at := len(b.buf)
 	seq := b.first + uint32(len(b.refs))
-	b.buf = appendHeader(b.buf, typ, unix.NLM_F_REQUEST|flags, seq, family, resource)
+	b.buf = AppendMessage(b.buf, typ, unix.NLM_F_REQUEST|flags, seq)
+	b.buf = AppendHeader(b.buf, family, resource)
 	if typ != unix.NFNL_MSG_BATCH_END {
 		b.refs = append(b.refs, ref{change: c, at: at})
 	}
@@ -39,14 +40,19 @@ func (b *Batch) end(at int) {
 	binary.NativeEndian.PutUint32(b.buf[at:], uint32(len(b.buf)-at))
 }
 
-// appendHeader appends the header of a message, whose length is still to be
-// written to its first four bytes.
-func appendHeader(buf []byte, typ, flags int, seq uint32, family, resource int) []byte {
-	buf = binary.NativeEndian.AppendUint32(buf, msgHeader)
+// AppendMessage appends the header of a netlink message to the kernel, whose
+// length is still to be written to its first four bytes.
+func AppendMessage(buf []byte, typ, flags int, seq uint32) []byte {
+	buf = binary.NativeEndian.AppendUint32(buf, 0)
 	buf = binary.NativeEndian.AppendUint16(buf, uint16(typ))
 	buf = binary.NativeEndian.AppendUint16(buf, uint16(flags))
 	buf = binary.NativeEndian.AppendUint32(buf, seq)
-	buf = binary.NativeEndian.AppendUint32(buf, 0) // to the kernel
+	return binary.NativeEndian.AppendUint32(buf, 0) // to the kernel
+}
+
+// AppendHeader appends the header that messages of netfilter have behind that
+// of netlink: struct nfgenmsg.
+func AppendHeader(buf []byte, family, resource int) []byte {
 	buf = append(buf, byte(family), unix.NFNETLINK_V0)
 	return binary.BigEndian.AppendUint16(buf, uint16(resource))
 }
