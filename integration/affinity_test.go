@@ -245,7 +245,7 @@ func TestAffinityIsKept(t *testing.T) {
 		{"another backend removed", func() { web.Backends = backends(0, 1, 3); w.apply(t, web) }},
 		{"weights and balance", func() {
 			setWeight(&web, 0, 3)
-			web.Balance = nftdp.SourceHash
+			web.Scheduler = nftdp.SchedulerSourceHash
 			w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
 		}},
 		{"a frontend added", func() { web.Frontends = append(web.Frontends, nodeWide(30645)...); w.apply(t, web) }},
@@ -271,8 +271,8 @@ func caseAffinityBackendGoes(t *testing.T) {
 	t.Parallel()
 	for name, goes := range map[string]func(*nftdp.Service){
 		"removed":  func(s *nftdp.Service) { s.Backends = backends(1, 2) },
-		"draining": func(s *nftdp.Service) { setState(s, 0, nftdp.Draining) },
-		"down":     func(s *nftdp.Service) { setState(s, 0, nftdp.Down) },
+		"draining": func(s *nftdp.Service) { setState(s, 0, nftdp.StateDraining) },
+		"down":     func(s *nftdp.Service) { setState(s, 0, nftdp.StateDown) },
 		"backup":   func(s *nftdp.Service) { setBackup(s, 0, true) },
 		"other port": func(s *nftdp.Service) {
 			s.Backends = append(onPort(backendPort+1, backends(0)), backends(1, 2)...)
@@ -350,7 +350,7 @@ func (w *world) set(t *testing.T, by string, s nftdp.Service) {
 func TestAffinityFull(t *testing.T) {
 	t.Parallel()
 	const room = 4
-	w := newWorld(t, nftdp.Config{Affinities: room}, 2)
+	w := newWorld(t, nftdp.Config{AffinitySize: room}, 2)
 	w.apply(t, sticky(anHour, backends(0, 1)...))
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		clients, dst := crowd(t, w.Client, a)[:clientsOfAffinity], netip.AddrPortFrom(a.Node, 30644)
@@ -400,7 +400,7 @@ func TestAffinityTakeover(t *testing.T) {
 	for i := range list {
 		list[i].Expires /= 2
 	}
-	if n, err := standby.dataplane.SetAffinities(t.Context(), list); n != len(list) || err != nil {
+	if n, err := standby.dataplane.AddAffinities(t.Context(), list); n != len(list) || err != nil {
 		t.Fatalf("set: %d of %d, %v", n, len(list), err)
 	}
 	for i, x := range standby.affinities(t) {
@@ -426,7 +426,7 @@ func TestAffinityPolicies(t *testing.T) {
 		web.Backends[i].Local = true
 	}
 	for i := range web.Frontends {
-		web.Frontends[i].Policy = nftdp.ExternalLocalOnly
+		web.Frontends[i].Policy = nftdp.PolicyExternalLocalOnly
 	}
 	w.apply(t, web)
 	for _, a := range nstest.Families() {
@@ -442,7 +442,7 @@ func TestAffinityPolicies(t *testing.T) {
 	}
 	// Where internal clients may no longer go, none of them is remembered.
 	for i := range web.Frontends {
-		web.Frontends[i].Policy = nftdp.LocalOnly
+		web.Frontends[i].Policy = nftdp.PolicyLocalOnly
 	}
 	w.apply(t, web)
 	for _, a := range nstest.Families() {
@@ -482,7 +482,7 @@ func benchmarkAffinity(b *testing.B, n int) {
 	a := nstest.IPv4()
 	dst, live := netip.AddrPortFrom(a.ClusterIP, 80), netip.AddrPortFrom(a.Backend(0), backendPort)
 	dns := nftdp.Service{
-		Name: "dns", Protocol: nftdp.UDP, AffinitySeconds: anHour,
+		Name: "dns", Protocol: nftdp.ProtocolUDP, AffinitySeconds: anHour,
 		Frontends: on(clusterIP, 80)[:1], Backends: []nftdp.Backend{{Addr: live}},
 	}
 	for i := range n - 1 { // nobody's
@@ -490,8 +490,8 @@ func benchmarkAffinity(b *testing.B, n int) {
 	}
 	plan, err := d.Apply(b.Context(), []nftdp.Service{dns})
 	mustChange(b, plan, err)
-	set, err := d.SetAffinities(b.Context(), []nftdp.Affinity{{
-		Service: "dns", Protocol: nftdp.UDP, Client: a.Client, Frontend: dst, Backend: live, Expires: time.Hour,
+	set, err := d.AddAffinities(b.Context(), []nftdp.Affinity{{
+		Service: "dns", Protocol: nftdp.ProtocolUDP, Client: a.Client, Frontend: dst, Backend: live, Expires: time.Hour,
 	}})
 	if set != 1 || err != nil {
 		b.Fatalf("set: %d, %v", set, err)
@@ -512,7 +512,7 @@ func benchmarkAffinity(b *testing.B, n int) {
 func TestAffinityNoRoom(t *testing.T) {
 	t.Parallel()
 	const room = 4
-	w := newWorld(t, nftdp.Config{Affinities: room}, 1)
+	w := newWorld(t, nftdp.Config{AffinitySize: room}, 1)
 	w.apply(t, nftdp.Service{Name: "web", AffinitySeconds: 60, Frontends: on(clusterIP, 80), Backends: backends(0)})
 	a := nstest.IPv4()
 	var list []nftdp.Affinity
@@ -522,10 +522,10 @@ func TestAffinityNoRoom(t *testing.T) {
 			Backend: netip.AddrPortFrom(a.Backend(0), backendPort), Expires: time.Minute,
 		})
 	}
-	if n, err := w.dataplane.SetAffinities(t.Context(), list); n != 0 || !errors.Is(err, syscall.ENFILE) {
+	if n, err := w.dataplane.AddAffinities(t.Context(), list); n != 0 || !errors.Is(err, syscall.ENFILE) {
 		t.Errorf("%d clients more than there is room for: %d taken, error %v", len(list)-room, n, err)
 	}
-	if n, err := w.dataplane.SetAffinities(t.Context(), list[:room]); n != room || err != nil {
+	if n, err := w.dataplane.AddAffinities(t.Context(), list[:room]); n != room || err != nil {
 		t.Errorf("%d clients: %d taken, error %v", room, n, err)
 	}
 }

@@ -26,7 +26,7 @@ func TestRoundRobin(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t, nftdp.Config{}, 3)
 		web := nftdp.Service{
-			Name: "web", Balance: nftdp.RoundRobin,
+			Name: "web", Scheduler: nftdp.SchedulerRoundRobin,
 			Frontends: append(nodeWide(30644), on(clusterIP, 80)...), Backends: backends(0, 1, 2),
 		}
 		w.apply(t, web)
@@ -73,7 +73,7 @@ func caseWeights(t *testing.T) {
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()
 		w := newWorld(t, nftdp.Config{}, 2)
-		web := nftdp.Service{Name: "web", Protocol: nftdp.UDP, Frontends: nodeWide(80), Backends: backends(0, 1)}
+		web := nftdp.Service{Name: "web", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(80), Backends: backends(0, 1)}
 		setWeight(&web, 0, 3)
 		w.apply(t, web)
 		const n = 4000
@@ -101,10 +101,10 @@ func TestBackup(t *testing.T) {
 			state   nftdp.State
 			want    []string
 		}{
-			{0, nftdp.Active, []string{"backend-1", "backend-2"}},
-			{0, nftdp.Down, []string{"backend-2"}},
-			{1, nftdp.Draining, []string{"backend-3"}},
-			{1, nftdp.Active, []string{"backend-2"}},
+			{0, nftdp.StateActive, []string{"backend-1", "backend-2"}},
+			{0, nftdp.StateDown, []string{"backend-2"}},
+			{1, nftdp.StateDraining, []string{"backend-3"}},
+			{1, nftdp.StateActive, []string{"backend-2"}},
 		}
 		for _, step := range steps {
 			setState(&web, step.backend, step.state)
@@ -170,7 +170,7 @@ func landing(t *testing.T, w *world, round int, clients []netip.Addr, dst netip.
 // When it is back, everybody is where it was.
 func TestHashing(t *testing.T) {
 	t.Parallel()
-	for _, balance := range []nftdp.Balance{nftdp.SourceHash, nftdp.Maglev} {
+	for _, balance := range []nftdp.Scheduler{nftdp.SchedulerSourceHash, nftdp.SchedulerMaglev} {
 		t.Run(balance.String(), func(t *testing.T) {
 			t.Parallel()
 			inFamilies(t, func(t *testing.T, a nstest.Addrs) { testHashing(t, balance, a) })
@@ -178,11 +178,11 @@ func TestHashing(t *testing.T) {
 	}
 }
 
-func testHashing(t *testing.T, balance nftdp.Balance, a nstest.Addrs) {
+func testHashing(t *testing.T, balance nftdp.Scheduler, a nstest.Addrs) {
 	t.Helper()
 	dst := netip.AddrPortFrom(a.Node, 80)
 	web := nftdp.Service{
-		Name: "web", Protocol: nftdp.UDP, Balance: balance,
+		Name: "web", Protocol: nftdp.ProtocolUDP, Scheduler: balance,
 		Frontends: nodeWide(80), Backends: backends(0, 1, 2, 3, 4),
 	}
 	w, other := newWorld(t, nftdp.Config{}, 5), newWorld(t, nftdp.Config{}, 5)
@@ -198,7 +198,7 @@ func testHashing(t *testing.T, balance nftdp.Balance, a nstest.Addrs) {
 		t.Error("the nodes do not agree on where clients go")
 	}
 
-	setState(&web, 1, nftdp.Down)
+	setState(&web, 1, nftdp.StateDown)
 	w.apply(t, web)
 	moved := 0
 	for c, server := range landing(t, w, 1, clients, dst) {
@@ -210,11 +210,11 @@ func testHashing(t *testing.T, balance nftdp.Balance, a nstest.Addrs) {
 		}
 	}
 	t.Logf("%d of %d clients of other backends moved", moved, len(clients)-tally(before)["backend-2"])
-	if balance == nftdp.Maglev && moved > len(clients)*8/100 {
+	if balance == nftdp.SchedulerMaglev && moved > len(clients)*8/100 {
 		t.Errorf("%d clients of other backends moved", moved)
 	}
 
-	setState(&web, 1, nftdp.Active)
+	setState(&web, 1, nftdp.StateActive)
 	w.apply(t, web)
 	if after := landing(t, w, 2, clients, dst); !maps.Equal(before, after) {
 		t.Error("with the backend back, not everybody is where it was")

@@ -82,7 +82,7 @@ func newConnecting(b *testing.B, others, prefixes int) *connecting {
 		services[i].Frontends[0].Allow = prefixesOf(i, prefixes)
 	}
 	services = append(services, nftdp.Service{
-		Name: "measured", Protocol: nftdp.UDP, Frontends: []nftdp.Frontend{{Addr: c.vip.Addr(), Port: c.vip.Port()}},
+		Name: "measured", Protocol: nftdp.ProtocolUDP, Frontends: []nftdp.Frontend{{Addr: c.vip.Addr(), Port: c.vip.Port()}},
 		Backends: []nftdp.Backend{{Addr: backend}},
 	})
 	plan, err := c.dataplane.Apply(b.Context(), services)
@@ -119,7 +119,7 @@ func (c *connecting) mustTake(b *testing.B) {
 		b.Fatal(err)
 	}
 	for _, s := range services {
-		if s.Name == "measured" && s.Frontends[0].Counter.Packets > 0 {
+		if s.Name == "measured" && s.Frontends[0].Counter.Connections > 0 {
 			return
 		}
 	}

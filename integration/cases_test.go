@@ -176,16 +176,16 @@ func cases() []packetCase {
 			},
 		},
 		{
-			number: 19, name: "LocalOnly", config: pods,
+			number: 19, name: "PolicyLocalOnly", config: pods,
 			services: []nftdp.Service{{
-				Name: "node", Frontends: withPolicy(nftdp.LocalOnly, nodeWide(30644)), Backends: isLocal(to("L1", "R1")),
+				Name: "node", Frontends: withPolicy(nftdp.PolicyLocalOnly, nodeWide(30644)), Backends: isLocal(to("L1", "R1")),
 			}},
 			packets: slices.Repeat([]packet{{from: "C", to: nodeAddr, port: 30644, want: "L1", source: "C"}}, attempts),
 		},
 		{
-			number: 20, name: "LocalOnly without a local backend", config: pods,
+			number: 20, name: "PolicyLocalOnly without a local backend", config: pods,
 			services: []nftdp.Service{{
-				Name: "node", Frontends: withPolicy(nftdp.LocalOnly, nodeWide(30644)), Backends: isLocal(to("R1", "R2")),
+				Name: "node", Frontends: withPolicy(nftdp.PolicyLocalOnly, nodeWide(30644)), Backends: isLocal(to("R1", "R2")),
 			}},
 			packets: []packet{{from: "C", to: nodeAddr, port: 30644, want: "silence"}},
 			tests:   map[string]func(*testing.T){"while it changes": caseLocalBackendGoes},
@@ -193,7 +193,7 @@ func cases() []packetCase {
 		{
 			number: 21, name: "internal clients without a local backend", config: pods,
 			services: []nftdp.Service{{
-				Name: "external", Frontends: withPolicy(nftdp.ExternalLocalOnly, on(external, 80)), Backends: isLocal(to("R1", "R2")),
+				Name: "external", Frontends: withPolicy(nftdp.PolicyExternalLocalOnly, on(external, 80)), Backends: isLocal(to("R1", "R2")),
 			}},
 			packets: []packet{
 				{from: "C", to: external, port: 80, want: "silence"},
@@ -202,12 +202,12 @@ func cases() []packetCase {
 			},
 		},
 		{
-			number: 22, name: "a VIP with LocalOnly and no local backend", config: pods,
+			number: 22, name: "a VIP with PolicyLocalOnly and no local backend", config: pods,
 			services: []nftdp.Service{
-				{Name: "drop", Frontends: withPolicy(nftdp.LocalOnly, on(clusterIP, 80)), Backends: isLocal(to("R1"))},
+				{Name: "drop", Frontends: withPolicy(nftdp.PolicyLocalOnly, on(clusterIP, 80)), Backends: isLocal(to("R1"))},
 				{
 					Name: "reject", Backends: isLocal(to("R1")),
-					Frontends: rejecting(withPolicy(nftdp.LocalOnly, on(clusterIP, 81))),
+					Frontends: rejecting(withPolicy(nftdp.PolicyLocalOnly, on(clusterIP, 81))),
 				},
 			},
 			packets: []packet{

@@ -35,7 +35,7 @@ func mutations() map[string]func(*rand.Rand, *nftdp.Service) {
 		"state":    func(r *rand.Rand, s *nftdp.Service) { setState(s, r.IntN(poolBackends), nftdp.State(r.IntN(3))) },
 		"weight":   func(r *rand.Rand, s *nftdp.Service) { setWeight(s, r.IntN(poolBackends), uint16(r.IntN(4))) },
 		"backup":   func(r *rand.Rand, s *nftdp.Service) { setBackup(s, r.IntN(poolBackends), r.IntN(2) == 0) },
-		"balance":  func(r *rand.Rand, s *nftdp.Service) { setBalance(s, nftdp.Balance(r.IntN(4))) },
+		"balance":  func(r *rand.Rand, s *nftdp.Service) { setBalance(s, nftdp.Scheduler(r.IntN(4))) },
 		"frontend": func(_ *rand.Rand, s *nftdp.Service) { toggleFrontend(s) },
 		"affinity": func(r *rand.Rand, s *nftdp.Service) { s.AffinitySeconds = []uint32{0, 1, anHour}[r.IntN(3)] },
 		"policy":   func(r *rand.Rand, s *nftdp.Service) { setPolicy(s, nftdp.Policy(r.IntN(3))) },
@@ -85,7 +85,7 @@ func setLocal(s *nftdp.Service, backend int, local bool) {
 
 // setLimit sets a limit that is not reached. Flows of UDP would stay for long.
 func setLimit(s *nftdp.Service, backend int, most uint32) {
-	if s.Protocol == nftdp.TCP {
+	if s.Protocol == nftdp.ProtocolTCP {
 		each(s, backend, func(b *nftdp.Backend) { b.MaxConns = most })
 	}
 }
@@ -138,9 +138,9 @@ func setBackup(s *nftdp.Service, backend int, backup bool) {
 }
 
 // setBalance has a small table for Maglev, since all of it is written anew.
-func setBalance(s *nftdp.Service, balance nftdp.Balance) {
-	s.Balance, s.MaglevSize = balance, 0
-	if balance == nftdp.Maglev {
+func setBalance(s *nftdp.Service, balance nftdp.Scheduler) {
+	s.Scheduler, s.MaglevSize = balance, 0
+	if balance == nftdp.SchedulerMaglev {
 		s.MaglevSize = 31
 	}
 }
@@ -187,7 +187,7 @@ func (c *churning) mutate(r *rand.Rand) {
 		next := c.Service
 		next.Frontends, next.Backends = slices.Clone(next.Frontends), slices.Clone(next.Backends)
 		all[names[r.IntN(len(names))]](r, &next)
-		if next.Protocol == nftdp.UDP {
+		if next.Protocol == nftdp.ProtocolUDP {
 			drainInstead(&next)
 		}
 		if next.Frontends[0].EndPort > 0 {
@@ -210,7 +210,7 @@ func (c *churning) accepts(next nftdp.Service) bool {
 	if all == 0 {
 		return c.mayBeEmpty
 	}
-	return local > 0 || next.Frontends[0].Policy == nftdp.AnyBackend
+	return local > 0 || next.Frontends[0].Policy == nftdp.PolicyAnyBackend
 }
 
 func mutationNames() []string {
@@ -225,13 +225,13 @@ func mutationNames() []string {
 // drainInstead makes backends draining that are down or not in the pool.
 func drainInstead(s *nftdp.Service) {
 	for i := range s.Backends {
-		if s.Backends[i].State == nftdp.Down {
-			s.Backends[i].State = nftdp.Draining
+		if s.Backends[i].State == nftdp.StateDown {
+			s.Backends[i].State = nftdp.StateDraining
 		}
 	}
 	for _, b := range localBackends(upTo(poolBackends)...) {
 		if !slices.ContainsFunc(s.Backends, func(have nftdp.Backend) bool { return have.Addr == b.Addr }) {
-			b.State = nftdp.Draining
+			b.State = nftdp.StateDraining
 			s.Backends = append(s.Backends, b)
 		}
 	}
@@ -240,7 +240,7 @@ func drainInstead(s *nftdp.Service) {
 // usableServers are the servers that new connections of clients outside go to.
 // The families have the same.
 func usableServers(s nftdp.Service) []string {
-	return poolOf(s, s.Frontends[0].Policy != nftdp.AnyBackend)
+	return poolOf(s, s.Frontends[0].Policy != nftdp.PolicyAnyBackend)
 }
 
 func poolOf(s nftdp.Service, local bool) []string {
@@ -248,7 +248,7 @@ func poolOf(s nftdp.Service, local bool) []string {
 	for i := range poolBackends {
 		for _, b := range s.Backends {
 			switch {
-			case b.Addr.Addr() != nstest.IPv4().Backend(i) || b.State != nftdp.Active || local && !b.Local:
+			case b.Addr.Addr() != nstest.IPv4().Backend(i) || b.State != nftdp.StateActive || local && !b.Local:
 			case b.Backup:
 				backup = append(backup, backendName(i))
 			default:
@@ -345,7 +345,7 @@ func TestNoConnectionFailsDuringChanges(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{Internal: podNets()}, poolBackends)
 	services := []*churning{
-		newChurning(0, nftdp.TCP), newChurning(1, nftdp.TCP), newChurning(2, nftdp.TCP), newChurning(3, nftdp.UDP),
+		newChurning(0, nftdp.ProtocolTCP), newChurning(1, nftdp.ProtocolTCP), newChurning(2, nftdp.ProtocolTCP), newChurning(3, nftdp.ProtocolUDP),
 	}
 	services[2].mayBeEmpty = true
 	// Debian's 5.10.262, 6.1.0-56 and 6.12.117 refuse a few of thousands of
@@ -353,7 +353,7 @@ func TestNoConnectionFailsDuringChanges(t *testing.T) {
 	// intervals take effect at the very end of a commit (nft_set_commit_update
 	// in net/netfilter/nf_tables_api.c), probably after what they lead to.
 	if !nstest.LinuxBefore(6, 18) {
-		ranged := newChurning(len(services), nftdp.TCP)
+		ranged := newChurning(len(services), nftdp.ProtocolTCP)
 		services = append(services, ranged)
 		w.serveRange(t, ranged)
 	}
@@ -425,7 +425,7 @@ func (w *world) churnClients(services []*churning) []*churnClient {
 	var all []*churnClient
 	for i, s := range services {
 		protocol := "tcp"
-		if s.Protocol == nftdp.UDP {
+		if s.Protocol == nftdp.ProtocolUDP {
 			protocol = "udp"
 		}
 		for _, a := range nstest.Families() {

@@ -63,7 +63,7 @@ func caseDenied(t *testing.T) {
 			if addr.Is4() != a.Client.Is4() || len(f.Allow)+len(f.Deny) == 0 {
 				continue
 			}
-			if n := w.frontend(t, "tcp", netip.AddrPortFrom(addr, f.Port)).Counter.Packets; n == 0 {
+			if n := w.frontend(t, "tcp", netip.AddrPortFrom(addr, f.Port)).Counter.Connections; n == 0 {
 				t.Errorf("frontend %v:%d has counted no packet, so that this shows nothing", addr, f.Port)
 			}
 		}
@@ -321,7 +321,7 @@ func TestClientsDuringChanges(t *testing.T) {
 		list := []netip.Prefix{single(a.Client), netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, byte(n), 0}), 24)}
 		return []nftdp.Service{
 			{Name: "tcp", Frontends: withAllow(list, on(clusterIP, 80)[:1]), Backends: backends(0)[:1]},
-			{Name: "udp", Protocol: nftdp.UDP, Frontends: withDeny(list, on(clusterIP, 80)[:1]), Backends: backends(0)[:1]},
+			{Name: "udp", Protocol: nftdp.ProtocolUDP, Frontends: withDeny(list, on(clusterIP, 80)[:1]), Backends: backends(0)[:1]},
 		}
 	}
 	w.apply(t, services(0)...)

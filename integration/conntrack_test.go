@@ -76,7 +76,7 @@ func (c *udpClient) want(t *testing.T, server string) {
 // udpService has frontends of every kind on a port that is not the backends'.
 func udpService(name string, indices ...int) nftdp.Service {
 	return nftdp.Service{
-		Name: name, Protocol: nftdp.UDP, Backends: backends(indices...),
+		Name: name, Protocol: nftdp.ProtocolUDP, Backends: backends(indices...),
 		Frontends: append(append(nodeWide(30053), on(clusterIP, 53)...), on(nodeAddr, 53)...),
 	}
 }
@@ -152,7 +152,7 @@ func caseUDPBackendReplaced(t *testing.T) {
 		wantAll(t, clients, "backend-2")
 
 		down := udpService("dns", 0, 1)
-		setState(&down, 1, nftdp.Down)
+		setState(&down, 1, nftdp.StateDown)
 		set(down)
 		wantAll(t, clients, "backend-1")
 
@@ -197,8 +197,8 @@ func caseUDPBeforeService(t *testing.T) {
 func TestUDPPrecedence(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
-		wide := nftdp.Service{Name: "wide", Protocol: nftdp.UDP, Frontends: nodeWide(53), Backends: backends(0)}
-		narrow := nftdp.Service{Name: "narrow", Protocol: nftdp.UDP, Frontends: on(nodeAddr, 53), Backends: backends(1)}
+		wide := nftdp.Service{Name: "wide", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(53), Backends: backends(0)}
+		narrow := nftdp.Service{Name: "narrow", Protocol: nftdp.ProtocolUDP, Frontends: on(nodeAddr, 53), Backends: backends(1)}
 		node := dialUDP(t, w.Client, netip.AddrPortFrom(a.Node, 53))
 		other := dialUDP(t, w.Client, netip.AddrPortFrom(a.PodGW, 53))
 		for range 2 {
@@ -231,7 +231,7 @@ func caseUDPDraining(t *testing.T) {
 				wantAll(t, clients, "backend-1")
 
 				dns := udpService("dns", 0, 1)
-				setState(&dns, 0, nftdp.Draining)
+				setState(&dns, 0, nftdp.StateDraining)
 				w.apply(t, dns)
 				wantAll(t, clients, "backend-1")
 				wantAll(t, udpClients(t, w, a), "backend-2")
@@ -246,7 +246,7 @@ func caseUDPDraining(t *testing.T) {
 				}
 				switch end {
 				case "down":
-					setState(&dns, 0, nftdp.Down)
+					setState(&dns, 0, nftdp.StateDown)
 					w.apply(t, dns)
 				case "service updated after restart":
 					w.update(t, nftdp.Change{Set: []nftdp.Service{udpService("other", 2), udpService("dns", 1)}[1:]})
@@ -270,11 +270,11 @@ func TestUDPBackup(t *testing.T) {
 		for i := range dns.Backends[2:] {
 			dns.Backends[2+i].Backup = true
 		}
-		setState(&dns, 0, nftdp.Down)
+		setState(&dns, 0, nftdp.StateDown)
 		w.apply(t, dns)
 		clients := udpClients(t, w, a)
 		wantAll(t, clients, "backend-2")
-		setState(&dns, 0, nftdp.Active)
+		setState(&dns, 0, nftdp.StateActive)
 		w.apply(t, dns)
 		wantAll(t, clients, "backend-2")
 		wantAll(t, udpClients(t, w, a), "backend-1")
@@ -339,7 +339,7 @@ func TestUDPOtherProcess(t *testing.T) {
 func TestUDPMapMadeAnew(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
-		big := nftdp.Service{Name: "big", Frontends: append(nodeWide(90), on(clusterIP, 90)...), Balance: nftdp.Maglev, Backends: backends(0, 1)}
+		big := nftdp.Service{Name: "big", Frontends: append(nodeWide(90), on(clusterIP, 90)...), Scheduler: nftdp.SchedulerMaglev, Backends: backends(0, 1)}
 		set(udpService("dns", 0))
 		clients := udpClients(t, w, a)
 		wantAll(t, clients, "backend-1")

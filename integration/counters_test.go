@@ -54,14 +54,14 @@ func (w *world) holds(pool []int, server string) bool {
 func (w *world) wantCounts(t *testing.T, a nstest.Addrs, frontend netip.AddrPort, total int, want map[string]int) {
 	t.Helper()
 	status := w.frontend(t, "web", frontend)
-	if int(status.Counter.Packets) != total {
-		t.Errorf("frontend %v counts %d connections, want %d", frontend, status.Counter.Packets, total)
+	if int(status.Counter.Connections) != total {
+		t.Errorf("frontend %v counts %d connections, want %d", frontend, status.Counter.Connections, total)
 	}
 	got := map[string]int{}
 	for _, b := range status.Backends {
 		for i, pod := range w.Backends {
-			if b.Addr == netip.AddrPortFrom(a.Backend(i), backendPort) && b.Counter.Packets > 0 {
-				got[pod.Name] = int(b.Counter.Packets)
+			if b.Addr == netip.AddrPortFrom(a.Backend(i), backendPort) && b.Counter.Connections > 0 {
+				got[pod.Name] = int(b.Counter.Connections)
 			}
 		}
 	}

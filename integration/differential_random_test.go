@@ -68,8 +68,8 @@ func (d dice) services() (all []nftdp.Service) {
 // service is valid together with others: what is not is left out.
 func (d dice) service(name string, others []nftdp.Service) nftdp.Service {
 	s := nftdp.Service{
-		Name: name, Protocol: oneOf(d, nftdp.TCP, nftdp.UDP),
-		Balance: oneOf(d, nftdp.Random, nftdp.Random, nftdp.Random, nftdp.RoundRobin, nftdp.RoundRobin, nftdp.SourceHash, nftdp.Maglev),
+		Name: name, Protocol: oneOf(d, nftdp.ProtocolTCP, nftdp.ProtocolUDP),
+		Scheduler: oneOf(d, nftdp.SchedulerRandom, nftdp.SchedulerRandom, nftdp.SchedulerRandom, nftdp.SchedulerRoundRobin, nftdp.SchedulerRoundRobin, nftdp.SchedulerSourceHash, nftdp.SchedulerMaglev),
 	}
 	valid := func() bool { return (nftdp.Config{}).Validate(append(slices.Clip(others), s)) == nil }
 	ranged := d.IntN(4) == 0
@@ -80,7 +80,7 @@ func (d dice) service(name string, others []nftdp.Service) nftdp.Service {
 		}
 	}
 	ranged = slices.ContainsFunc(s.Frontends, func(f nftdp.Frontend) bool { return f.EndPort > 0 })
-	if s.Balance == nftdp.Maglev {
+	if s.Scheduler == nftdp.SchedulerMaglev {
 		s.MaglevSize = oneOf[uint16](d, 13, 17, 251)
 	}
 	if !ranged && d.IntN(5) == 0 {
@@ -107,9 +107,9 @@ func (d dice) frontend(ranged bool) nftdp.Frontend {
 		Addr: oneOf(d, netip.Addr{}, netip.Addr{}, a.Any().Addr(),
 			a.ClusterIP, a.ClusterIP, secondVIP(a), a.External, a.Node, a.PodGW),
 		Port:       oneOf[uint16](d, 80, 81, 30000),
-		Policy:     oneOf(d, nftdp.AnyBackend, nftdp.AnyBackend, nftdp.LocalOnly, nftdp.ExternalLocalOnly),
+		Policy:     oneOf(d, nftdp.PolicyAnyBackend, nftdp.PolicyAnyBackend, nftdp.PolicyLocalOnly, nftdp.PolicyExternalLocalOnly),
 		Masquerade: oneOf(d, nftdp.MasqueradeAuto, nftdp.MasqueradeAuto, nftdp.MasqueradeAlways, nftdp.MasqueradeNever),
-		NoBackend:  oneOf(d, nftdp.DefaultAction, nftdp.Reject, nftdp.Drop),
+		NoBackend:  oneOf(d, nftdp.ActionDefault, nftdp.ActionReject, nftdp.ActionDrop),
 	}
 	if ranged && d.IntN(3) > 0 {
 		f.EndPort = f.Port + uint16(1+d.IntN(2))
@@ -133,7 +133,7 @@ func (d dice) backend(ranged, limited bool) nftdp.Backend {
 	at := oneOf[place](d, "L1", "L2", "R1", "R2", "L1", "L2", "R1", "R2", "N")
 	b := nftdp.Backend{
 		Addr:   netip.AddrPortFrom(at.addr(d.family()), oneOf(d, probedPorts[:nodePorts]...)),
-		State:  oneOf(d, nftdp.Active, nftdp.Active, nftdp.Active, nftdp.Active, nftdp.Active, nftdp.Active, nftdp.Draining, nftdp.Down),
+		State:  oneOf(d, nftdp.StateActive, nftdp.StateActive, nftdp.StateActive, nftdp.StateActive, nftdp.StateActive, nftdp.StateActive, nftdp.StateDraining, nftdp.StateDown),
 		Weight: oneOf[uint16](d, 0, 0, 1, 2, 3), Backup: d.IntN(6) == 0,
 		Local: at[0] != 'R',
 	}
@@ -153,9 +153,9 @@ func (d dice) probe(services []nftdp.Service) probe {
 		s = t // where there is more to choose from
 	}
 	p := probe{from: oneOf[place](d, "C", "C", "C2", "N", "N", "L1", "L2", "R1", "R2"), addrs: d.family()}
-	p.protocol = protocol{"tcp", nftdp.TCP}
-	if (s.Protocol == nftdp.UDP) != (d.IntN(20) == 0) {
-		p.protocol = protocol{"udp", nftdp.UDP}
+	p.protocol = protocol{"tcp", nftdp.ProtocolTCP}
+	if (s.Protocol == nftdp.ProtocolUDP) != (d.IntN(20) == 0) {
+		p.protocol = protocol{"udp", nftdp.ProtocolUDP}
 	}
 	to, port := netip.Addr{}, uint16(80)
 	if len(s.Frontends) > 0 {

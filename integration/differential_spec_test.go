@@ -46,11 +46,11 @@ func (s *spec) outcomes(p *probe, known netip.AddrPort) (out []ruleset.Outcome) 
 	}
 	all, local := pool(service, p, false), pool(service, p, true)
 	usable := all
-	if f.Policy == nftdp.LocalOnly || f.Policy == nftdp.ExternalLocalOnly && !s.internal(p) {
+	if f.Policy == nftdp.PolicyLocalOnly || f.Policy == nftdp.PolicyExternalLocalOnly && !s.internal(p) {
 		usable = local
 	}
 	switch {
-	case len(usable) == 0 && (f.NoBackend == nftdp.Drop || f.NoBackend == nftdp.DefaultAction && len(all) > 0):
+	case len(usable) == 0 && (f.NoBackend == nftdp.ActionDrop || f.NoBackend == nftdp.ActionDefault && len(all) > 0):
 		return []ruleset.Outcome{{Fate: ruleset.Dropped, Dst: p.dst}}
 	case len(usable) == 0:
 		return []ruleset.Outcome{rejected(p)}
@@ -66,7 +66,7 @@ func (s *spec) outcomes(p *probe, known netip.AddrPort) (out []ruleset.Outcome) 
 }
 
 func rejected(p *probe) ruleset.Outcome {
-	if p.protocol.proto == nftdp.TCP {
+	if p.protocol.proto == nftdp.ProtocolTCP {
 		return ruleset.Outcome{Fate: ruleset.Reset, Dst: p.dst}
 	}
 	return ruleset.Outcome{Fate: ruleset.Unreachable, Dst: p.dst}
@@ -131,7 +131,7 @@ func pool(s *nftdp.Service, p *probe, local bool) (active []netip.AddrPort) {
 			to = netip.AddrPortFrom(to.Addr(), p.dst.Port())
 		}
 		switch {
-		case b.State != nftdp.Active || local && !b.Local || to.Addr().Is4() != p.dst.Addr().Is4():
+		case b.State != nftdp.StateActive || local && !b.Local || to.Addr().Is4() != p.dst.Addr().Is4():
 		case b.Backup:
 			backups = append(backups, to)
 		default:
@@ -156,7 +156,7 @@ func (s *spec) source(service *nftdp.Service, f *nftdp.Frontend, p *probe, backe
 	case f.Masquerade == nftdp.MasqueradeNever:
 		return false, snat
 	case f.Masquerade == nftdp.MasqueradeAlways:
-	case f.Policy != nftdp.AnyBackend:
+	case f.Policy != nftdp.PolicyAnyBackend:
 		if !onNode(p.addrs, client) {
 			return false, snat
 		}

@@ -250,7 +250,7 @@ func backendIn(learned []ruleset.Learned, p *probe) netip.AddrPort {
 
 func (p *probe) packet() ruleset.Packet {
 	proto := uint8(unix.IPPROTO_TCP)
-	if p.protocol.proto == nftdp.UDP {
+	if p.protocol.proto == nftdp.ProtocolUDP {
 		proto = unix.IPPROTO_UDP
 	}
 	return ruleset.Packet{Proto: proto, Src: p.src, Dst: p.dst, Sent: p.sent()}
@@ -268,7 +268,7 @@ func (r *round) agree(p *probe, want []ruleset.Outcome, paths []ruleset.Path) bo
 			return false
 		}
 	}
-	if s, _ := r.spec.frontend(p); s != nil && (s.Balance == nftdp.SourceHash || s.Balance == nftdp.Maglev) {
+	if s, _ := r.spec.frontend(p); s != nil && (s.Scheduler == nftdp.SchedulerSourceHash || s.Scheduler == nftdp.SchedulerMaglev) {
 		return len(paths) == 1
 	}
 	return len(paths) == len(want)
@@ -341,7 +341,7 @@ func (r *round) expect(p *probe, o ruleset.Outcome) expectation {
 	e := expectation{addrs: p.addrs}
 	at := whose(p.addrs, o.Dst.Addr())
 	switch {
-	case o.Fate != ruleset.Passed && p.sent() && p.protocol.proto == nftdp.UDP:
+	case o.Fate != ruleset.Passed && p.sent() && p.protocol.proto == nftdp.ProtocolUDP:
 		e.word = "not permitted" // which is how a process learns of a dropped datagram
 	case o.Fate == ruleset.Reset, o.Fate == ruleset.Unreachable:
 		e.word = "refused"
@@ -407,7 +407,7 @@ func (r *round) note(p *probe, want []ruleset.Outcome, saw observation) {
 		word = "answer"
 	}
 	r.words[word]++
-	if s, _ := r.spec.frontend(p); s == nil || len(want) < 2 || s.Balance != nftdp.Random {
+	if s, _ := r.spec.frontend(p); s == nil || len(want) < 2 || s.Scheduler != nftdp.SchedulerRandom {
 		return
 	}
 	chosen := -1

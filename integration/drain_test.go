@@ -73,7 +73,7 @@ func caseDrain(t *testing.T) {
 		w.drain(t, drainTimeout).want(t, 0, nil)
 		w.drain(t, expireSoon, to(0)).want(t, len(first), context.DeadlineExceeded)
 		w.drain(t, expireSoon, to(0), to(1)).want(t, len(first)+len(second), context.DeadlineExceeded)
-		setState(&web, 0, nftdp.Draining)
+		setState(&web, 0, nftdp.StateDraining)
 		w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
 		w.drain(t, expireSoon).want(t, len(first), context.DeadlineExceeded)
 		wantAlive(t, slices.Concat(first, second, others))
@@ -106,8 +106,8 @@ func TestCut(t *testing.T) {
 		conns := perServer(connect(t, attempts, w.Client, dst))
 		others := connect(t, 3, w.Client, netip.AddrPortFrom(a.Node, 30081))
 
-		setState(&web, 0, nftdp.Draining)
-		setState(&web, 1, nftdp.Down)
+		setState(&web, 0, nftdp.StateDraining)
+		setState(&web, 1, nftdp.StateDown)
 		w.apply(t, web, other)
 		w.cut(t, len(conns["backend-2"]), netip.AddrPortFrom(a.Backend(1), backendPort))
 		wantBroken(t, conns["backend-2"])
@@ -155,7 +155,7 @@ func TestFlows(t *testing.T) {
 		node, vip := netip.AddrPortFrom(a.Node, 30080), netip.AddrPortFrom(a.ClusterIP, 80)
 		w.apply(t,
 			nftdp.Service{Name: "web", Frontends: append(nodeWide(30080), on(clusterIP, 80)...), Backends: backends(0)},
-			nftdp.Service{Name: "udp", Protocol: nftdp.UDP, Frontends: nodeWide(30080), Backends: backends(0)})
+			nftdp.Service{Name: "udp", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(30080), Backends: backends(0)})
 		outside := connect(t, 1, w.Client, node)[0]
 		inside := connect(t, 1, w.Backends[1], vip)[0]
 		ask(t, w.Client, "udp", node)
@@ -179,7 +179,7 @@ func TestFlows(t *testing.T) {
 		// A new process knows the service from the kernel.
 		closeOrFail(t, w.dataplane)
 		w.open(t, nftdp.Config{Internal: podNets()})
-		if got := w.flows(t, "udp")[node]; got.Protocol != nftdp.UDP || got.Backend != backend {
+		if got := w.flows(t, "udp")[node]; got.Protocol != nftdp.ProtocolUDP || got.Backend != backend {
 			t.Errorf("flow of the UDP service is %+v", got)
 		}
 		closeOrFail(t, outside)

@@ -131,7 +131,7 @@ func TestKeepUnderLiveConnections(t *testing.T) {
 			frontends := append(nodeWide(80), on(clusterIP, 80)...)
 			w.apply(t,
 				nftdp.Service{Name: "web", Frontends: frontends, Backends: backends(0, 1)},
-				nftdp.Service{Name: "dns", Protocol: nftdp.UDP, Frontends: frontends, Backends: backends(0)})
+				nftdp.Service{Name: "dns", Protocol: nftdp.ProtocolUDP, Frontends: frontends, Backends: backends(0)})
 			var conns []*nstest.Conn
 			for _, a := range nstest.Families() {
 				conns = append(conns, connect(t, 4, w.Client, netip.AddrPortFrom(a.Node, 80))...)

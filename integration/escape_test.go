@@ -39,7 +39,7 @@ func TestNoPacketEscapesDuringChanges(t *testing.T) {
 	}
 
 	dns := nftdp.Service{
-		Name: "dns", Protocol: nftdp.UDP, Backends: backends(0, 1, 2),
+		Name: "dns", Protocol: nftdp.ProtocolUDP, Backends: backends(0, 1, 2),
 		Frontends: on(clusterIP, 80),
 	}
 	w.apply(t, dns)
@@ -73,7 +73,7 @@ func TestNoPacketEscapesDuringChanges(t *testing.T) {
 func firstActive(active, n int) []nftdp.Backend {
 	out := backends(upTo(n)...)
 	for i := len(nstest.Families()) * active; i < len(out); i++ {
-		out[i].State = nftdp.Draining
+		out[i].State = nftdp.StateDraining
 	}
 	return out
 }

@@ -71,7 +71,7 @@ func noMoreFiles() error {
 func everyMethod(d *nftdp.Dataplane) error {
 	ctx := context.Background()
 	web := nftdp.Service{Name: "web", Frontends: on(clusterIP, 80), Backends: backends(0)}
-	dns := nftdp.Service{Name: "dns", Protocol: nftdp.UDP, Frontends: nodeWide(53), Backends: backends(0)}
+	dns := nftdp.Service{Name: "dns", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(53), Backends: backends(0)}
 	for _, method := range []struct {
 		name string
 		call func() error

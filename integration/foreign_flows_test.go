@@ -84,7 +84,7 @@ func testForeignFlows(t *testing.T, a nstest.Addrs, config nftdp.Config) {
 	addFlows(t, w.Node, []trackedFlow{own})
 	foreign = append(foreign, own)
 	draining := udpService("dns", 0, 1)
-	setState(&draining, 0, nftdp.Draining)
+	setState(&draining, 0, nftdp.StateDraining)
 	for i, services := range [][]nftdp.Service{
 		{udpService("dns", 1)}, {draining}, {udpService("dns", 1)}, {udpService("dns")}, {udpService("dns", 0)}, {},
 	} {
@@ -104,7 +104,7 @@ func TestOthersFlowsAreLeft(t *testing.T) {
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()
 		w := newWorld(t, nftdp.Config{}, 3)
-		other := nftdp.Service{Name: "other", Protocol: nftdp.UDP, Frontends: nodeWide(30054), Backends: backends(0, 1, 2)}
+		other := nftdp.Service{Name: "other", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(30054), Backends: backends(0, 1, 2)}
 		w.apply(t, udpService("dns", 0, 1, 2), other)
 		var sockets []*udpClient
 		var servers []string

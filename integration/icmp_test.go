@@ -27,8 +27,8 @@ func caseICMPErrorsAreTranslated(t *testing.T) {
 		w := newWorld(t, nftdp.Config{}, 1)
 		closed := nftdp.Backend{Addr: netip.AddrPortFrom(a.Backend(0), 9)}
 		w.apply(t,
-			nftdp.Service{Name: "closed", Protocol: nftdp.UDP, Frontends: nodeWide(81), Backends: []nftdp.Backend{closed}},
-			nftdp.Service{Name: "open", Protocol: nftdp.UDP, Frontends: nodeWide(80), Backends: backends(0)})
+			nftdp.Service{Name: "closed", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(81), Backends: []nftdp.Backend{closed}},
+			nftdp.Service{Name: "open", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(80), Backends: backends(0)})
 		t.Run("unreachable", func(t *testing.T) {
 			wantRefused(t, w.Client, "udp", netip.AddrPortFrom(a.Node, 81))
 		})
@@ -79,7 +79,7 @@ func caseFragments(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		w := newWorld(t, nftdp.Config{}, 1)
-		w.apply(t, nftdp.Service{Name: "open", Protocol: nftdp.UDP, Frontends: nodeWide(80), Backends: backends(0)})
+		w.apply(t, nftdp.Service{Name: "open", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(80), Backends: backends(0)})
 		socket, err := nstest.Open(w.Client, "udp", netip.Addr{}, netip.AddrPortFrom(a.Node, 80), askTimeout)
 		if err != nil {
 			t.Fatal(err)

@@ -79,8 +79,8 @@ func TestKilled(t *testing.T) {
 func alternatives() [3][]nftdp.Service {
 	untouched := nftdp.Service{Name: "untouched", Frontends: nodeWide(90), Backends: backends(0, 1, 2)}
 	changed := nftdp.Service{Name: "changed", Frontends: on(clusterIP, 80)}
-	turns := nftdp.Service{Name: "turns", Frontends: on(clusterIP, 81), Balance: nftdp.RoundRobin}
-	dns := nftdp.Service{Name: "dns", Protocol: nftdp.UDP, Frontends: on(clusterIP, 53)}
+	turns := nftdp.Service{Name: "turns", Frontends: on(clusterIP, 81), Scheduler: nftdp.SchedulerRoundRobin}
+	dns := nftdp.Service{Name: "dns", Protocol: nftdp.ProtocolUDP, Frontends: on(clusterIP, 53)}
 	other := nftdp.Service{Name: "other", Frontends: append(nodeWide(92), on(external, 92)...), Backends: backends(1, 2)}
 	with := func(s nftdp.Service, indices ...int) nftdp.Service { s.Backends = backends(indices...); return s }
 	return [...][]nftdp.Service{

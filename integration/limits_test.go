@@ -88,7 +88,7 @@ func TestMaxConnsDrop(t *testing.T) {
 	w := newWorld(t, nftdp.Config{}, 1)
 	web := limitedWeb(limited(2, backends(0))...)
 	for i := range web.Frontends {
-		web.Frontends[i].NoBackend = nftdp.Drop
+		web.Frontends[i].NoBackend = nftdp.ActionDrop
 	}
 	w.apply(t, web)
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -146,7 +146,7 @@ func TestMaxConnsOfServices(t *testing.T) {
 func TestMaxConnsUDP(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
-	dns := nftdp.Service{Name: "dns", Protocol: nftdp.UDP, Frontends: nodeWide(30053), Backends: limited(2, backends(0))}
+	dns := nftdp.Service{Name: "dns", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(30053), Backends: limited(2, backends(0))}
 	w.apply(t, dns)
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		dst := netip.AddrPortFrom(a.Node, 30053)

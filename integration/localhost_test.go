@@ -206,14 +206,14 @@ func TestLocalhostPolicies(t *testing.T) {
 		config: localhostConfig(),
 		setup:  func(t *testing.T, w *caseWorld) { w.meetRequirements(t) },
 		services: []nftdp.Service{{Name: "web", Backends: local, Frontends: []nftdp.Frontend{
-			frontend(30001, func(f *nftdp.Frontend) { f.Policy = nftdp.LocalOnly }),
-			frontend(30002, func(f *nftdp.Frontend) { f.Policy = nftdp.ExternalLocalOnly }),
+			frontend(30001, func(f *nftdp.Frontend) { f.Policy = nftdp.PolicyLocalOnly }),
+			frontend(30002, func(f *nftdp.Frontend) { f.Policy = nftdp.PolicyExternalLocalOnly }),
 			frontend(30003, func(f *nftdp.Frontend) { f.Allow = loopbackNets }),
 			frontend(30004, func(f *nftdp.Frontend) { f.Allow = nodePrefixes() }),
 			frontend(30005, func(f *nftdp.Frontend) { f.Deny = loopbackNets }),
 			frontend(30006, func(f *nftdp.Frontend) { f.Masquerade = nftdp.MasqueradeNever }),
 		}}, {Name: "remote", Backends: to("R1"), Frontends: []nftdp.Frontend{
-			frontend(30007, func(f *nftdp.Frontend) { f.Policy = nftdp.LocalOnly }),
+			frontend(30007, func(f *nftdp.Frontend) { f.Policy = nftdp.PolicyLocalOnly }),
 		}}, {Name: "none", Frontends: nodeWide(30008)}},
 		packets: []packet{
 			packetTo(30001, "L1"), packetTo(30002, "L1 or R1"), packetTo(30003, "L1 or R1"),
@@ -228,7 +228,7 @@ func TestLocalhostPolicies(t *testing.T) {
 func TestLocalhostFlows(t *testing.T) {
 	t.Parallel()
 	w := newLocalhostWorld(t)
-	dns := nftdp.Service{Name: "dns", Protocol: nftdp.UDP, Frontends: nodeWide(30053)}
+	dns := nftdp.Service{Name: "dns", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(30053)}
 	for _, a := range nstest.Families() {
 		var clients []*udpClient
 		for _, addr := range loopbacks(a) {

@@ -18,7 +18,7 @@ import (
 // its own connections are hairpins.
 func TestMasquerade(t *testing.T) {
 	t.Parallel()
-	for _, policy := range []nftdp.Policy{nftdp.AnyBackend, nftdp.LocalOnly, nftdp.ExternalLocalOnly} {
+	for _, policy := range []nftdp.Policy{nftdp.PolicyAnyBackend, nftdp.PolicyLocalOnly, nftdp.PolicyExternalLocalOnly} {
 		for _, snat := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/snat=%t", policy, snat), func(t *testing.T) {
 				t.Parallel()
@@ -205,7 +205,7 @@ func wantedSource(a nstest.Addrs, from place, to netip.Addr, m nftdp.Masquerade,
 		return a.PodGW
 	case m == nftdp.MasqueradeNever:
 		return own
-	case m == nftdp.MasqueradeAuto && (internal || policy != nftdp.AnyBackend && from != "N"):
+	case m == nftdp.MasqueradeAuto && (internal || policy != nftdp.PolicyAnyBackend && from != "N"):
 		return own
 	}
 	return rewritten

@@ -30,10 +30,10 @@ func caseReject(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	serve(t, w.Node, 30644, "tcp", "udp", "sctp")
-	w.apply(t, withoutBackends(nftdp.Reject)...)
+	w.apply(t, withoutBackends(nftdp.ActionReject)...)
 	for _, v := range w.victims() {
 		t.Run(v.name, func(t *testing.T) {
-			before := w.wantNoBackend(t, v, nftdp.Reject)
+			before := w.wantNoBackend(t, v, nftdp.ActionReject)
 			var sent uint64
 			for latency := time.Hour; latency > immediate; sent++ {
 				if sent == tries {
@@ -47,8 +47,8 @@ func caseReject(t *testing.T) {
 					t.Fatalf("%s, want %s", got, want)
 				}
 			}
-			after := w.wantNoBackend(t, v, nftdp.Reject)
-			if n := after.Packets - before.Packets; n != sent {
+			after := w.wantNoBackend(t, v, nftdp.ActionReject)
+			if n := after.Connections - before.Connections; n != sent {
 				t.Errorf("the frontend counted %d attempts, want %d", n, sent)
 			}
 		})
@@ -62,7 +62,7 @@ func caseDrop(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	serve(t, w.Node, 30644, "tcp", "udp", "sctp")
-	w.apply(t, withoutBackends(nftdp.Drop)...)
+	w.apply(t, withoutBackends(nftdp.ActionDrop)...)
 	places := []*nstest.Namespace{w.Client, w.Backends[0], w.Node}
 	received := map[*nstest.Namespace]int{}
 	for _, ns := range places {
@@ -80,7 +80,7 @@ func caseDrop(t *testing.T) {
 			if want := v.outcome("silence"); outcomes[i] != want {
 				t.Errorf("%s, want %s", outcomes[i], want)
 			}
-			w.wantNoBackend(t, v, nftdp.Drop)
+			w.wantNoBackend(t, v, nftdp.ActionDrop)
 		})
 	}
 }
@@ -95,7 +95,7 @@ func (w *world) attemptAll(t *testing.T, victims []victim) []string {
 	for timeout := silence; timeout < askTimeout; timeout *= 2 {
 		before := make([]uint64, len(victims))
 		for i, v := range victims {
-			before[i] = w.frontend(t, v.protocol, v.frontend).Counter.Packets
+			before[i] = w.frontend(t, v.protocol, v.frontend).Counter.Connections
 		}
 		var waiting sync.WaitGroup
 		for i, v := range victims {
@@ -104,7 +104,7 @@ func (w *world) attemptAll(t *testing.T, victims []victim) []string {
 		waiting.Wait()
 		complete := true
 		for i, v := range victims {
-			counted := w.frontend(t, v.protocol, v.frontend).Counter.Packets - before[i]
+			counted := w.frontend(t, v.protocol, v.frontend).Counter.Connections - before[i]
 			complete = complete && counted >= clientsPerFrontend
 		}
 		if complete {
@@ -140,7 +140,7 @@ func caseBackendAppears(t *testing.T) {
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		w := newWorld(t, nftdp.Config{}, 1)
 		tcp := nftdp.Service{Name: "tcp", Frontends: nodeWide(80)}
-		udp := nftdp.Service{Name: "udp", Protocol: nftdp.UDP, Frontends: nodeWide(80)}
+		udp := nftdp.Service{Name: "udp", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(80)}
 		w.apply(t, tcp, udp)
 		dst := netip.AddrPortFrom(a.Node, 80)
 		wantRefused(t, w.Client, "tcp", dst)

@@ -140,7 +140,7 @@ func caseListenerIsOverridden(t *testing.T) {
 	everyone(t, "node")
 	w.apply(t,
 		nftdp.Service{Name: "tcp", Frontends: nodeWide(80), Backends: backends(0)},
-		nftdp.Service{Name: "udp", Protocol: nftdp.UDP, Frontends: nodeWide(80), Backends: backends(0)})
+		nftdp.Service{Name: "udp", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(80), Backends: backends(0)})
 	everyone(t, "backend-1")
 	w.apply(t)
 	everyone(t, "node")
@@ -160,7 +160,7 @@ func TestBackendOnNode(t *testing.T) {
 		}
 		w.apply(t,
 			nftdp.Service{Name: "tcp", Frontends: frontends, Backends: onNode},
-			nftdp.Service{Name: "udp", Protocol: nftdp.UDP, Frontends: frontends, Backends: onNode})
+			nftdp.Service{Name: "udp", Protocol: nftdp.ProtocolUDP, Frontends: frontends, Backends: onNode})
 		for _, p := range []string{"tcp", "udp"} {
 			for _, from := range []*nstest.Namespace{w.Client, w.Node, w.Backends[0]} {
 				for _, addr := range []netip.Addr{a.Node, a.Uplink, a.ClusterIP} {

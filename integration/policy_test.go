@@ -27,13 +27,13 @@ const (
 func TestPolicies(t *testing.T) {
 	t.Parallel()
 	for _, internal := range [][]netip.Prefix{nil, podNets()} {
-		for _, balance := range []nftdp.Balance{nftdp.Random, nftdp.RoundRobin, nftdp.SourceHash, nftdp.Maglev} {
+		for _, balance := range []nftdp.Scheduler{nftdp.SchedulerRandom, nftdp.SchedulerRoundRobin, nftdp.SchedulerSourceHash, nftdp.SchedulerMaglev} {
 			t.Run(fmt.Sprintf("%s/internal=%d", balance, len(internal)), func(t *testing.T) {
 				t.Parallel()
 				w := newCaseWorld(t, nftdp.Config{Internal: internal})
 				w.apply(t, policyServices(balance)...)
 				for _, p := range policyPackets(internal != nil) {
-					if (balance == nftdp.SourceHash || balance == nftdp.Maglev) && strings.Contains(p.want, " or ") {
+					if (balance == nftdp.SchedulerSourceHash || balance == nftdp.SchedulerMaglev) && strings.Contains(p.want, " or ") {
 						continue // A client has one backend.
 					}
 					for _, protocol := range protocols() {
@@ -58,12 +58,12 @@ func (p packet) of(protocol string) packet {
 
 // policyServices have a frontend of each policy on clusterIP and on the node's
 // addresses, and with remote backends alone on external.
-func policyServices(balance nftdp.Balance) []nftdp.Service {
+func policyServices(balance nftdp.Scheduler) []nftdp.Service {
 	policies := func(frontends func(port uint16) []nftdp.Frontend) []nftdp.Frontend {
 		return slices.Concat(
 			frontends(anyPort),
-			withPolicy(nftdp.LocalOnly, frontends(localPort)),
-			withPolicy(nftdp.ExternalLocalOnly, frontends(externalLocalPort)))
+			withPolicy(nftdp.PolicyLocalOnly, frontends(localPort)),
+			withPolicy(nftdp.PolicyExternalLocalOnly, frontends(externalLocalPort)))
 	}
 	at := func(addr func(nstest.Addrs) netip.Addr) func(uint16) []nftdp.Frontend {
 		return func(port uint16) []nftdp.Frontend { return on(addr, port) }
@@ -72,11 +72,11 @@ func policyServices(balance nftdp.Balance) []nftdp.Service {
 	for _, p := range protocols() {
 		all = append(all,
 			nftdp.Service{
-				Name: "both:" + p.name, Protocol: p.proto, Balance: balance, MaglevSize: maglevSize(balance),
+				Name: "both:" + p.name, Protocol: p.proto, Scheduler: balance, MaglevSize: maglevSize(balance),
 				Frontends: append(policies(at(clusterIP)), policies(nodeWide)...), Backends: isLocal(to("L1", "R1")),
 			},
 			nftdp.Service{
-				Name: "remote:" + p.name, Protocol: p.proto, Balance: balance, MaglevSize: maglevSize(balance),
+				Name: "remote:" + p.name, Protocol: p.proto, Scheduler: balance, MaglevSize: maglevSize(balance),
 				Frontends: rejecting(policies(at(external))), Backends: isLocal(to("R1")),
 			})
 	}
@@ -84,8 +84,8 @@ func policyServices(balance nftdp.Balance) []nftdp.Service {
 }
 
 // maglevSize is small, since tables of a usual size take long to make.
-func maglevSize(b nftdp.Balance) uint16 {
-	if b == nftdp.Maglev {
+func maglevSize(b nftdp.Scheduler) uint16 {
+	if b == nftdp.SchedulerMaglev {
 		return 31
 	}
 	return 0
@@ -131,8 +131,8 @@ func policyPackets(internal bool) []packet {
 func caseLocalBackendGoes(t *testing.T) {
 	t.Parallel()
 	for name, take := range map[string]func(*nftdp.Service){
-		"down":     func(s *nftdp.Service) { setState(s, 0, nftdp.Down) },
-		"draining": func(s *nftdp.Service) { setState(s, 0, nftdp.Draining) },
+		"down":     func(s *nftdp.Service) { setState(s, 0, nftdp.StateDown) },
+		"draining": func(s *nftdp.Service) { setState(s, 0, nftdp.StateDraining) },
 		"removed":  func(s *nftdp.Service) { s.Backends = isLocal(to("R1")) },
 		"moved":    func(s *nftdp.Service) { s.Backends = to("L1", "R1") },
 	} {
@@ -161,10 +161,10 @@ func caseLocalBackendGoes(t *testing.T) {
 // policies.
 func localServices() []nftdp.Service {
 	frontends := slices.Concat(on(clusterIP, anyPort),
-		withPolicy(nftdp.LocalOnly, nodeWide(localPort)),
-		withPolicy(nftdp.ExternalLocalOnly, on(external, externalLocalPort)),
-		rejecting(withPolicy(nftdp.LocalOnly, on(clusterIP, localPort))),
-		rejecting(withPolicy(nftdp.ExternalLocalOnly, nodeWide(externalLocalPort))))
+		withPolicy(nftdp.PolicyLocalOnly, nodeWide(localPort)),
+		withPolicy(nftdp.PolicyExternalLocalOnly, on(external, externalLocalPort)),
+		rejecting(withPolicy(nftdp.PolicyLocalOnly, on(clusterIP, localPort))),
+		rejecting(withPolicy(nftdp.PolicyExternalLocalOnly, nodeWide(externalLocalPort))))
 	var all []nftdp.Service
 	for _, p := range protocols()[:2] {
 		all = append(all, nftdp.Service{
@@ -229,7 +229,7 @@ func TestUDPFollowsLocalBackend(t *testing.T) {
 		pod := dialUDP(t, w.Backends[1], netip.AddrPortFrom(a.External, externalLocalPort))
 		wantAll(t, append(outside, pod), w.Backends[0].Name)
 		for _, c := range outside {
-			w.change(t, func(s *nftdp.Service) { setState(s, 0, nftdp.Down) })
+			w.change(t, func(s *nftdp.Service) { setState(s, 0, nftdp.StateDown) })
 			if got := c.try(t, silence); got != "silence" {
 				t.Errorf("datagram to %v without a local backend: %s", c.dst, got)
 			}
@@ -250,10 +250,10 @@ func TestUDPFlowsUnderPolicy(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
-		for _, policy := range []nftdp.Policy{nftdp.LocalOnly, nftdp.ExternalLocalOnly} {
+		for _, policy := range []nftdp.Policy{nftdp.PolicyLocalOnly, nftdp.PolicyExternalLocalOnly} {
 			t.Run(policy.String(), func(t *testing.T) {
 				frontends := append(nodeWide(30053), on(external, 53)...)
-				dns := nftdp.Service{Name: "dns", Protocol: nftdp.UDP, Frontends: frontends, Backends: isLocal(to("R1"))}
+				dns := nftdp.Service{Name: "dns", Protocol: nftdp.ProtocolUDP, Frontends: frontends, Backends: isLocal(to("R1"))}
 				w.apply(t, dns)
 				dial := func() []*udpClient {
 					return []*udpClient{

@@ -62,7 +62,7 @@ func TestProtect(t *testing.T) {
 	untouched("the next process owns the tables")
 	wantNoForeignEdits(t, w.Node)
 	untouched("others tried to change them again")
-	if got := w.frontend(t, "web", netip.AddrPortFrom(nstest.IPv4().Any().Addr(), 30644)).Counter.Packets; got != 6*attempts {
+	if got := w.frontend(t, "web", netip.AddrPortFrom(nstest.IPv4().Any().Addr(), 30644)).Counter.Connections; got != 6*attempts {
 		t.Errorf("the frontend counted %d connections over all that, want %d", got, 6*attempts)
 	}
 }

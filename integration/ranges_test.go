@@ -113,7 +113,7 @@ func TestRangePool(t *testing.T) {
 	}
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		web := rangeService(tcp, 0, 1)
-		web.Balance = nftdp.RoundRobin
+		web.Scheduler = nftdp.SchedulerRoundRobin
 		setWeight(&web, 0, 3)
 		w.apply(t, web)
 		if diff := cmp.Diff(map[string]int{backendName(0): 30, backendName(1): 10}, spread(t, a, 10)); diff != "" {
@@ -161,7 +161,7 @@ func TestRangeUDPBackendReplaced(t *testing.T) {
 		wantAll(t, append(clients, exact), backendName(1))
 
 		w.update(t, nftdp.Change{Set: []nftdp.Service{{
-			Name: "exact", Protocol: nftdp.UDP, Backends: onPort(exactPort, backends(2)), Frontends: nodeWide(exactPort),
+			Name: "exact", Protocol: nftdp.ProtocolUDP, Backends: onPort(exactPort, backends(2)), Frontends: nodeWide(exactPort),
 		}}})
 		exact.want(t, backendName(2))
 		wantAll(t, clients, backendName(1))
@@ -169,10 +169,10 @@ func TestRangeUDPBackendReplaced(t *testing.T) {
 		exact.want(t, backendName(1))
 
 		both := rangeService(udp, 0, 1)
-		setState(&both, 1, nftdp.Draining)
+		setState(&both, 1, nftdp.StateDraining)
 		w.apply(t, both)
 		wantAll(t, clients, backendName(1))
-		setState(&both, 1, nftdp.Down)
+		setState(&both, 1, nftdp.StateDown)
 		w.apply(t, both)
 		wantAll(t, append(clients, exact), backendName(0))
 
@@ -218,7 +218,7 @@ func TestRangeFlows(t *testing.T) {
 				t.Errorf("flow %+v is not one of the range", f)
 			}
 		}
-		setState(&web, 0, nftdp.Draining)
+		setState(&web, 0, nftdp.StateDraining)
 		w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
 		w.drain(t, expireSoon).want(t, len(first), context.DeadlineExceeded)
 		w.drain(t, expireSoon, netip.AddrPortFrom(a.Backend(1), 0)).want(t, len(second), context.DeadlineExceeded)
@@ -254,7 +254,7 @@ func TestRangeRestart(t *testing.T) {
 		t.Errorf("services after the restart (-before +after):\n%s", diff)
 	}
 	frontend := netip.AddrPortFrom(a.External, rangeFirst)
-	if got := w.frontend(t, "tcp", frontend).Counter.Packets; got != attempts {
+	if got := w.frontend(t, "tcp", frontend).Counter.Connections; got != attempts {
 		t.Errorf("counter after the restart is %d, want %d", got, attempts)
 	}
 	wantAlive(t, conns)
@@ -263,7 +263,7 @@ func TestRangeRestart(t *testing.T) {
 	w.open(t, nftdp.Config{Internal: podNets()})
 	w.update(t, nftdp.Change{Set: []nftdp.Service{rangeService(protocols()[0], 1)}})
 	wantOnly(t, count(t, attempts, w.Client, "tcp", dst), backendName(1))
-	if got := w.frontend(t, "tcp", frontend).Counter.Packets; got != 2*attempts {
+	if got := w.frontend(t, "tcp", frontend).Counter.Connections; got != 2*attempts {
 		t.Errorf("counter after an update is %d, want %d", got, 2*attempts)
 	}
 	for _, p := range protocols()[1:] {

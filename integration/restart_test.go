@@ -64,11 +64,11 @@ func testRestart(t *testing.T, act func(*testing.T, *world, []nftdp.Service) *nf
 	if diff := cmp.Diff(before, after, ignoreCounters(), equateAddrs()); diff != "" {
 		t.Errorf("services after the restart (-before +after):\n%s", diff)
 	}
-	if got := w.frontend(t, "web", netip.AddrPortFrom(a.Any().Addr(), 30644)).Counter.Packets; got != attempts {
+	if got := w.frontend(t, "web", netip.AddrPortFrom(a.Any().Addr(), 30644)).Counter.Connections; got != attempts {
 		t.Errorf("counter after the restart is %d, want %d", got, attempts)
 	}
 	connect(t, 5, w.Client, dst)
-	if got := w.frontend(t, "web", netip.AddrPortFrom(a.Any().Addr(), 30644)).Counter.Packets; got != attempts+5 {
+	if got := w.frontend(t, "web", netip.AddrPortFrom(a.Any().Addr(), 30644)).Counter.Connections; got != attempts+5 {
 		t.Errorf("counter after more connections is %d, want %d", got, attempts+5)
 	}
 }
@@ -113,9 +113,9 @@ func TestApplyTwice(t *testing.T) {
 func restartServices() []nftdp.Service {
 	return []nftdp.Service{
 		{Name: "web", Frontends: append(nodeWide(30644), on(external, 80)...), Backends: backends(0, 1, 2)},
-		{Name: "dns", Protocol: nftdp.UDP, Frontends: on(clusterIP, 80), Backends: backends(1)},
-		{Name: "empty", Protocol: nftdp.SCTP, Frontends: append(nodeWide(80), nftdp.Frontend{
-			Addr: nstest.IPv4().External, Port: 81, NoBackend: nftdp.Drop,
+		{Name: "dns", Protocol: nftdp.ProtocolUDP, Frontends: on(clusterIP, 80), Backends: backends(1)},
+		{Name: "empty", Protocol: nftdp.ProtocolSCTP, Frontends: append(nodeWide(80), nftdp.Frontend{
+			Addr: nstest.IPv4().External, Port: 81, NoBackend: nftdp.ActionDrop,
 		})},
 	}
 }

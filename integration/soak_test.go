@@ -101,8 +101,8 @@ func (s *soak) choose() (name string, do func(*testing.T)) {
 // random is a service with at least one active backend in each family.
 func (s *soak) random(name string, port uint16) nftdp.Service {
 	out := nftdp.Service{Name: name, Frontends: nodeWide(port)}
-	out.Balance = []nftdp.Balance{nftdp.Random, nftdp.RoundRobin, nftdp.SourceHash, nftdp.Maglev}[s.IntN(4)]
-	if out.Balance == nftdp.Maglev {
+	out.Scheduler = []nftdp.Scheduler{nftdp.SchedulerRandom, nftdp.SchedulerRoundRobin, nftdp.SchedulerSourceHash, nftdp.SchedulerMaglev}[s.IntN(4)]
+	if out.Scheduler == nftdp.SchedulerMaglev {
 		out.MaglevSize = 13
 	}
 	for i, index := range s.Perm(3)[:1+s.IntN(3)] {
@@ -110,7 +110,7 @@ func (s *soak) random(name string, port uint16) nftdp.Service {
 		for j := range pair {
 			pair[j].Weight = uint16(s.IntN(4))
 			if i > 0 {
-				pair[j].State = []nftdp.State{nftdp.Active, nftdp.Draining, nftdp.Down}[s.IntN(3)]
+				pair[j].State = []nftdp.State{nftdp.StateActive, nftdp.StateDraining, nftdp.StateDown}[s.IntN(3)]
 			}
 		}
 		out.Backends = append(out.Backends, pair...)
@@ -135,7 +135,7 @@ func (s *soak) change() (c nftdp.Change) {
 		case !slices.Contains(c.Delete, name):
 			service := s.random(name, uint16(91+i))
 			if i > 15 {
-				service.Protocol = nftdp.UDP
+				service.Protocol = nftdp.ProtocolUDP
 			}
 			c.Set = append(c.Set, service)
 			s.services[name] = service

@@ -29,18 +29,18 @@ func caseStates(t *testing.T) {
 		conns := connect(t, attempts, w.Client, dst)
 		wantOnly(t, answerers(conns), "backend-1", "backend-2", "backend-3")
 
-		setState(&web, 1, nftdp.Draining)
-		setState(&web, 2, nftdp.Down)
+		setState(&web, 1, nftdp.StateDraining)
+		setState(&web, 2, nftdp.StateDown)
 		w.apply(t, web)
 		wantOnly(t, count(t, attempts, w.Client, "tcp", dst), "backend-1")
 		wantAlive(t, conns)
 
-		setState(&web, 0, nftdp.Draining)
+		setState(&web, 0, nftdp.StateDraining)
 		w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
 		wantRefused(t, w.Client, "tcp", dst)
 		wantAlive(t, conns)
 
-		setState(&web, 1, nftdp.Active)
+		setState(&web, 1, nftdp.StateActive)
 		w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
 		wantOnly(t, count(t, attempts, w.Client, "tcp", dst), "backend-2")
 		wantAlive(t, conns)

@@ -212,7 +212,7 @@ type protocol struct {
 }
 
 func protocols() []protocol {
-	return []protocol{{"tcp", nftdp.TCP}, {"udp", nftdp.UDP}, {"sctp", nftdp.SCTP}}
+	return []protocol{{"tcp", nftdp.ProtocolTCP}, {"udp", nftdp.ProtocolUDP}, {"sctp", nftdp.ProtocolSCTP}}
 }
 
 // backends are the active backends of a service: some of the topology's, in
@@ -253,7 +253,7 @@ func withPolicy(p nftdp.Policy, frontends []nftdp.Frontend) []nftdp.Frontend {
 
 // rejecting are the frontends with an answer for clients without a backend.
 func rejecting(frontends []nftdp.Frontend) []nftdp.Frontend {
-	return with(frontends, func(f *nftdp.Frontend) { f.NoBackend = nftdp.Reject })
+	return with(frontends, func(f *nftdp.Frontend) { f.NoBackend = nftdp.ActionReject })
 }
 
 // withAllow gives each frontend the prefixes of its family.

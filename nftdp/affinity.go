@@ -33,7 +33,7 @@ type Affinity struct {
 }
 
 // Affinities lists the clients that come back to their backends, sorted by
-// service, frontend and client. With SetAffinities another node can be told
+// service, frontend and client. With AddAffinities another node can be told
 // about them before it takes over. Packets go on changing the list meanwhile.
 func (d *Dataplane) Affinities(ctx context.Context) ([]Affinity, error) {
 	if err := d.lock(ctx); err != nil {
@@ -67,14 +67,14 @@ func compareAffinities(x, y Affinity) int {
 		x.Client.Compare(y.Client), cmp.Compare(x.Protocol, y.Protocol))
 }
 
-// SetAffinities remembers clients, as Affinities of this or another node has
+// AddAffinities remembers clients, as Affinities of this or another node has
 // listed them, and returns how many it remembers now as listed. Left out are
 // those that time has run out for, those of services that have no affinity here
 // or not this frontend, those whose backend does not get connections from it,
 // and clients for which the kernel remembers another backend already. With more
-// than the map has room for (see Config.Affinities), the error matches
+// than the map has room for (see Config.AffinitySize), the error matches
 // syscall.ENFILE; they are taken in groups of 500, each as a whole.
-func (d *Dataplane) SetAffinities(ctx context.Context, list []Affinity) (int, error) {
+func (d *Dataplane) AddAffinities(ctx context.Context, list []Affinity) (int, error) {
 	if err := d.lock(ctx); err != nil {
 		return 0, err
 	}

@@ -131,7 +131,7 @@ func (cl claims) add(i int, s *Service) []*FieldError {
 // addFrontend claims what is free of a frontend. It gives a reason for each
 // service that has some of it: two at most, if they have a family each.
 func (cl claims) addFrontend(s *Service, f *Frontend) (reasons []string) {
-	if f.Port == 0 || f.last() < f.Port || s.Protocol > SCTP || addrFlaw(f.Addr) != "" {
+	if f.Port == 0 || f.last() < f.Port || s.Protocol > ProtocolSCTP || addrFlaw(f.Addr) != "" {
 		return nil
 	}
 	var owner string

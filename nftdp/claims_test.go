@@ -63,8 +63,8 @@ func claimCases() []problemCase {
 		name: "the same frontend for three protocols",
 		services: []Service{
 			{Name: "a", Frontends: fronts(":80")},
-			{Name: "b", Frontends: fronts(":80"), Protocol: UDP},
-			{Name: "c", Frontends: fronts(":80"), Protocol: SCTP},
+			{Name: "b", Frontends: fronts(":80"), Protocol: ProtocolUDP},
+			{Name: "c", Frontends: fronts(":80"), Protocol: ProtocolSCTP},
 		},
 	})
 }

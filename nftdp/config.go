@@ -45,11 +45,11 @@ type Config struct {
 	// neighbours of the node, packets for them that arrive on any other
 	// interface are dropped then, whoever listens there.
 	Localhost bool `json:"localhost,omitempty"`
-	// Affinities is how many pairs of client and frontend are remembered at
+	// AffinitySize is how many pairs of client and frontend are remembered at
 	// a time for services with affinity, in each family: 0 is 65536. When
 	// the map is full, further clients have no affinity until others have
 	// timed out. Another number than before begins with an empty map.
-	Affinities uint32 `json:"affinities,omitempty"`
+	AffinitySize uint32 `json:"affinitySize,omitempty"`
 	// Protect makes the tables belong to this Dataplane while it is open
 	// (nft's flags owner and persist, Linux 6.9 and later). Changes by
 	// others, also by root and by other Dataplanes, get EPERM, and

@@ -18,7 +18,7 @@ func TestCountersGoOn(t *testing.T) {
 	heavy.Backends[0].Weight, heavy.Backends[1].Weight = 4, 4
 	big := Service{Name: "big", Frontends: fronts("10.96.0.9:80"), Backends: manyBackends(1100)}
 	named := func(name string, services ...Service) Service { return renamed(services[0], name) }
-	balanced := func(s Service, b Balance, size uint16) Service { s.Balance, s.MaglevSize = b, size; return s }
+	balanced := func(s Service, b Scheduler, size uint16) Service { s.Scheduler, s.MaglevSize = b, size; return s }
 	for _, c := range []struct {
 		name   string
 		is     []Service
@@ -29,10 +29,10 @@ func TestCountersGoOn(t *testing.T) {
 		{"a backend more, another class", []Service{middleGone}, []Service{three}, Config{}},
 		{"weights change", []Service{three}, []Service{heavy}, Config{}},
 		{"weights change back", []Service{heavy}, []Service{three}, Config{}},
-		{"round-robin", []Service{heavy}, []Service{balanced(heavy, RoundRobin, 0)}, Config{}},
-		{"maglev", []Service{heavy}, []Service{balanced(three, Maglev, 13)}, Config{}},
-		{"maglev, one gone", []Service{balanced(three, Maglev, 13)}, []Service{balanced(middleGone, Maglev, 13)}, Config{}},
-		{"maglev, no more", []Service{balanced(three, Maglev, 251)}, []Service{three}, Config{}},
+		{"round-robin", []Service{heavy}, []Service{balanced(heavy, SchedulerRoundRobin, 0)}, Config{}},
+		{"maglev", []Service{heavy}, []Service{balanced(three, SchedulerMaglev, 13)}, Config{}},
+		{"maglev, one gone", []Service{balanced(three, SchedulerMaglev, 13)}, []Service{balanced(middleGone, SchedulerMaglev, 13)}, Config{}},
+		{"maglev, no more", []Service{balanced(three, SchedulerMaglev, 251)}, []Service{three}, Config{}},
 		{"maps made anew", []Service{three}, []Service{three, big}, Config{}},
 		{"renamed", []Service{three}, []Service{named("z", three)}, Config{}},
 		{"handed over", []Service{three, {Name: "z"}}, []Service{{Name: "s"}, named("z", three)}, Config{}},

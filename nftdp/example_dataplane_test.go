@@ -67,7 +67,7 @@ func ExampleDataplane_Inspect() {
 	for _, s := range services {
 		for _, f := range s.Frontends {
 			for _, b := range f.Backends {
-				fmt.Println(s.Name, f.Addr, f.Port, b.Addr, b.Counter.Packets)
+				fmt.Println(s.Name, f.Addr, f.Port, b.Addr, b.Counter.Connections)
 			}
 		}
 	}
@@ -75,7 +75,7 @@ func ExampleDataplane_Inspect() {
 
 // A standby node with the same services learns to which backends the clients of
 // this node come back. It gets the list over the network, as JSON.
-func ExampleDataplane_SetAffinities() {
+func ExampleDataplane_AddAffinities() {
 	ctx := context.Background()
 	dataplane, err := nftdp.Config{}.Open(ctx, netns.None())
 	if err != nil {
@@ -98,7 +98,7 @@ func ExampleDataplane_SetAffinities() {
 	if err := json.Unmarshal(list, &known); err != nil {
 		log.Fatal(err)
 	}
-	n, err := dataplane.SetAffinities(ctx, known)
+	n, err := dataplane.AddAffinities(ctx, known)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func ExampleDataplane_Drain() {
 		Name:      "default/web:http",
 		Frontends: []nftdp.Frontend{{Port: 80}},
 		Backends: []nftdp.Backend{
-			{Addr: leaving, State: nftdp.Draining},
+			{Addr: leaving, State: nftdp.StateDraining},
 			{Addr: netip.MustParseAddrPort("10.180.0.2:8080")},
 		},
 	}

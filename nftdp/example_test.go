@@ -96,7 +96,7 @@ func ExamplePolicy() {
 	service := ingress("10.180.0.1:8080", "10.180.2.1:8080")
 	service.Backends[0].Local = true
 	service.Frontends = []nftdp.Frontend{
-		{Addr: netip.MustParseAddr("1.2.3.4"), Port: 80, Policy: nftdp.ExternalLocalOnly},
+		{Addr: netip.MustParseAddr("1.2.3.4"), Port: 80, Policy: nftdp.PolicyExternalLocalOnly},
 	}
 	ruleset, err := nftdp.Config{
 		Internal: []netip.Prefix{netip.MustParsePrefix("10.180.0.0/16")},
@@ -137,7 +137,7 @@ func ExamplePolicy() {
 func ExampleFrontend_endPort() {
 	ruleset, err := nftdp.Config{}.Compile([]nftdp.Service{{
 		Name:      "default/media:rtp",
-		Protocol:  nftdp.UDP,
+		Protocol:  nftdp.ProtocolUDP,
 		Frontends: []nftdp.Frontend{{Addr: netip.MustParseAddr("1.2.3.4"), Port: 10000, EndPort: 20000}},
 		Backends: []nftdp.Backend{
 			{Addr: netip.MustParseAddrPort("10.180.0.1:0")},

@@ -25,13 +25,13 @@ func TestExtremes(t *testing.T) {
 	everywhere := prefixes("0.0.0.0/0", "::/0")
 	services := []Service{
 		{Name: "affinity", AffinitySeconds: math.MaxUint32, Frontends: fronts(":65535"), Backends: both(1)},
-		{Name: "limit", Protocol: UDP, Frontends: fronts(":65535"), Backends: limited},
-		{Name: "range", Protocol: SCTP, Frontends: []Frontend{ranged(":1", 65535)}, Backends: both(0)},
+		{Name: "limit", Protocol: ProtocolUDP, Frontends: fronts(":65535"), Backends: limited},
+		{Name: "range", Protocol: ProtocolSCTP, Frontends: []Frontend{ranged(":1", 65535)}, Backends: both(0)},
 		{Name: "clients", Frontends: []Frontend{{Port: 1, Allow: everywhere, Deny: everywhere}}, Backends: both(1)},
 	}
 	for _, affinities := range []uint32{1, math.MaxUint32} {
 		config := Config{
-			Affinities: affinities, Localhost: true, NodeAddrs: everywhere, Internal: everywhere, ServiceCIDRs: everywhere,
+			AffinitySize: affinities, Localhost: true, NodeAddrs: everywhere, Internal: everywhere, ServiceCIDRs: everywhere,
 		}
 		n := newNode(t)
 		d := n.open(t, config)
@@ -47,24 +47,24 @@ func TestInspectFeatures(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
 	web := front("10.96.0.1:80")
-	web.Policy = ExternalLocalOnly
+	web.Policy = PolicyExternalLocalOnly
 	apply(t, d, []Service{
 		{Name: "policy", Frontends: []Frontend{web}, Backends: []Backend{
 			{Addr: netip.MustParseAddrPort("10.180.0.1:80"), Weight: 3}, {Addr: netip.MustParseAddrPort("10.180.0.2:80"), Weight: 6},
 		}},
-		{Name: "range", Protocol: UDP, Frontends: []Frontend{ranged("10.96.0.1:80", 90)}, Backends: backs("10.180.0.1:0")},
+		{Name: "range", Protocol: ProtocolUDP, Frontends: []Frontend{ranged("10.96.0.1:80", 90)}, Backends: backs("10.180.0.1:0")},
 	})
 	got, err := d.Inspect(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	drop := Drop
+	drop := ActionDrop
 	at := netip.MustParseAddr("10.96.0.1")
 	want := []ServiceStatus{
 		{Name: "policy", Frontends: []FrontendStatus{{Addr: at, Port: 80, NoBackend: &drop, Backends: []BackendStatus{
 			{Addr: netip.MustParseAddrPort("10.180.0.1:80"), Slots: 1}, {Addr: netip.MustParseAddrPort("10.180.0.2:80"), Slots: 2},
 		}}}},
-		{Name: "range", Protocol: UDP, Frontends: []FrontendStatus{{Addr: at, Port: 80, EndPort: 90, Backends: []BackendStatus{
+		{Name: "range", Protocol: ProtocolUDP, Frontends: []FrontendStatus{{Addr: at, Port: 80, EndPort: 90, Backends: []BackendStatus{
 			{Addr: netip.MustParseAddrPort("10.180.0.1:0"), Slots: 1},
 		}}}},
 	}

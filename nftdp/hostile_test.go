@@ -52,7 +52,7 @@ func TestHostileInput(t *testing.T) {
 		both := Service{Name: h, Frontends: fronts("10.96.0.1:80")}
 		refused("name, twice", Config{}, both, both)
 		refused("name of who has a frontend", Config{}, both, renamed(both, "other"))
-		for _, field := range []string{"protocol", "balance"} {
+		for _, field := range []string{"protocol", "scheduler"} {
 			refusedJSON(t, field, h, map[string]any{field: h})
 		}
 		refusedJSON(t, "state", h, map[string]any{"backends": []any{map[string]any{"state": h}}})

@@ -13,8 +13,8 @@ import "net/netip"
 // between the reading of the old count and the commit (some tens of
 // microseconds) are not counted.
 type Counter struct {
-	Packets uint64 `json:"packets"`
-	Bytes   uint64 `json:"bytes"`
+	Connections uint64 `json:"connections"`
+	Bytes       uint64 `json:"bytes"`
 }
 
 // ServiceStatus is a service as the kernel holds it.
@@ -32,7 +32,7 @@ type FrontendStatus struct {
 	Port    uint16     `json:"port"`
 	EndPort uint16     `json:"endPort,omitempty"` // of a range
 	// NoBackend is set while there is no usable backend: new connections
-	// are rejected or dropped. With ExternalLocalOnly that may hold for
+	// are rejected or dropped. With PolicyExternalLocalOnly that may hold for
 	// clients outside alone, and there are backends for others.
 	NoBackend *Action         `json:"noBackend,omitempty"`
 	Counter   Counter         `json:"counter"`

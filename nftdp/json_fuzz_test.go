@@ -30,11 +30,11 @@ func FuzzServicesJSON(f *testing.F) {
 		`{"services":[{"name":"a","backends":[{"addr":"[::ffff:10.0.0.1]:80"},{"addr":"10.0.0.1:80"}]},{"name":"a"}]}`,
 		`{"services":[{"name":"\ud800 \u0000","frontends":[{"addr":"fe80::1%eth0","port":1},{"addr":"224.0.0.1"}]}]}`,
 		`{"config":{"table":"ip","nodeAddrs":["::ffff:1.2.3.4/96",""]},"services":[{"backends":[{"addr":""}]}]}`,
-		`{"config":{"serviceCIDRs":["10.96.0.0/12"],"localhost":true,"affinities":9},"services":[{"name":"a","affinitySeconds":60,` +
+		`{"config":{"serviceCIDRs":["10.96.0.0/12"],"localhost":true,"affinitySize":9},"services":[{"name":"a","affinitySeconds":60,` +
 			`"snat":["10.7.0.1","fd00::7"],"frontends":[{"port":80,"policy":"local-only","masquerade":"always","noBackend":"default",` +
 			`"allow":["10.0.0.1/8","fd00::/64"],"deny":["10.1.0.0/16"]}],"backends":[{"addr":"10.8.0.1:80","local":true}]},` +
 			`{"name":"b","frontends":[{"addr":"10.96.0.1","port":80,"endPort":90,"policy":"external-local-only","masquerade":"never"}],` +
-			`"backends":[{"addr":"10.8.0.1:0","weight":3}],"balance":"source-hash"},{"name":"c","balance":"round-robin","frontends":[{"port":81}],` +
+			`"backends":[{"addr":"10.8.0.1:0","weight":3}],"scheduler":"source-hash"},{"name":"c","scheduler":"round-robin","frontends":[{"port":81}],` +
 			`"backends":[{"addr":"10.8.0.1:80","maxConns":5}]}]}`,
 	} {
 		f.Add([]byte(seed))
@@ -70,7 +70,7 @@ func FuzzServicesJSON(f *testing.F) {
 
 // isLarge tells services that take too long to fuzz.
 func isLarge(s nftdp.Service) bool {
-	return s.Balance == nftdp.Maglev || slices.ContainsFunc(s.Backends, func(b nftdp.Backend) bool { return b.Weight > 20 })
+	return s.Scheduler == nftdp.SchedulerMaglev || slices.ContainsFunc(s.Backends, func(b nftdp.Backend) bool { return b.Weight > 20 })
 }
 
 // harmless is all that a ruleset has outside names.

@@ -83,11 +83,11 @@ func FuzzStatus(f *testing.F) {
 		d := &dice{data}
 		services := d.services()
 		want, got := map[string]ServiceStatus{}, map[string]ServiceStatus{}
-		balance := map[string]Balance{}
+		balance := map[string]Scheduler{}
 		for i := range services {
-			balance[services[i].Name] = services[i].Balance
+			balance[services[i].Name] = services[i].Scheduler
 			if s := statusOf(&services[i]); len(s.Frontends) > 0 {
-				withoutTables(&s, services[i].Balance)
+				withoutTables(&s, services[i].Scheduler)
 				want[s.Name] = s
 			}
 		}
@@ -130,18 +130,18 @@ func frontendStatusOf(s *Service, a netip.Addr, f Frontend) FrontendStatus {
 	local := usable(s, a, func(b Backend) bool { return b.Local })
 	pools := [][]Backend{all}
 	switch {
-	case f.Policy == LocalOnly, f.Policy == ExternalLocalOnly && slices.Equal(local, all):
+	case f.Policy == PolicyLocalOnly, f.Policy == PolicyExternalLocalOnly && slices.Equal(local, all):
 		pools = [][]Backend{local}
-	case f.Policy == ExternalLocalOnly:
+	case f.Policy == PolicyExternalLocalOnly:
 		pools = [][]Backend{local, all}
 	}
 	if len(pools[0]) == 0 {
 		action := f.NoBackend
 		switch {
-		case action == DefaultAction && len(all) > 0:
-			action = Drop
-		case action == DefaultAction:
-			action = Reject
+		case action == ActionDefault && len(all) > 0:
+			action = ActionDrop
+		case action == ActionDefault:
+			action = ActionReject
 		}
 		out.NoBackend = &action
 	}
@@ -158,7 +158,7 @@ func frontendStatusOf(s *Service, a netip.Addr, f Frontend) FrontendStatus {
 // usable are the backends among those chosen that new connections may go to.
 func usable(s *Service, a netip.Addr, chosen func(Backend) bool) []Backend {
 	found := slices.DeleteFunc(slices.Clone(s.Backends), func(b Backend) bool {
-		return b.State != Active || b.Addr.Addr().Unmap().Is4() != a.Is4() || !chosen(b)
+		return b.State != StateActive || b.Addr.Addr().Unmap().Is4() != a.Is4() || !chosen(b)
 	})
 	if slices.ContainsFunc(found, func(b Backend) bool { return !b.Backup }) {
 		found = slices.DeleteFunc(found, func(b Backend) bool { return b.Backup })
@@ -185,10 +185,10 @@ func addShares(slots map[netip.AddrPort]int, pool []Backend, f *FrontendStatus) 
 
 // withoutTables leaves out the shares of Maglev, which are for the tests of its
 // tables.
-func withoutTables(s *ServiceStatus, balance Balance) {
+func withoutTables(s *ServiceStatus, balance Scheduler) {
 	for i := range s.Frontends {
 		for j := range s.Frontends[i].Backends {
-			if balance == Maglev {
+			if balance == SchedulerMaglev {
 				s.Frontends[i].Backends[j].Slots = 0
 			}
 		}
@@ -251,7 +251,7 @@ func countsOf(r *Ruleset) map[counted]Counter {
 					key.backend += fmt.Sprintf(" limit:%d drop:%t", limit, limit > 0 && f.Drop)
 				}
 				c := out[key]
-				out[key] = Counter{c.Packets + b.Packets, c.Bytes + b.Bytes}
+				out[key] = Counter{c.Connections + b.Packets, c.Bytes + b.Bytes}
 			}
 		}
 	}

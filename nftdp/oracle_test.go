@@ -263,7 +263,7 @@ func TestNftListsIPv6(t *testing.T) {
 		Name: "affinity", AffinitySeconds: 90, Frontends: front,
 		Backends: []Backend{{Addr: netip.MustParseAddrPort("[fd00:180::1]:80")}},
 	}, {
-		Name: "limit", Balance: Maglev, MaglevSize: 3, Protocol: UDP, Frontends: front,
+		Name: "limit", Scheduler: SchedulerMaglev, MaglevSize: 3, Protocol: ProtocolUDP, Frontends: front,
 		Backends: []Backend{{Addr: netip.MustParseAddrPort("[fd00:180::1]:80"), MaxConns: 7}},
 	}})
 	listing := n.nft(t, "", "list", "ruleset")

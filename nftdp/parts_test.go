@@ -197,7 +197,7 @@ func TestSplitChains(t *testing.T) {
 	var services []Service
 	for i := range 60 {
 		s := web(fmt.Sprint("web ", i), i, 2)
-		s.Balance = RoundRobin
+		s.Scheduler = SchedulerRoundRobin
 		for j := range s.Frontends {
 			s.Frontends[j].Deny = []netip.Prefix{netip.PrefixFrom(numbered("10.1.0.0", i), 32)}
 			if s.Frontends[j].Addr.Is6() {

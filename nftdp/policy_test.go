@@ -17,7 +17,7 @@ func TestPolicies(t *testing.T) {
 		b.Local = strings.Contains(words, "local")
 		b.Backup = strings.Contains(words, "backup")
 		if strings.Contains(words, "down") {
-			b.State = Down
+			b.State = StateDown
 		}
 		return b
 	}
@@ -28,27 +28,27 @@ func TestPolicies(t *testing.T) {
 		action   Action
 		want     string
 	}{
-		{"any", AnyBackend, []string{"", "local"}, DefaultAction, "1:1 2:1"},
-		{"any of none", AnyBackend, nil, DefaultAction, "reject"},
-		{"any of none usable", AnyBackend, []string{"down", "local down"}, DefaultAction, "reject"},
-		{"any, dropped", AnyBackend, nil, Drop, "drop"},
+		{"any", PolicyAnyBackend, []string{"", "local"}, ActionDefault, "1:1 2:1"},
+		{"any of none", PolicyAnyBackend, nil, ActionDefault, "reject"},
+		{"any of none usable", PolicyAnyBackend, []string{"down", "local down"}, ActionDefault, "reject"},
+		{"any, dropped", PolicyAnyBackend, nil, ActionDrop, "drop"},
 
-		{"local", LocalOnly, []string{"", "local"}, DefaultAction, "2:1"},
-		{"local without local ones", LocalOnly, []string{"", ""}, DefaultAction, "drop"},
-		{"local without local ones, rejected", LocalOnly, []string{"", ""}, Reject, "reject"},
-		{"local without usable ones", LocalOnly, []string{"", "local down"}, DefaultAction, "drop"},
-		{"local of none", LocalOnly, nil, DefaultAction, "reject"},
-		{"local of none usable", LocalOnly, []string{"down", "local down"}, DefaultAction, "reject"},
-		{"local backup beside a local one", LocalOnly, []string{"local", "local backup"}, DefaultAction, "1:1"},
-		{"local backup beside one elsewhere", LocalOnly, []string{"", "local backup"}, DefaultAction, "2:1"},
-		{"backup elsewhere", LocalOnly, []string{"backup", "local down"}, DefaultAction, "drop"},
+		{"local", PolicyLocalOnly, []string{"", "local"}, ActionDefault, "2:1"},
+		{"local without local ones", PolicyLocalOnly, []string{"", ""}, ActionDefault, "drop"},
+		{"local without local ones, rejected", PolicyLocalOnly, []string{"", ""}, ActionReject, "reject"},
+		{"local without usable ones", PolicyLocalOnly, []string{"", "local down"}, ActionDefault, "drop"},
+		{"local of none", PolicyLocalOnly, nil, ActionDefault, "reject"},
+		{"local of none usable", PolicyLocalOnly, []string{"down", "local down"}, ActionDefault, "reject"},
+		{"local backup beside a local one", PolicyLocalOnly, []string{"local", "local backup"}, ActionDefault, "1:1"},
+		{"local backup beside one elsewhere", PolicyLocalOnly, []string{"", "local backup"}, ActionDefault, "2:1"},
+		{"backup elsewhere", PolicyLocalOnly, []string{"backup", "local down"}, ActionDefault, "drop"},
 
-		{"external", ExternalLocalOnly, []string{"", "local", ""}, DefaultAction, "1:1 2:2 3:1"},
-		{"external, all local", ExternalLocalOnly, []string{"local", "local"}, DefaultAction, "1:1 2:1"},
-		{"external without local ones", ExternalLocalOnly, []string{"", ""}, DefaultAction, "1:1 2:1 drop"},
-		{"external without local ones, rejected", ExternalLocalOnly, []string{"", ""}, Reject, "1:1 2:1 reject"},
-		{"external of none", ExternalLocalOnly, nil, DefaultAction, "reject"},
-		{"external with a local backup", ExternalLocalOnly, []string{"", "local backup"}, DefaultAction, "1:1 2:1"},
+		{"external", PolicyExternalLocalOnly, []string{"", "local", ""}, ActionDefault, "1:1 2:2 3:1"},
+		{"external, all local", PolicyExternalLocalOnly, []string{"local", "local"}, ActionDefault, "1:1 2:1"},
+		{"external without local ones", PolicyExternalLocalOnly, []string{"", ""}, ActionDefault, "1:1 2:1 drop"},
+		{"external without local ones, rejected", PolicyExternalLocalOnly, []string{"", ""}, ActionReject, "1:1 2:1 reject"},
+		{"external of none", PolicyExternalLocalOnly, nil, ActionDefault, "reject"},
+		{"external with a local backup", PolicyExternalLocalOnly, []string{"", "local backup"}, ActionDefault, "1:1 2:1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := Service{Name: "s", Frontends: []Frontend{{Port: 80, Policy: c.policy, NoBackend: c.action}}}

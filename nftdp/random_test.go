@@ -54,7 +54,7 @@ func (d *dice) config() Config {
 	}
 	return Config{
 		NodeAddrs: some(), Internal: some(), ServiceCIDRs: some(),
-		Localhost: d.roll(3) == 0, Affinities: one(d, []uint32{0, 0, 1000}),
+		Localhost: d.roll(3) == 0, AffinitySize: one(d, []uint32{0, 0, 1000}),
 	}
 }
 
@@ -76,11 +76,11 @@ func (d *dice) services() []Service {
 // service is valid together with others: what is not is left out.
 func (d *dice) service(name string, others []Service) Service {
 	s := Service{
-		Name: name, Protocol: one(d, []Protocol{TCP, TCP, UDP, SCTP}),
-		Balance:         one(d, []Balance{Random, Random, RoundRobin, SourceHash, Maglev}),
+		Name: name, Protocol: one(d, []Protocol{ProtocolTCP, ProtocolTCP, ProtocolUDP, ProtocolSCTP}),
+		Scheduler:       one(d, []Scheduler{SchedulerRandom, SchedulerRandom, SchedulerRoundRobin, SchedulerSourceHash, SchedulerMaglev}),
 		AffinitySeconds: one(d, []uint32{0, 0, 0, 10, 10800}),
 	}
-	if s.Balance == Maglev {
+	if s.Scheduler == SchedulerMaglev {
 		s.MaglevSize = one(d, []uint16{13, 17})
 	}
 	valid := func() bool { return (Config{}).Validate(append(slices.Clip(others), s)) == nil }
@@ -116,13 +116,13 @@ func (d *dice) frontend(ranges, policies, clients bool) Frontend {
 		}),
 		Port:       one(d, []uint16{80, 30644, 65535}),
 		Masquerade: one(d, []Masquerade{MasqueradeAuto, MasqueradeAuto, MasqueradeAlways, MasqueradeNever}),
-		NoBackend:  one(d, []Action{DefaultAction, Reject, Drop}),
+		NoBackend:  one(d, []Action{ActionDefault, ActionReject, ActionDrop}),
 	}
 	if ranges {
 		f.EndPort = one(d, []uint16{0, 0, 80, 90, 30644, 30700, 65535})
 	}
 	if policies {
-		f.Policy = one(d, []Policy{AnyBackend, LocalOnly, ExternalLocalOnly})
+		f.Policy = one(d, []Policy{PolicyAnyBackend, PolicyLocalOnly, PolicyExternalLocalOnly})
 	}
 	if clients {
 		f.Allow, f.Deny = d.clients(&f), d.clients(&f)
@@ -148,7 +148,7 @@ func (d *dice) backend(ranged, limits bool) Backend {
 	})
 	b := Backend{
 		Addr:   netip.AddrPortFrom(a, one(d, []uint16{8080, 8081})),
-		State:  one(d, []State{Active, Active, Active, Draining, Down}),
+		State:  one(d, []State{StateActive, StateActive, StateActive, StateDraining, StateDown}),
 		Weight: one(d, []uint16{0, 0, 1, 2, 3, 6}), Backup: d.roll(5) == 4, Local: d.roll(2) == 0,
 	}
 	if ranged {

@@ -83,7 +83,7 @@ func (t touched) rewire(st *staged) {
 		return
 	}
 	for c := range st.taken.owner {
-		if c.proto == UDP && rewired[familyFor(c.addr)] {
+		if c.proto == ProtocolUDP && rewired[familyFor(c.addr)] {
 			t.at(c).anywhere = true
 		}
 	}
@@ -100,7 +100,7 @@ func (t touched) change(c *ruleset.Change, replaced map[claim]uint16) {
 		if !ok || proto != compile.UDP {
 			continue
 		}
-		at := claim{addr, port, UDP, id.Ranged()}
+		at := claim{addr, port, ProtocolUDP, id.Ranged()}
 		last := port
 		if !e.End.IsZero() {
 			last = e.End.PortAt(e.End.Len() - ruleset.Port.Len(c.Family))
@@ -134,7 +134,7 @@ func (t touched) service(old, next *compile.Service) {
 		return
 	}
 	for _, f := range slices.Concat(old.Frontends, next.Frontends) {
-		at := t.at(claim{f.Addr, f.Port, UDP, f.End > 0})
+		at := t.at(claim{f.Addr, f.Port, ProtocolUDP, f.End > 0})
 		at.last = max(at.last, f.End)
 		at.anywhere = at.anywhere || old.Adopted
 		for _, b := range led {

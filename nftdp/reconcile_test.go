@@ -34,7 +34,7 @@ func TestConntrackNotSupported(t *testing.T) {
 func TestFilters(t *testing.T) {
 	at := func(addr string, ports ...uint16) (out []claim) {
 		for _, p := range ports {
-			out = append(out, claim{netip.MustParseAddr(addr), p, UDP, false})
+			out = append(out, claim{netip.MustParseAddr(addr), p, ProtocolUDP, false})
 		}
 		return out
 	}
@@ -69,8 +69,8 @@ func TestFilters(t *testing.T) {
 // translate, so it is no sign that others need not be listed.
 func TestBackendWithFrontendsAddress(t *testing.T) {
 	own, other := netip.MustParseAddrPort("10.0.0.1:53"), netip.MustParseAddrPort("10.0.0.2:8053")
-	at := claim{own.Addr(), own.Port(), UDP, false}
-	wide := claim{netip.IPv4Unspecified(), own.Port(), UDP, false}
+	at := claim{own.Addr(), own.Port(), ProtocolUDP, false}
+	wide := claim{netip.IPv4Unspecified(), own.Port(), ProtocolUDP, false}
 	for _, c := range []struct {
 		at   claim
 		to   netip.AddrPort

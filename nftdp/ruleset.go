@@ -70,7 +70,7 @@ func (p *Plan) String() string {
 func (c Config) lower() compile.Config {
 	out := compile.Config{
 		Table: c.table(), NodeAddrs: c.NodeAddrs, Internal: c.Internal, ServiceCIDRs: c.ServiceCIDRs,
-		Localhost: c.Localhost, Affinities: cmp.Or(c.Affinities, defaultAffinities),
+		Localhost: c.Localhost, Affinities: cmp.Or(c.AffinitySize, defaultAffinities),
 	}
 	if c.Protect {
 		out.Flags = ruleset.Protected
@@ -90,12 +90,12 @@ func lowerAll(services []Service) []*compile.Service {
 
 // protoNumber is the IP protocol number.
 func (p Protocol) protoNumber() uint8 {
-	return [...]uint8{TCP: compile.TCP, UDP: compile.UDP, SCTP: compile.SCTP}[p]
+	return [...]uint8{ProtocolTCP: compile.TCP, ProtocolUDP: compile.UDP, ProtocolSCTP: compile.SCTP}[p]
 }
 
-func (b Balance) lower() compile.Balance {
-	return [...]compile.Balance{
-		Random: compile.Random, RoundRobin: compile.RoundRobin, SourceHash: compile.SourceHash, Maglev: compile.Maglev,
+func (b Scheduler) lower() compile.Scheduler {
+	return [...]compile.Scheduler{
+		SchedulerRandom: compile.Random, SchedulerRoundRobin: compile.RoundRobin, SchedulerSourceHash: compile.SourceHash, SchedulerMaglev: compile.Maglev,
 	}[b]
 }
 
@@ -103,18 +103,18 @@ func (b Balance) lower() compile.Balance {
 func protocolOf(n uint8) Protocol {
 	switch n {
 	case compile.UDP:
-		return UDP
+		return ProtocolUDP
 	case compile.SCTP:
-		return SCTP
+		return ProtocolSCTP
 	}
-	return TCP
+	return ProtocolTCP
 }
 
 // lower gives the compiler's form of a valid service: frontends of one family
 // each, with the backends that take new connections, in order.
 func (s *Service) lower() *compile.Service {
 	out := &compile.Service{
-		Name: s.Name, Proto: s.Protocol.protoNumber(), Balance: s.Balance.lower(), Affinity: s.AffinitySeconds,
+		Name: s.Name, Proto: s.Protocol.protoNumber(), Scheduler: s.Scheduler.lower(), Affinity: s.AffinitySeconds,
 	}
 	out.Frontends = make([]compile.Frontend, 0, len(s.Frontends))
 	var pools [2]pools
@@ -145,9 +145,9 @@ func (s *Service) pools(family families) (p pools) {
 	if s.ranged() {
 		size = cmp.Or(size, maxRangeMaglevSize)
 	}
-	p.all = compile.Slots(s.Balance.lower(), s.pool(family, false), size)
-	if slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != AnyBackend }) {
-		p.local = compile.Slots(s.Balance.lower(), s.pool(family, true), size)
+	p.all = compile.Slots(s.Scheduler.lower(), s.pool(family, false), size)
+	if slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != PolicyAnyBackend }) {
+		p.local = compile.Slots(s.Scheduler.lower(), s.pool(family, true), size)
 	}
 	return p
 }
@@ -157,15 +157,15 @@ func (s *Service) pools(family families) (p pools) {
 const maxRangeMaglevSize = 16381
 
 func (s *Service) lowerFrontend(f *Frontend, addr netip.Addr, p *pools) compile.Frontend {
-	out := compile.Frontend{Addr: addr, Port: f.Port, Pool: p.all, Drop: f.NoBackend == Drop}
+	out := compile.Frontend{Addr: addr, Port: f.Port, Pool: p.all, Drop: f.NoBackend == ActionDrop}
 	if f.ranged() {
 		out.End = f.EndPort
 	}
-	if f.Policy != AnyBackend {
+	if f.Policy != PolicyAnyBackend {
 		out.Pool = p.local
-		out.Drop = out.Drop || f.NoBackend == DefaultAction && len(p.all) > 0
+		out.Drop = out.Drop || f.NoBackend == ActionDefault && len(p.all) > 0
 	}
-	if f.Policy == ExternalLocalOnly && !slices.Equal(p.local, p.all) {
+	if f.Policy == PolicyExternalLocalOnly && !slices.Equal(p.local, p.all) {
 		out.Internal = p.all
 	}
 	out.Clients = compile.Clients{Allow: clients(f.Allow, addr), Deny: clients(f.Deny, addr)}
@@ -196,7 +196,7 @@ func (s *Service) source(f *Frontend, addr netip.Addr) (out compile.Source) {
 		return compile.Source{Mode: compile.Keep}
 	case f.Masquerade == MasqueradeAlways:
 		out.Mode = compile.All
-	case f.Policy != AnyBackend:
+	case f.Policy != PolicyAnyBackend:
 		out.Mode = compile.Local
 	}
 	for _, a := range s.SNAT {
@@ -212,16 +212,16 @@ func (s *Service) source(f *Frontend, addr netip.Addr) (out compile.Source) {
 func (s *Service) lowerStates(out *compile.Service) {
 	var used []netip.AddrPort
 	if slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.Backup || b.MaxConns > 0 }) ||
-		slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != AnyBackend }) {
+		slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != PolicyAnyBackend }) {
 		used = out.Backends()
 	}
 	for i := range s.Backends {
 		b := &s.Backends[i]
 		addr := unmapped(b.Addr)
-		if b.State == Draining {
+		if b.State == StateDraining {
 			out.Draining = append(out.Draining, addr)
 		}
-		if b.State != Active || used == nil {
+		if b.State != StateActive || used == nil {
 			continue
 		}
 		if _, ok := slices.BinarySearchFunc(used, addr, netip.AddrPort.Compare); !ok {
@@ -244,7 +244,7 @@ func (s *Service) pool(family families, local bool) []compile.Weighted {
 	var backups []compile.Weighted
 	for i := range s.Backends {
 		b := &s.Backends[i]
-		if b.State != Active || local && !b.Local || familyOf(b.Addr.Addr().Unmap()) != family {
+		if b.State != StateActive || local && !b.Local || familyOf(b.Addr.Addr().Unmap()) != family {
 			continue
 		}
 		w := compile.Weighted{Addr: unmapped(b.Addr), Weight: int(max(b.Weight, 1))}

@@ -20,12 +20,12 @@ type Service struct {
 	// Backends are the destinations, in any order, of both families if the
 	// frontends are. Each connection goes to one of its frontend's family.
 	Backends []Backend `json:"backends,omitempty"`
-	// Balance chooses the backend of a new connection; zero is Random.
-	Balance Balance `json:"balance,omitzero"`
+	// Scheduler chooses the backend of a new connection; zero is Random.
+	Scheduler Scheduler `json:"scheduler,omitzero"`
 	// AffinitySeconds is how long a client, known by its address, comes back
 	// to its backend, counted from its last connection; 0 is not at all. Each
 	// frontend address remembers its clients by itself, all of them in one
-	// map of the kernel (see Config.Affinities). A backend that is removed,
+	// map of the kernel (see Config.AffinitySize). A backend that is removed,
 	// draining or down, or that turns into a backup in reserve, loses its
 	// clients with the change. Not together with port ranges or MaxConns.
 	AffinitySeconds uint32 `json:"affinitySeconds,omitempty"`
@@ -64,7 +64,7 @@ type Frontend struct {
 	// range have port 0: they get connections on the port that the client
 	// connects to. A single port wins over a range that contains it.
 	EndPort uint16 `json:"endPort,omitempty"`
-	// Policy is which backends connections may go to; zero is AnyBackend.
+	// Policy is which backends connections may go to; zero is PolicyAnyBackend.
 	Policy Policy `json:"policy,omitzero"`
 	// Masquerade is when backends see an address of this node instead of
 	// the client's; zero is MasqueradeAuto.
@@ -77,7 +77,7 @@ type Frontend struct {
 	Allow []netip.Prefix `json:"allow,omitempty"`
 	Deny  []netip.Prefix `json:"deny,omitempty"`
 	// NoBackend is what happens to new connections while no backend that
-	// the frontend may use is usable; zero is DefaultAction.
+	// the frontend may use is usable; zero is ActionDefault.
 	NoBackend Action `json:"noBackend,omitzero"`
 }
 
@@ -101,8 +101,8 @@ type Backend struct {
 	// Backup keeps the backend in reserve: it gets connections only while
 	// no other backend of its family is Active.
 	Backup bool `json:"backup,omitempty"`
-	// Local says that the backend is on this node, for LocalOnly and
-	// ExternalLocalOnly.
+	// Local says that the backend is on this node, for PolicyLocalOnly and
+	// PolicyExternalLocalOnly.
 	Local bool `json:"local,omitempty"`
 	// MaxConns limits the connections that the backend has at a time; 0 does
 	// not. Those over the limit are refused as NoBackend says, although other
@@ -126,28 +126,28 @@ const (
 	MaxRangeBackends = 8192
 )
 
-// Balance is how the backend of a new connection is chosen. In JSON it is
+// Scheduler is how the backend of a new connection is chosen. In JSON it is
 // "random", "round-robin", "source-hash" or "maglev".
-type Balance uint8
+type Scheduler uint8
 
 // The ways to balance.
 const (
-	// Random draws a backend for every connection.
-	Random Balance = iota
-	// RoundRobin takes backends in turn, in each frontend for itself; with
+	// SchedulerRandom draws a backend for every connection.
+	SchedulerRandom Scheduler = iota
+	// SchedulerRoundRobin takes backends in turn, in each frontend for itself; with
 	// weights, turns of one backend are spread over the period. As the
 	// kernel keeps the position in a rule, every frontend has a chain of its
 	// own: this is for tens or hundreds of services rather than thousands.
-	RoundRobin
-	// SourceHash takes the backend by a hash of the client's address. When
+	SchedulerRoundRobin
+	// SchedulerSourceHash takes the backend by a hash of the client's address. When
 	// the number of backends changes, most clients move.
-	SourceHash
-	// Maglev takes the backend by a hash of the client's address from a
+	SchedulerSourceHash
+	// SchedulerMaglev takes the backend by a hash of the client's address from a
 	// consistent table: when a backend comes or goes, few clients besides
 	// its own move. All nodes with the same backends choose alike, and so
 	// they do with SourceHash. A table takes MaglevSize elements for each
 	// frontend.
-	Maglev
+	SchedulerMaglev
 )
 
 // Protocol is a layer-4 protocol. In JSON it is "tcp", "udp" or "sctp" in
@@ -156,9 +156,9 @@ type Protocol uint8
 
 // The protocols.
 const (
-	TCP Protocol = iota
-	UDP
-	SCTP
+	ProtocolTCP Protocol = iota
+	ProtocolUDP
+	ProtocolSCTP
 )
 
 // Action is what becomes of a connection that no backend can take. In JSON it
@@ -167,16 +167,16 @@ type Action uint8
 
 // The actions.
 const (
-	// DefaultAction is Reject, but Drop while there are usable backends that
+	// ActionDefault is Reject, but Drop while there are usable backends that
 	// the frontend's Policy leaves out. So a load balancer whose probe gets
 	// no answer here turns to other nodes, as Kubernetes specifies it.
-	DefaultAction Action = iota
-	// Reject answers at once: TCP with a reset, other protocols with an
+	ActionDefault Action = iota
+	// ActionReject answers at once: TCP with a reset, other protocols with an
 	// ICMP or ICMPv6 port-unreachable error. A local process that sends a
 	// datagram gets EPERM from the kernel instead.
-	Reject
-	// Drop stays silent, so that the client runs into its own timeout.
-	Drop
+	ActionReject
+	// ActionDrop stays silent, so that the client runs into its own timeout.
+	ActionDrop
 )
 
 // Policy is which backends a frontend leads to. In JSON it is "any-backend",
@@ -185,15 +185,15 @@ type Policy uint8
 
 // The policies.
 const (
-	// AnyBackend leads to all.
-	AnyBackend Policy = iota
-	// LocalOnly leads all clients to backends on this node, as Kubernetes'
+	// PolicyAnyBackend leads to all.
+	PolicyAnyBackend Policy = iota
+	// PolicyLocalOnly leads all clients to backends on this node, as Kubernetes'
 	// internalTrafficPolicy: Local does. Clients keep their source address.
-	LocalOnly
-	// ExternalLocalOnly leads clients outside to backends on this node, with
+	PolicyLocalOnly
+	// PolicyExternalLocalOnly leads clients outside to backends on this node, with
 	// their source address, as Kubernetes' externalTrafficPolicy: Local does.
 	// Clients in Config.Internal and processes on the node reach all backends.
-	ExternalLocalOnly
+	PolicyExternalLocalOnly
 )
 
 // Masquerade is when the source address of connections is rewritten, so that
@@ -207,8 +207,8 @@ type Masquerade uint8
 
 // When to masquerade.
 const (
-	// MasqueradeAuto leaves out clients in Config.Internal. With LocalOnly
-	// and ExternalLocalOnly it leaves out all clients but the node itself.
+	// MasqueradeAuto leaves out clients in Config.Internal. With PolicyLocalOnly
+	// and PolicyExternalLocalOnly it leaves out all clients but the node itself.
 	MasqueradeAuto Masquerade = iota
 	// MasqueradeAlways leaves out none.
 	MasqueradeAlways
@@ -224,11 +224,11 @@ type State uint8
 // The states. Established TCP connections and SCTP associations go on in every
 // state: the kernel translates them until they end.
 const (
-	// Active backends get new connections.
-	Active State = iota
-	// Draining backends get no new connections, and keep their UDP flows.
-	Draining
-	// Down backends get no new connections, and lose their UDP flows to
+	// StateActive backends get new connections.
+	StateActive State = iota
+	// StateDraining backends get no new connections, and keep their UDP flows.
+	StateDraining
+	// StateDown backends get no new connections, and lose their UDP flows to
 	// others.
-	Down
+	StateDown
 )

@@ -21,20 +21,20 @@ func sameAddrs() cmp.Option {
 
 func fullService() nftdp.Service {
 	return nftdp.Service{
-		Name:     `default/web:http é {};\`,
-		Protocol: nftdp.SCTP,
-		Balance:  nftdp.Maglev, MaglevSize: 251,
+		Name:      `default/web:http é {};\`,
+		Protocol:  nftdp.ProtocolSCTP,
+		Scheduler: nftdp.SchedulerMaglev, MaglevSize: 251,
 		AffinitySeconds: 10800,
 		SNAT:            []netip.Addr{netip.MustParseAddr("10.7.0.1"), netip.MustParseAddr("fd00:7::1")},
 		Frontends: []nftdp.Frontend{{
 			Addr: netip.MustParseAddr("10.96.0.10"), Port: 80, EndPort: 90,
-			Policy: nftdp.ExternalLocalOnly, Masquerade: nftdp.MasqueradeNever, NoBackend: nftdp.Drop,
+			Policy: nftdp.PolicyExternalLocalOnly, Masquerade: nftdp.MasqueradeNever, NoBackend: nftdp.ActionDrop,
 			Allow: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/16"), netip.MustParsePrefix("fd00::/64")},
 			Deny:  []netip.Prefix{netip.MustParsePrefix("10.1.7.0/24")},
 		}},
 		Backends: []nftdp.Backend{{
 			Addr:  netip.MustParseAddrPort("[fd00::1]:8080"),
-			State: nftdp.Down, Weight: 3, Backup: true, Local: true, MaxConns: 100,
+			State: nftdp.StateDown, Weight: 3, Backup: true, Local: true, MaxConns: 100,
 		}},
 	}
 }
@@ -51,7 +51,7 @@ func TestServiceJSON(t *testing.T) {
 				`"frontends":[{"addr":"10.96.0.10","port":80,"endPort":90,"policy":"external-local-only",` +
 				`"masquerade":"never","allow":["10.1.2.3/16","fd00::/64"],"deny":["10.1.7.0/24"],"noBackend":"drop"}],` +
 				`"backends":[{"addr":"[fd00::1]:8080","state":"down","weight":3,"backup":true,"local":true,"maxConns":100}],` +
-				`"balance":"maglev","affinitySeconds":10800,"snat":["10.7.0.1","fd00:7::1"],"maglevSize":251}`,
+				`"scheduler":"maglev","affinitySeconds":10800,"snat":["10.7.0.1","fd00:7::1"],"maglevSize":251}`,
 		},
 		{"zero", nftdp.Service{}, `{"name":""}`},
 		{
@@ -67,7 +67,7 @@ func TestServiceJSON(t *testing.T) {
 func TestConfigJSON(t *testing.T) {
 	roundTrip(t, nftdp.Config{}, `{}`)
 	roundTrip(t, fullConfig(), `{"table":"edge","nodeAddrs":["192.168.0.0/24","fd00::/64"],"internal":["10.0.0.0/8"],`+
-		`"serviceCIDRs":["10.96.0.0/12"],"localhost":true,"affinities":1000,"protect":true}`)
+		`"serviceCIDRs":["10.96.0.0/12"],"localhost":true,"affinitySize":1000,"protect":true}`)
 }
 
 func fullConfig() nftdp.Config {
@@ -78,7 +78,7 @@ func fullConfig() nftdp.Config {
 
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
 		Localhost:    true,
-		Affinities:   1000,
+		AffinitySize: 1000,
 		Protect:      true,
 	}
 }
@@ -130,12 +130,12 @@ func TestUnsetAddrInJSON(t *testing.T) {
 
 // TestStatusJSON: what Inspect tells can be sent and read elsewhere.
 func TestStatusJSON(t *testing.T) {
-	drop := nftdp.Drop
-	full := nftdp.ServiceStatus{Name: "a", Protocol: nftdp.UDP, Frontends: []nftdp.FrontendStatus{{
+	drop := nftdp.ActionDrop
+	full := nftdp.ServiceStatus{Name: "a", Protocol: nftdp.ProtocolUDP, Frontends: []nftdp.FrontendStatus{{
 		Addr: netip.MustParseAddr("::"), Port: 80, EndPort: 90, NoBackend: &drop,
-		Counter: nftdp.Counter{Packets: 7, Bytes: 420},
+		Counter: nftdp.Counter{Connections: 7, Bytes: 420},
 		Backends: []nftdp.BackendStatus{
-			{Addr: netip.MustParseAddrPort("[fd00::1]:0"), Slots: 2, Counter: nftdp.Counter{Packets: 1, Bytes: 60}},
+			{Addr: netip.MustParseAddrPort("[fd00::1]:0"), Slots: 2, Counter: nftdp.Counter{Connections: 1, Bytes: 60}},
 		},
 	}}}
 	for _, v := range []any{full, full.Frontends[0], full.Frontends[0].Backends[0], full.Frontends[0].Counter} {
@@ -146,10 +146,10 @@ func TestStatusJSON(t *testing.T) {
 		}
 	}
 	roundTrip(t, full, `{"name":"a","protocol":"udp","frontends":[{"addr":"::","port":80,"endPort":90,"noBackend":"drop",`+
-		`"counter":{"packets":7,"bytes":420},`+
-		`"backends":[{"addr":"[fd00::1]:0","slots":2,"counter":{"packets":1,"bytes":60}}]}]}`)
+		`"counter":{"connections":7,"bytes":420},`+
+		`"backends":[{"addr":"[fd00::1]:0","slots":2,"counter":{"connections":1,"bytes":60}}]}]}`)
 	roundTrip(t, nftdp.FrontendStatus{Addr: netip.MustParseAddr("10.0.0.1"), Port: 80},
-		`{"addr":"10.0.0.1","port":80,"counter":{"packets":0,"bytes":0}}`)
+		`{"addr":"10.0.0.1","port":80,"counter":{"connections":0,"bytes":0}}`)
 }
 
 // word is what the types of words have in common.
@@ -161,23 +161,23 @@ type word interface {
 
 func TestWords(t *testing.T) {
 	testWords(t, nftdp.Protocol(9), "unknown protocol %s: want tcp, udp or sctp",
-		map[string]nftdp.Protocol{"tcp": nftdp.TCP, "udp": nftdp.UDP, "sctp": nftdp.SCTP})
+		map[string]nftdp.Protocol{"tcp": nftdp.ProtocolTCP, "udp": nftdp.ProtocolUDP, "sctp": nftdp.ProtocolSCTP})
 	testWords(t, nftdp.Action(9), "unknown action %s: want default, reject or drop",
-		map[string]nftdp.Action{"default": nftdp.DefaultAction, "reject": nftdp.Reject, "drop": nftdp.Drop})
+		map[string]nftdp.Action{"default": nftdp.ActionDefault, "reject": nftdp.ActionReject, "drop": nftdp.ActionDrop})
 	testWords(t, nftdp.Policy(9), "unknown policy %s: want any-backend, local-only or external-local-only",
 		map[string]nftdp.Policy{
-			"any-backend": nftdp.AnyBackend, "local-only": nftdp.LocalOnly, "external-local-only": nftdp.ExternalLocalOnly,
+			"any-backend": nftdp.PolicyAnyBackend, "local-only": nftdp.PolicyLocalOnly, "external-local-only": nftdp.PolicyExternalLocalOnly,
 		})
 	testWords(t, nftdp.Masquerade(9), "unknown masquerade %s: want auto, always or never",
 		map[string]nftdp.Masquerade{
 			"auto": nftdp.MasqueradeAuto, "always": nftdp.MasqueradeAlways, "never": nftdp.MasqueradeNever,
 		})
-	testWords(t, nftdp.Balance(9), "unknown balance %s: want random, round-robin, source-hash or maglev",
-		map[string]nftdp.Balance{
-			"random": nftdp.Random, "round-robin": nftdp.RoundRobin, "source-hash": nftdp.SourceHash, "maglev": nftdp.Maglev,
+	testWords(t, nftdp.Scheduler(9), "unknown balance %s: want random, round-robin, source-hash or maglev",
+		map[string]nftdp.Scheduler{
+			"random": nftdp.SchedulerRandom, "round-robin": nftdp.SchedulerRoundRobin, "source-hash": nftdp.SchedulerSourceHash, "maglev": nftdp.SchedulerMaglev,
 		})
 	testWords(t, nftdp.State(9), "unknown state %s: want active, draining or down",
-		map[string]nftdp.State{"active": nftdp.Active, "draining": nftdp.Draining, "down": nftdp.Down})
+		map[string]nftdp.State{"active": nftdp.StateActive, "draining": nftdp.StateDraining, "down": nftdp.StateDown})
 }
 
 // testWords checks every word of a type, and that refusal names them: with %s

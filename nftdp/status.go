@@ -24,9 +24,9 @@ func (r *Ruleset) status() []ServiceStatus {
 func frontendStatus(h *compile.HeldFrontend) FrontendStatus {
 	f := FrontendStatus{Addr: h.Addr, Port: h.Port, EndPort: h.End, Counter: Counter{h.Packets, h.Bytes}}
 	if h.NoBackend {
-		action := Reject
+		action := ActionReject
 		if h.Drop {
-			action = Drop
+			action = ActionDrop
 		}
 		f.NoBackend = &action
 	}
@@ -39,7 +39,7 @@ func frontendStatus(h *compile.HeldFrontend) FrontendStatus {
 			f.Backends = append(f.Backends, BackendStatus{Addr: b.Addr})
 		}
 		f.Backends[i].Slots++
-		f.Backends[i].Counter.Packets += b.Packets
+		f.Backends[i].Counter.Connections += b.Packets
 		f.Backends[i].Counter.Bytes += b.Bytes
 	}
 	slices.SortFunc(f.Backends, func(x, y BackendStatus) int { return x.Addr.Compare(y.Addr) })

@@ -6,36 +6,40 @@ import (
 )
 
 // The words of the API, at the place that their constant's value gives.
-func protocolWords() []string { return []string{TCP: "tcp", UDP: "udp", SCTP: "sctp"} }
+func protocolWords() []string {
+	return []string{ProtocolTCP: "tcp", ProtocolUDP: "udp", ProtocolSCTP: "sctp"}
+}
 
 func actionWords() []string {
-	return []string{DefaultAction: "default", Reject: "reject", Drop: "drop"}
+	return []string{ActionDefault: "default", ActionReject: "reject", ActionDrop: "drop"}
 }
-func stateWords() []string { return []string{Active: "active", Draining: "draining", Down: "down"} }
+func stateWords() []string {
+	return []string{StateActive: "active", StateDraining: "draining", StateDown: "down"}
+}
 
 func policyWords() []string {
-	return []string{AnyBackend: "any-backend", LocalOnly: "local-only", ExternalLocalOnly: "external-local-only"}
+	return []string{PolicyAnyBackend: "any-backend", PolicyLocalOnly: "local-only", PolicyExternalLocalOnly: "external-local-only"}
 }
 
 func masqueradeWords() []string {
 	return []string{MasqueradeAuto: "auto", MasqueradeAlways: "always", MasqueradeNever: "never"}
 }
 
-func balanceWords() []string {
-	return []string{Random: "random", RoundRobin: "round-robin", SourceHash: "source-hash", Maglev: "maglev"}
+func schedulerWords() []string {
+	return []string{SchedulerRandom: "random", SchedulerRoundRobin: "round-robin", SchedulerSourceHash: "source-hash", SchedulerMaglev: "maglev"}
 }
 
-// String is the way to balance in lower case, or "balance(9)" if it is none.
-func (b Balance) String() string { return word("balance", balanceWords(), uint8(b)) }
+// String is the way to balance in lower case, or "scheduler(9)" if it is none.
+func (b Scheduler) String() string { return word("scheduler", schedulerWords(), uint8(b)) }
 
 // MarshalText gives the way to balance in lower case. It fails if it is none.
-func (b Balance) MarshalText() ([]byte, error) {
-	return marshalWord("balance", balanceWords(), uint8(b))
+func (b Scheduler) MarshalText() ([]byte, error) {
+	return marshalWord("scheduler", schedulerWords(), uint8(b))
 }
 
 // UnmarshalText takes a way to balance in upper or lower case.
-func (b *Balance) UnmarshalText(text []byte) error {
-	return unmarshalWord("balance", balanceWords(), text, b)
+func (b *Scheduler) UnmarshalText(text []byte) error {
+	return unmarshalWord("scheduler", schedulerWords(), text, b)
 }
 
 // String is the policy in lower case, or "policy(9)" if it is none.

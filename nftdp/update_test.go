@@ -37,7 +37,7 @@ func TestUpdate(t *testing.T) {
 	a, b, c := web("a", 1, 2), web("b", 2, 2), web("c", 3, 3)
 	with := func(s Service, frontends []Frontend) Service { s.Frontends = frontends; return s }
 	draining := web("b", 2, 2)
-	draining.Backends[0].State = Draining
+	draining.Backends[0].State = StateDraining
 	for _, test := range []struct {
 		name   string
 		change Change
@@ -98,7 +98,7 @@ func TestUpdate(t *testing.T) {
 	}
 }
 
-func udp(s Service) Service { s.Protocol = UDP; return s }
+func udp(s Service) Service { s.Protocol = ProtocolUDP; return s }
 
 func renamed(s Service, name string) Service { s.Name = name; return s }
 

@@ -144,7 +144,7 @@ func (s *Service) problem(i int, field, reason string) *FieldError {
 func (s *Service) problems(i int) []*FieldError {
 	r := report{service: s, index: i}
 	r.checkName()
-	if s.Protocol > SCTP {
+	if s.Protocol > ProtocolSCTP {
 		r.add("protocol", unknownFlaw(s.Protocol, protocolWords()))
 	}
 	var reachable families
@@ -168,15 +168,15 @@ func (s *Service) problems(i int) []*FieldError {
 func (r *report) checkBalance() {
 	s := r.service
 	switch size := int(s.MaglevSize); {
-	case s.Balance > Maglev:
-		r.add("balance", unknownFlaw(s.Balance, balanceWords()))
-	case size > 0 && s.Balance != Maglev:
-		r.add("maglevSize", fmt.Sprintf("is of no use with balance %v: leave it out, or choose maglev", s.Balance))
+	case s.Scheduler > SchedulerMaglev:
+		r.add("scheduler", unknownFlaw(s.Scheduler, schedulerWords()))
+	case size > 0 && s.Scheduler != SchedulerMaglev:
+		r.add("maglevSize", fmt.Sprintf("is of no use with scheduler %v: leave it out, or choose maglev", s.Scheduler))
 	case size > s.maxSlots() && s.ranged():
 		r.add("maglevSize", fmt.Sprintf("%d is more than the %d slots that are possible", size, s.maxSlots()))
 	case size > 0 && (!big.NewInt(int64(size)).ProbablyPrime(0)):
 		r.add("maglevSize", fmt.Sprintf("%d is not a prime up to %d, as 251, 1021, 4093, 16381 and 65521 are", size, compile.MaxMaglevSize))
-	case s.Balance == Maglev:
+	case s.Scheduler == SchedulerMaglev:
 		r.checkMaglev(cmp.Or(size, s.maxSlots()))
 	}
 }
@@ -300,10 +300,10 @@ func (r *report) checkFrontend(j int) {
 	if f.Port == 0 {
 		r.add(fmt.Sprintf("frontends[%d].port", j), "is 0: give a port from 1 to 65535")
 	}
-	if f.NoBackend > Drop {
+	if f.NoBackend > ActionDrop {
 		r.add(fmt.Sprintf("frontends[%d].noBackend", j), unknownFlaw(f.NoBackend, actionWords()))
 	}
-	if f.Policy > ExternalLocalOnly {
+	if f.Policy > PolicyExternalLocalOnly {
 		r.add(fmt.Sprintf("frontends[%d].policy", j), unknownFlaw(f.Policy, policyWords()))
 	}
 	if f.Masquerade > MasqueradeNever {
@@ -336,7 +336,7 @@ func (r *report) checkBackend(j int, reachable families) {
 		r.add(fmt.Sprintf("backends[%d].addr", j), fmt.Sprintf("%v is %v, but no frontend of the service is: "+
 			"add one, or remove the backend", b.Addr, family))
 	}
-	if b.State > Down {
+	if b.State > StateDown {
 		r.add(fmt.Sprintf("backends[%d].state", j), unknownFlaw(b.State, stateWords()))
 	}
 }
@@ -404,7 +404,7 @@ func (r *report) checkPool() {
 func active(backends []Backend, family families) int {
 	n := 0
 	for i := range backends {
-		if b := &backends[i]; b.State == Active && familyOf(b.Addr.Addr()) == family {
+		if b := &backends[i]; b.State == StateActive && familyOf(b.Addr.Addr()) == family {
 			n++
 		}
 	}

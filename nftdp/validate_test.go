@@ -166,7 +166,7 @@ func configCases() []problemCase {
 
 				ServiceCIDRs: prefixes("10.96.0.1/12", "10.96.0.0/12", "fd00:96::/112"),
 				Localhost:    true,
-				Affinities:   math.MaxUint32,
+				AffinitySize: math.MaxUint32,
 			},
 		},
 		{
@@ -278,15 +278,15 @@ func balanceCases() []problemCase {
 		service       Service
 		field, reason string
 	}{
-		{Service{Balance: RoundRobin}, "", ""},
-		{Service{Balance: Maglev}, "", ""},
-		{Service{Balance: Maglev, MaglevSize: 65521, Frontends: front, Backends: pool}, "", ""},
-		{Service{Balance: 4}, "balance", "balance(4) is unknown: use random, round-robin, source-hash or maglev"},
-		{Service{MaglevSize: 251}, "maglevSize", "is of no use with balance random: leave it out, or choose maglev"},
-		{Service{Balance: Maglev, MaglevSize: 1000}, "maglevSize", "1000 is not a prime up to 65521, as 251, 1021, 4093, 16381 and 65521 are"},
-		{Service{Balance: Maglev, MaglevSize: 65535}, "maglevSize", "65535 is not a prime up to 65521, as 251, 1021, 4093, 16381 and 65521 are"},
+		{Service{Scheduler: SchedulerRoundRobin}, "", ""},
+		{Service{Scheduler: SchedulerMaglev}, "", ""},
+		{Service{Scheduler: SchedulerMaglev, MaglevSize: 65521, Frontends: front, Backends: pool}, "", ""},
+		{Service{Scheduler: 4}, "scheduler", "scheduler(4) is unknown: use random, round-robin, source-hash or maglev"},
+		{Service{MaglevSize: 251}, "maglevSize", "is of no use with scheduler random: leave it out, or choose maglev"},
+		{Service{Scheduler: SchedulerMaglev, MaglevSize: 1000}, "maglevSize", "1000 is not a prime up to 65521, as 251, 1021, 4093, 16381 and 65521 are"},
+		{Service{Scheduler: SchedulerMaglev, MaglevSize: 65535}, "maglevSize", "65535 is not a prime up to 65521, as 251, 1021, 4093, 16381 and 65521 are"},
 		{
-			Service{Balance: Maglev, MaglevSize: 251, Frontends: front, Backends: pool},
+			Service{Scheduler: SchedulerMaglev, MaglevSize: 251, Frontends: front, Backends: pool},
 			"maglevSize", "a table of 251 slots is too small for 252 active IPv4 backends",
 		},
 	} {
@@ -376,7 +376,7 @@ func familyCases() []problemCase {
 
 func poolCases() []problemCase {
 	mapped := backs("10.0.0.1:80", "10.0.0.1:81", "[::ffff:10.0.0.1]:80", "[fd00::1]:80", "10.0.0.1:80")
-	mapped[4].State = Down
+	mapped[4].State = StateDown
 	duplicates := func(n int) []FieldError {
 		return []FieldError{
 			{"a", fmt.Sprintf("backends[%d].addr", n+2), fmt.Sprintf("[::ffff:10.0.0.1]:80 is backends[%d] already: remove one", n)},
@@ -388,7 +388,7 @@ func poolCases() []problemCase {
 		others = append(others, back(fmt.Sprintf("10.1.0.%d:80", i)))
 	}
 	full := slices.Concat(manyBackends(MaxBackends), backs("[fd00::1]:80"))
-	drained := append(slices.Clone(full), Backend{Addr: netip.MustParseAddrPort("11.0.0.1:80"), State: Draining})
+	drained := append(slices.Clone(full), Backend{Addr: netip.MustParseAddrPort("11.0.0.1:80"), State: StateDraining})
 	over := append(slices.Clone(full), back("[::ffff:11.0.0.1]:80"), back("11.0.0.2:80"))
 	return []problemCase{
 		{name: "duplicates of few", services: []Service{{Name: "a", Backends: mapped}}, want: duplicates(0)},
@@ -493,9 +493,9 @@ func rangeCases() []problemCase {
 		portless[i].Addr = netip.AddrPortFrom(portless[i].Addr.Addr(), 0)
 	}
 	down := slices.Clone(portless)
-	down[7].State = Down
+	down[7].State = StateDown
 	maglev := func(size uint16) Service {
-		return Service{Balance: Maglev, MaglevSize: size, Frontends: web, Backends: portless[:252]}
+		return Service{Scheduler: SchedulerMaglev, MaglevSize: size, Frontends: web, Backends: portless[:252]}
 	}
 	return []problemCase{
 		oneService("all ports", Service{Frontends: []Frontend{ranged(":1", 65535)}, Backends: backs("10.0.0.1:0", "[fd00::1]:0")}),
@@ -514,7 +514,7 @@ func rangeCases() []problemCase {
 			FieldError{Field: "backends[0].maxConns", Reason: "is not possible with affinity: leave one of them out"},
 			FieldError{Field: "backends[0].maxConns", Reason: "is not possible with port ranges: leave one of them out"}),
 		oneService("a full range", Service{Frontends: web, Backends: down}),
-		oneService("a full range with Maglev", Service{Balance: Maglev, Frontends: web, Backends: down}),
+		oneService("a full range with Maglev", Service{Scheduler: SchedulerMaglev, Frontends: web, Backends: down}),
 		oneService("more than a full range", Service{Frontends: web, Backends: portless},
 			FieldError{Field: "backends", Reason: "has 8193 active IPv4 backends: at most 8192 are possible"}),
 		oneService("the largest table of a range", maglev(32749)),
@@ -528,7 +528,7 @@ func rangeCases() []problemCase {
 func togetherCases() []problemCase {
 	limited := []Backend{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), MaxConns: math.MaxUint32}, back("10.0.0.2:80")}
 	unusable := slices.Clone(limited)
-	unusable[0].State, unusable[0].Local, unusable[0].Backup = Down, true, true
+	unusable[0].State, unusable[0].Local, unusable[0].Backup = StateDown, true, true
 	return []problemCase{
 		oneService("limits", Service{Frontends: fronts(":80"), Backends: limited}),
 		oneService("a limit of what is down", Service{Frontends: fronts(":80"), Backends: unusable}),
@@ -564,7 +564,7 @@ func TestEveryFieldIsValidated(t *testing.T) {
 	// Of these, every value is right. (TestExtremes has the kernel take the
 	// largest sizes and times.)
 	seen := map[string]bool{
-		"config.localhost": true, "config.affinities": true, "config.protect": true,
+		"config.localhost": true, "config.affinitySize": true, "config.protect": true,
 		"backends.weight": true, "backends.backup": true, "backends.local": true,
 	}
 	for _, c := range problemCases() {

@@ -68,7 +68,7 @@ func replace(ctx context.Context, t *nstest.Topology, dataplane *nftdp.Dataplane
 		return err
 	}
 
-	leaving.State = nftdp.Draining
+	leaving.State = nftdp.StateDraining
 	web.Backends = []nftdp.Backend{leaving, coming}
 	if _, err := dataplane.Update(ctx, nftdp.Change{Set: []nftdp.Service{web}}); err != nil {
 		return err

@@ -21,7 +21,7 @@ func (g *gateway) at(port uint16) netip.AddrPort { return netip.AddrPortFrom(g.a
 func (g *gateway) showPolicies(context.Context) error {
 	const here, everywhere = "backend-1, backend-2", "backend-1, backend-2, remote-1"
 	client, masqueraded := g.clients[0].String(), g.addrs.PodGW.String()
-	return showVisits("Port 80 leads to all backends, port 81 clients outside to those on this node, with their address (ExternalLocalOnly)", []visit{
+	return showVisits("Port 80 leads to all backends, port 81 clients outside to those on this node, with their address (PolicyExternalLocalOnly)", []visit{
 		{from: g.Client, src: g.clients[0], dst: g.at(webPort), times: 6, servers: everywhere, seen: masqueraded},
 		{from: g.Client, src: g.clients[0], dst: g.at(localPort), times: 6, servers: here, seen: client},
 		{from: g.Node, dst: g.at(localPort), times: 6, servers: everywhere, seen: masqueraded},

@@ -13,7 +13,7 @@ const (
 	serverPort = 8080 // of the backends
 
 	webPort   = 80
-	localPort = 81    // of the same service, with ExternalLocalOnly
+	localPort = 81    // of the same service, with PolicyExternalLocalOnly
 	nodePort  = 30080 // of the same service, at every address of the gateway
 	cartPort  = 443
 	adminPort = 9000
@@ -40,12 +40,12 @@ func (g *gateway) services() []nftdp.Service {
 // web leads to all backends, in both families.
 func (g *gateway) web() nftdp.Service {
 	local := g.frontend(localPort)
-	local.Policy = nftdp.ExternalLocalOnly
+	local.Policy = nftdp.PolicyExternalLocalOnly
 	return nftdp.Service{
 		Name:      "shop/web",
 		Frontends: []nftdp.Frontend{g.frontend(webPort), local, {Port: nodePort}},
 		Backends:  append(g.pool(serverPort), g.pool6(serverPort)...),
-		Balance:   nftdp.RoundRobin,
+		Scheduler: nftdp.SchedulerRoundRobin,
 	}
 }
 
@@ -61,7 +61,7 @@ func (g *gateway) admin() nftdp.Service {
 func (g *gateway) media() nftdp.Service {
 	f := g.frontend(mediaPort)
 	f.EndPort = mediaEnd
-	return nftdp.Service{Name: "shop/media", Protocol: nftdp.UDP, Frontends: []nftdp.Frontend{f}, Backends: g.pool(0)[:1]}
+	return nftdp.Service{Name: "shop/media", Protocol: nftdp.ProtocolUDP, Frontends: []nftdp.Frontend{f}, Backends: g.pool(0)[:1]}
 }
 
 // db has a backend with a limit.
@@ -77,12 +77,12 @@ func (g *gateway) cart() nftdp.Service {
 		Name:            "shop/cart",
 		Frontends:       []nftdp.Frontend{g.frontend(cartPort)},
 		Backends:        g.pool(serverPort),
-		Balance:         nftdp.RoundRobin,
+		Scheduler:       nftdp.SchedulerRoundRobin,
 		AffinitySeconds: 3600,
 	}
 	for i := range s.Backends {
 		if s.Backends[i].Addr.Addr() == g.draining {
-			s.Backends[i].State = nftdp.Draining
+			s.Backends[i].State = nftdp.StateDraining
 		}
 	}
 	return s

@@ -14,7 +14,7 @@ import (
 // showStandby tells another gateway about the clients before it gets their
 // connections, in another order than the first one did.
 func (g *gateway) showStandby(ctx context.Context) error {
-	fmt.Printf("\n# A standby gateway takes over, and knows who comes back to whom (Affinities, SetAffinities)\n")
+	fmt.Printf("\n# A standby gateway takes over, and knows who comes back to whom (Affinities, AddAffinities)\n")
 	if err := g.prepareStandby(ctx); err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func (g *gateway) prepareStandby(ctx context.Context) error {
 	if _, err := standby.MeetRequirements(ctx); err != nil { // It has to forward.
 		return err
 	}
-	n, err := standby.SetAffinities(ctx, known)
+	n, err := standby.AddAffinities(ctx, known)
 	if err != nil {
 		return err
 	}

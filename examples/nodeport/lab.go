@@ -92,7 +92,7 @@ type listener struct {
 
 // start starts an HTTP server for TCP, and one that answers datagrams else.
 func (l *lab) start(want listener) error {
-	if want.protocol == nftdp.TCP {
+	if want.protocol == nftdp.ProtocolTCP {
 		p := &pod{ns: want.ns, port: want.port}
 		l.pods = append(l.pods, p)
 		return p.start()

@@ -71,7 +71,7 @@ func (l *lab) backendsOf(s nftdp.Service) string {
 	var words []string
 	for _, b := range s.Backends {
 		text := l.nameOf(b.Addr)
-		if b.State != nftdp.Active {
+		if b.State != nftdp.StateActive {
 			text += " (" + b.State.String() + ")"
 		}
 		words = append(words, text)
@@ -99,7 +99,7 @@ func (l *lab) showCounters(ctx context.Context) error {
 		for _, s := range services {
 			for _, f := range s.Frontends {
 				fmt.Fprintf(w, "%s\t%s\t%v\t%d\t%s\n", s.Name, frontendWords(f.Addr, f.Port), s.Protocol,
-					f.Counter.Packets, l.countsOf(f))
+					f.Counter.Connections, l.countsOf(f))
 			}
 		}
 	})
@@ -111,7 +111,7 @@ func (l *lab) countsOf(f nftdp.FrontendStatus) string {
 	}
 	var words []string
 	for _, b := range f.Backends {
-		words = append(words, fmt.Sprintf("%s %d", l.nameOf(b.Addr), b.Counter.Packets))
+		words = append(words, fmt.Sprintf("%s %d", l.nameOf(b.Addr), b.Counter.Connections))
 	}
 	return strings.Join(words, ", ")
 }

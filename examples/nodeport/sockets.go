@@ -13,7 +13,7 @@ import (
 func (l *lab) showListeners(context.Context) error {
 	l.heading("Sockets of the node on these ports")
 	found := 0
-	for _, protocol := range []nftdp.Protocol{nftdp.TCP, nftdp.UDP} {
+	for _, protocol := range []nftdp.Protocol{nftdp.ProtocolTCP, nftdp.ProtocolUDP} {
 		sockets, err := l.Node.Listening(protocol.String())
 		if err != nil {
 			return err

@@ -41,11 +41,11 @@ type landing struct {
 func (l *lab) visitFrontends(ctx context.Context) error {
 	a := l.addrs
 	targets := []target{
-		{l.Client, nftdp.TCP, netip.AddrPortFrom(a.Node, 80)},
-		{l.Client, nftdp.TCP, netip.AddrPortFrom(a.Node, nodePort)},
-		{l.Client, nftdp.TCP, netip.AddrPortFrom(a.ClusterIP, 80)},
-		{l.Node, nftdp.TCP, netip.AddrPortFrom(a.Node, 80)},
-		{l.Backends[0], nftdp.TCP, netip.AddrPortFrom(a.ClusterIP, 80)},
+		{l.Client, nftdp.ProtocolTCP, netip.AddrPortFrom(a.Node, 80)},
+		{l.Client, nftdp.ProtocolTCP, netip.AddrPortFrom(a.Node, nodePort)},
+		{l.Client, nftdp.ProtocolTCP, netip.AddrPortFrom(a.ClusterIP, 80)},
+		{l.Node, nftdp.ProtocolTCP, netip.AddrPortFrom(a.Node, 80)},
+		{l.Backends[0], nftdp.ProtocolTCP, netip.AddrPortFrom(a.ClusterIP, 80)},
 	}
 	l.heading("%d connections each, and where they landed", visitCount)
 	failed := 0
@@ -128,7 +128,7 @@ func land(ctx context.Context, t target, n, failures int, timeout time.Duration)
 }
 
 func (t target) connect(ctx context.Context, timeout time.Duration) (nstest.Answer, error) {
-	if t.protocol == nftdp.TCP {
+	if t.protocol == nftdp.ProtocolTCP {
 		return get(ctx, t.from, t.addr, timeout)
 	}
 	return nstest.Dial(t.from, t.protocol.String(), netip.Addr{}, t.addr, timeout)

@@ -30,13 +30,13 @@ type class struct {
 // of the rotation in the rule, and so have ranges of ports, as the slots of
 // all of them are in one map.
 type pool struct {
-	balance  Balance
-	size     int
-	drop     bool // what happens if size is 0
-	limited  bool // backends have chains that limit their connections
-	ranged   bool // the frontend is a range of ports
-	reserved bool // it is the pool of internal clients
-	owner    owner
+	scheduler Scheduler
+	size      int
+	drop      bool // what happens if size is 0
+	limited   bool // backends have chains that limit their connections
+	ranged    bool // the frontend is a range of ports
+	reserved  bool // it is the pool of internal clients
+	owner     owner
 }
 
 // owner is the frontend that a chain belongs to.
@@ -75,11 +75,11 @@ func (s *Service) class(f *Frontend) class {
 		c.split = false
 		return c
 	}
-	c.balance = s.Balance
+	c.scheduler = s.Scheduler
 	c.ranged = f.End > 0
 	c.limited = len(s.Limits) > 0
 	c.affinity = s.Affinity > 0
-	if c.balance == RoundRobin || c.ranged {
+	if c.scheduler == RoundRobin || c.ranged {
 		c.owner = owner{proto: s.Proto, port: f.Port}
 		if !c.node {
 			c.owner.addr = f.Addr
@@ -183,7 +183,7 @@ func (p *pool) name() string {
 			name += w.word
 		}
 	}
-	name += balanceNames[p.balance] + "-" + strconv.Itoa(p.size)
+	name += balanceNames[p.scheduler] + "-" + strconv.Itoa(p.size)
 	if p.owner == (owner{}) {
 		return name
 	}
@@ -235,7 +235,7 @@ func (c class) chain() *ruleset.Chain {
 func (c class) choose() []ruleset.Rule {
 	field := [...]ruleset.Field{
 		Random: ruleset.Random, RoundRobin: ruleset.Increment, SourceHash: ruleset.Hash, Maglev: ruleset.Hash,
-	}[c.balance]
+	}[c.scheduler]
 	rules := []ruleset.Rule{c.slot(ruleset.Operand{Field: field, Mod: uint32(c.size)})}
 	if c.size > 1 {
 		rules = append(rules, c.slot(firstSlot()))

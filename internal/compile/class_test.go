@@ -19,9 +19,9 @@ func TestNamesOfEmptyPools(t *testing.T) {
 		{Frontends: []Frontend{{Port: 1}}},
 		{Frontends: []Frontend{{Port: 2, End: 9}}},
 		{Frontends: []Frontend{{Port: 10}}, Affinity: 10},
-		{Frontends: []Frontend{{Port: 11}}, Balance: RoundRobin},
-		{Frontends: []Frontend{{Port: 12, End: 19}}, Balance: RoundRobin},
-		{Frontends: []Frontend{{Port: 20}}, Balance: Maglev, Limits: limited},
+		{Frontends: []Frontend{{Port: 11}}, Scheduler: RoundRobin},
+		{Frontends: []Frontend{{Port: 12, End: 19}}, Scheduler: RoundRobin},
+		{Frontends: []Frontend{{Port: 20}}, Scheduler: Maglev, Limits: limited},
 		{Frontends: []Frontend{{Port: 21, Drop: true}}},
 		{Frontends: []Frontend{{Port: 22, End: 29, Drop: true}}},
 	} {
@@ -54,7 +54,7 @@ func TestNamesFit(t *testing.T) {
 		{Affinity: math.MaxUint32},
 		{Limits: map[netip.AddrPort]uint32{backend: math.MaxUint32}},
 	} {
-		s.Name, s.Proto, s.Balance = "s", SCTP, RoundRobin
+		s.Name, s.Proto, s.Scheduler = "s", SCTP, RoundRobin
 		list := Prefixes([]netip.Prefix{prefix("fd00::/64")})
 		s.Frontends = []Frontend{{
 			Addr: long, Port: 65535, Drop: true, Pool: pool, Internal: other,

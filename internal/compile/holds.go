@@ -184,7 +184,7 @@ func (r *reader) follow(h *Held, front *HeldFrontend, key frontendKey, v ruleset
 			front.NoBackend = true
 			return
 		case choosing(c):
-			h.Balance = balanceOf(v.Chain)
+			h.Scheduler = balanceOf(v.Chain)
 			return
 		}
 		for _, rule := range c.Rules {
@@ -246,7 +246,7 @@ func (r *reader) stage(h *Held, front *HeldFrontend, rule ruleset.Rule) {
 	}
 	if look.Set == internalSet {
 		front.Internal = []netip.AddrPort{}
-		h.Balance = balanceOf(v.Chain)
+		h.Scheduler = balanceOf(v.Chain)
 		return
 	}
 	s := r.Set(look.Set)
@@ -261,13 +261,13 @@ func (r *reader) stage(h *Held, front *HeldFrontend, rule ruleset.Rule) {
 }
 
 // balanceOf reads the kind of balancing from the name of a pool's chain.
-func balanceOf(chain string) Balance {
+func balanceOf(chain string) Scheduler {
 	for _, prefix := range []string{"node-", "internal-", "limited-", "range-"} {
 		chain = strings.TrimPrefix(chain, prefix)
 	}
 	for b, name := range balanceNames {
 		if strings.HasPrefix(chain, name+"-") {
-			return Balance(b)
+			return Scheduler(b)
 		}
 	}
 	return Random

@@ -6,12 +6,12 @@ import (
 	"slices"
 )
 
-// Balance is how connections are spread over a pool.
-type Balance uint8
+// Scheduler is how connections are spread over a pool.
+type Scheduler uint8
 
 // The ways to balance.
 const (
-	Random Balance = iota
+	Random Scheduler = iota
 	RoundRobin
 	SourceHash
 	Maglev
@@ -35,7 +35,7 @@ const (
 // Slots gives the pool's slots: a draw of a slot's number, each equally
 // likely, gives every backend its share. They depend on the set of backends
 // only. A Maglev table has the given size, or that of MaglevSize if it is 0.
-func Slots(b Balance, pool []Weighted, size int) []netip.AddrPort {
+func Slots(b Scheduler, pool []Weighted, size int) []netip.AddrPort {
 	if len(pool) == 0 {
 		return nil
 	}

@@ -34,7 +34,7 @@ func shares(slots []netip.AddrPort) map[netip.AddrPort]int {
 
 func TestSlots(t *testing.T) {
 	tests := []struct {
-		balance Balance
+		balance Scheduler
 		weights []int
 		want    []int // backends by slot
 	}{
@@ -69,7 +69,7 @@ func TestWeightsAreExactOrBounded(t *testing.T) {
 		for _, w := range weights {
 			sum, divisor = sum+w, gcd(divisor, w)
 		}
-		for _, b := range []Balance{Random, RoundRobin} {
+		for _, b := range []Scheduler{Random, RoundRobin} {
 			slots := Slots(b, pool, 0)
 			if n := sum / divisor; n <= MaxWeightSlots && len(slots) != n || len(slots) > MaxWeightSlots {
 				t.Errorf("weights %v: %d slots", weights, len(slots))

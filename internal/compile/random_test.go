@@ -63,8 +63,8 @@ func (d *dice) services() []*Service {
 func (d *dice) service(name string, others []*Service) *Service {
 	s := &Service{
 		Name: name, Proto: one(d, []uint8{TCP, TCP, UDP, SCTP}),
-		Balance:  one(d, []Balance{Random, Random, RoundRobin, SourceHash, Maglev}),
-		Affinity: one(d, []uint32{0, 0, 0, 10, 10800}),
+		Scheduler: one(d, []Scheduler{Random, Random, RoundRobin, SourceHash, Maglev}),
+		Affinity:  one(d, []uint32{0, 0, 0, 10, 10800}),
 	}
 	ranges := s.Affinity == 0 && d.roll(3) == 0
 	for range d.roll(5) {
@@ -105,7 +105,7 @@ func (d *dice) pools(s *Service, ranges bool) (out [2][]netip.AddrPort) {
 				backends[i].Addr = netip.AddrPortFrom(backends[i].Addr.Addr(), 0)
 			}
 		}
-		out[i] = Slots(s.Balance, backends, 13)
+		out[i] = Slots(s.Scheduler, backends, 13)
 	}
 	return out
 }

@@ -14,7 +14,7 @@ import (
 type Service struct {
 	Name      string
 	Proto     uint8
-	Balance   Balance
+	Scheduler Scheduler
 	Affinity  uint32 // how many seconds a client keeps its backend; 0: not at all
 	Frontends []Frontend
 	Limits    map[netip.AddrPort]uint32 // of connections to backends that have one
@@ -44,7 +44,7 @@ type Frontend struct {
 
 // Equal reports whether both compile to the same elements.
 func (s *Service) Equal(o *Service) bool {
-	return s.Name == o.Name && s.Proto == o.Proto && s.Balance == o.Balance && s.Affinity == o.Affinity &&
+	return s.Name == o.Name && s.Proto == o.Proto && s.Scheduler == o.Scheduler && s.Affinity == o.Affinity &&
 		maps.Equal(s.Limits, o.Limits) &&
 		slices.EqualFunc(s.Frontends, o.Frontends, func(x, y Frontend) bool { return x.equal(&y) })
 }
