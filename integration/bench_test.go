@@ -213,7 +213,7 @@ func closeOrStop(tb testing.TB, c interface{ Close() error }) {
 
 func open(tb testing.TB, ns *nstest.Namespace) *nftdp.Dataplane {
 	tb.Helper()
-	d, err := nftdp.Config{}.Open(tb.Context(), ns.Handle())
+	d, err := nftdp.Config{}.OpenIn(tb.Context(), ns.Handle())
 	if err != nil {
 		tb.Fatal(err)
 	}

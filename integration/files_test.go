@@ -10,7 +10,6 @@ import (
 	"os"
 	"testing"
 
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
@@ -40,7 +39,7 @@ func manyFiles() error {
 			return err
 		}
 	}
-	d, err := nftdp.Config{}.Open(context.Background(), netns.None())
+	d, err := nftdp.Config{}.Open(context.Background())
 	if err != nil {
 		return err
 	}
@@ -48,7 +47,7 @@ func manyFiles() error {
 }
 
 func noMoreFiles() error {
-	d, err := nftdp.Config{}.Open(context.Background(), netns.None())
+	d, err := nftdp.Config{}.Open(context.Background())
 	if err != nil {
 		return err
 	}
@@ -60,7 +59,7 @@ func noMoreFiles() error {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return err
 	}
-	if _, err := (nftdp.Config{}).Open(context.Background(), netns.None()); !errors.Is(err, unix.EMFILE) {
+	if _, err := (nftdp.Config{}).Open(context.Background()); !errors.Is(err, unix.EMFILE) {
 		return fmt.Errorf("open with all file descriptors in use: %w", err)
 	}
 	return everyMethod(d)

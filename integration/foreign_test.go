@@ -140,7 +140,7 @@ func TestNotOwned(t *testing.T) {
 // opening it if that fails already.
 func everyOperation(t *testing.T, ns *nstest.Namespace, config nftdp.Config) map[string]error {
 	t.Helper()
-	d, err := config.Open(t.Context(), ns.Handle())
+	d, err := config.OpenIn(t.Context(), ns.Handle())
 	if err != nil {
 		return map[string]error{"open": err}
 	}

@@ -19,8 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
-
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
@@ -95,7 +93,7 @@ func alternatives() [3][]nftdp.Service {
 func alternate() error {
 	fmt.Println("started")
 	ctx := context.Background()
-	d, err := nftdp.Config{}.Open(ctx, netns.None())
+	d, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
 		return err
 	}

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
-
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
@@ -70,14 +68,10 @@ func openOften() error {
 
 func openAndUse(ns *nstest.Namespace, inside bool) (err error) {
 	var d *nftdp.Dataplane
-	open := func(handle netns.NsHandle) (err error) {
-		d, err = nftdp.Config{}.Open(context.Background(), handle)
-		return err
-	}
 	if inside {
-		err = ns.Do(func() error { return open(netns.None()) })
+		err = ns.Do(func() (err error) { d, err = nftdp.Config{}.Open(context.Background()); return err })
 	} else {
-		err = open(ns.Handle())
+		d, err = nftdp.Config{}.OpenIn(context.Background(), ns.Handle())
 	}
 	if err != nil {
 		return err
@@ -89,7 +83,7 @@ func openAndUse(ns *nstest.Namespace, inside bool) (err error) {
 // updateOften changes a few services very often.
 func updateOften() error {
 	const updates = 10_000
-	d, err := nftdp.Config{}.Open(context.Background(), netns.None())
+	d, err := nftdp.Config{}.Open(context.Background())
 	if err != nil {
 		return err
 	}

@@ -97,16 +97,16 @@ func runUnprivileged() int {
 }
 
 func openUnprivileged(how string) error {
-	ns := netns.None()
+	ctx := context.Background()
+	open := nftdp.Config{}.Open
 	if how == "handle" {
 		own, err := netns.Get()
 		if err != nil {
 			return err
 		}
-		ns = own
+		open = func(ctx context.Context) (*nftdp.Dataplane, error) { return nftdp.Config{}.OpenIn(ctx, own) }
 	}
-	ctx := context.Background()
-	d, err := nftdp.Config{}.Open(ctx, ns)
+	d, err := open(ctx)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func oneRight() error {
 	if err := openUnprivileged("handle"); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
 		return fmt.Errorf("by a handle: %w", err)
 	}
-	d, err := nftdp.Config{}.Open(context.Background(), netns.None())
+	d, err := nftdp.Config{}.Open(context.Background())
 	if err != nil {
 		return err
 	}

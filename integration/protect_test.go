@@ -194,7 +194,7 @@ func runOwner() int {
 }
 
 func own(ctx context.Context) error {
-	d, err := nftdp.Config{Protect: true}.Open(ctx, netns.None())
+	d, err := nftdp.Config{Protect: true}.Open(ctx)
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
@@ -101,7 +100,7 @@ func meetRequirements(surroundings string) ([]nftdp.Requirement, error) {
 		}
 	}
 	ctx := context.Background()
-	d, err := nftdp.Config{}.Open(ctx, netns.None())
+	d, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -54,7 +54,7 @@ func (w *world) open(t *testing.T, config nftdp.Config) {
 
 func openDataplane(t *testing.T, node *nstest.Namespace, config nftdp.Config) *nftdp.Dataplane {
 	t.Helper()
-	d, err := config.Open(t.Context(), node.Handle())
+	d, err := config.OpenIn(t.Context(), node.Handle())
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}

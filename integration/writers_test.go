@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/vishvananda/netns"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
@@ -63,7 +62,7 @@ func TestWriters(t *testing.T) {
 // write is a process that changes services, again where others come between.
 func write() error {
 	ctx := context.Background()
-	d, err := nftdp.Config{Table: os.Getenv(tableEnv)}.Open(ctx, netns.None())
+	d, err := nftdp.Config{Table: os.Getenv(tableEnv)}.Open(ctx)
 	if err != nil {
 		return err
 	}

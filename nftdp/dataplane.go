@@ -47,30 +47,44 @@ type Change struct {
 	Delete []string  // names; unknown ones are ignored, names in Set refused
 }
 
-// Open opens the namespace for programming. netns.None() is the namespace of
-// the calling thread. The handle may be closed afterwards. The tables are not
-// touched yet; those that a former process left are adopted by the first Plan,
-// Apply or Update: what is right in them stays, with counters and connections.
+// Open opens the network namespace of the calling thread for programming. The
+// tables are not touched yet; those that a former process left are adopted by
+// the first Plan, Apply or Update: what is right in them stays, with counters
+// and connections.
 //
 // It fails with an error that matches fs.ErrPermission without CAP_NET_ADMIN
-// in the user namespace that owns the network namespace (and with a handle
-// CAP_SYS_ADMIN, to enter it), with ErrNotSupported
+// in the user namespace that owns the network namespace, with ErrNotSupported
 // on a kernel without nf_tables (after 0.6 seconds, in which somebody else may
 // be loading its module), with ErrNotOwned if a table of that name is not ours,
-// and with *FieldError for a wrong configuration. What another Dataplane
-// protects can be opened, to read it.
-func (c Config) Open(ctx context.Context, ns netns.NsHandle) (*Dataplane, error) {
+// and with *FieldError for a wrong configuration. Tables that another Dataplane
+// protects can be opened, to read them.
+func (c Config) Open(ctx context.Context) (*Dataplane, error) {
+	return c.open(ctx, kernel.Here)
+}
+
+// OpenIn is Open for the network namespace of a handle, which may be closed
+// afterwards. A closed handle, and a descriptor of anything else than a network
+// namespace, are refused. CAP_SYS_ADMIN is needed to enter the namespace, also
+// if it is the thread's own; without, the error matches fs.ErrPermission.
+func (c Config) OpenIn(ctx context.Context, ns netns.NsHandle) (*Dataplane, error) {
+	if !ns.IsOpen() {
+		return nil, errors.New("open network namespace: the handle is closed: use Open for the namespace of the calling thread")
+	}
+	return c.open(ctx, int(ns))
+}
+
+func (c Config) open(ctx context.Context, ns int) (*Dataplane, error) {
 	if err := joinProblems(c.problems()); err != nil {
 		return nil, err
 	}
-	conn, err := kernel.Dial(int(ns))
+	conn, err := kernel.Dial(ns)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("%w: CAP_SYS_ADMIN is needed to enter another network namespace (setns(2))", err)
 	case err != nil:
 		return nil, explain(err)
 	}
-	ears, err := kernel.Listen(int(ns))
+	ears, err := kernel.Listen(ns)
 	if err != nil {
 		return nil, errors.Join(explain(err), conn.Close())
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -209,12 +210,23 @@ func TestInvalidServices(t *testing.T) {
 
 func TestOpenErrors(t *testing.T) {
 	n := newNode(t)
-	_, err := Config{Table: "table", Internal: []netip.Prefix{{}}}.Open(t.Context(), n.Handle())
+	_, err := Config{Table: "table", Internal: []netip.Prefix{{}}}.OpenIn(t.Context(), n.Handle())
 	if got := fieldErrors(t, err); len(got) != 2 {
 		t.Errorf("%d problems of the configuration, want 2: %v", len(got), err)
 	}
-	if _, err := (Config{}).Open(t.Context(), netns.NsHandle(math.MaxInt32)); err == nil {
-		t.Error("a file descriptor that is not open is a namespace")
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	closed := netns.NsHandle(file.Fd())
+	for name, handle := range map[string]netns.NsHandle{
+		"closed": netns.None(), "not open": math.MaxInt32, "negative": -2, "another file": closed,
+	} {
+		if d, err := (Config{}).OpenIn(t.Context(), handle); err == nil {
+			t.Errorf("a handle that is %s is a namespace", name)
+			d.Close()
+		}
 	}
 }
 
@@ -243,7 +255,7 @@ func TestNotOwned(t *testing.T) {
 			}
 			generation, text := n.generation(t), n.read(t, DefaultTable).String()
 
-			_, err := Config{}.Open(t.Context(), n.Handle())
+			_, err := Config{}.OpenIn(t.Context(), n.Handle())
 			wantNotOwned(t, "open", err, c.schema)
 			_, err = early.Plan(t.Context(), nil)
 			wantNotOwned(t, "plan", err, c.schema)

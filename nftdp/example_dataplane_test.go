@@ -9,8 +9,6 @@ import (
 	"log"
 	"time"
 
-	"github.com/vishvananda/netns"
-
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
@@ -19,7 +17,7 @@ import (
 func ExampleConfig_Open() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	dataplane, err := nftdp.Config{}.Open(ctx, netns.None())
+	dataplane, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
 		log.Fatal(err) // such as a lack of CAP_NET_ADMIN
 	}
@@ -36,7 +34,7 @@ func ExampleConfig_Open() {
 // services are not looked at.
 func ExampleDataplane_Update() {
 	ctx := context.Background()
-	dataplane, err := nftdp.Config{}.Open(ctx, netns.None())
+	dataplane, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -54,7 +52,7 @@ func ExampleDataplane_Update() {
 // How many connections each backend got is counted in the kernel.
 func ExampleDataplane_Inspect() {
 	ctx := context.Background()
-	dataplane, err := nftdp.Config{}.Open(ctx, netns.None())
+	dataplane, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -77,7 +75,7 @@ func ExampleDataplane_Inspect() {
 // this node come back. It gets the list over the network, as JSON.
 func ExampleDataplane_AddAffinities() {
 	ctx := context.Background()
-	dataplane, err := nftdp.Config{}.Open(ctx, netns.None())
+	dataplane, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}

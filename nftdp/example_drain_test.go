@@ -10,8 +10,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/vishvananda/netns"
-
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
@@ -19,7 +17,7 @@ import (
 // minute to finish the established ones, and the rest is cut.
 func ExampleDataplane_Drain() {
 	ctx := context.Background()
-	dataplane, err := nftdp.Config{}.Open(ctx, netns.None())
+	dataplane, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}

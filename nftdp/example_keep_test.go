@@ -11,8 +11,6 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/vishvananda/netns"
-
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
@@ -21,7 +19,7 @@ import (
 func ExampleDataplane_Keep() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT)
 	defer stop()
-	dataplane, err := nftdp.Config{}.Open(ctx, netns.None())
+	dataplane, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -49,7 +47,7 @@ func ExampleDataplane_Keep() {
 // Somebody who only wants to know watches.
 func ExampleDataplane_Watch() {
 	ctx := context.Background()
-	dataplane, err := nftdp.Config{}.Open(ctx, netns.None())
+	dataplane, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"log"
 
-	"github.com/vishvananda/netns"
-
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
@@ -17,7 +15,7 @@ import (
 // they go on working. A second one can look at them.
 func ExampleConfig_protect() {
 	ctx := context.Background()
-	dataplane, err := nftdp.Config{Protect: true}.Open(ctx, netns.None())
+	dataplane, err := nftdp.Config{Protect: true}.Open(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}

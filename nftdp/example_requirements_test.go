@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"log"
 
-	"github.com/vishvananda/netns"
-
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
@@ -16,7 +14,7 @@ import (
 func ExampleDataplane_Requirements() {
 	const forward = false // such as a flag of the program
 	ctx := context.Background()
-	dataplane, err := nftdp.Config{}.Open(ctx, netns.None())
+	dataplane, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}

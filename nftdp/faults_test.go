@@ -273,7 +273,7 @@ func TestNamespaceGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := Config{}.Open(t.Context(), ns.Handle())
+	d, err := Config{}.OpenIn(t.Context(), ns.Handle())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -105,7 +105,7 @@ func TestHostileNeighbour(t *testing.T) {
 		n.wantServices(t, Config{}, someServices())
 
 		n.change(t, ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "theirs", Comment: compile.SchemaPrefix + h})
-		_, err := Config{Table: "theirs"}.Open(t.Context(), n.Handle())
+		_, err := Config{Table: "theirs"}.OpenIn(t.Context(), n.Handle())
 		if !errors.Is(err, ErrNotOwned) {
 			t.Errorf("a table with the comment %q: %v", h, err)
 		} else {

@@ -55,7 +55,7 @@ func closeOf(t *testing.T, c interface{ Close() error }) {
 
 func (n *node) open(t *testing.T, c Config) *Dataplane {
 	t.Helper()
-	d, err := c.Open(t.Context(), n.Handle())
+	d, err := c.OpenIn(t.Context(), n.Handle())
 	if err != nil {
 		t.Fatal(err)
 	}

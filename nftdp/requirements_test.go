@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/vishvananda/netns"
 )
 
 // forwarding is what Requirements lists for values that the kernel has.
@@ -120,12 +119,12 @@ func TestRequirementsOfLocalhost(t *testing.T) {
 	wantRequirements(t, nil, got, err)
 }
 
-// TestRequirementsOfCallersNamespace: netns.None() is the namespace of the
-// thread that called Open, whichever thread asks afterwards.
+// TestRequirementsOfCallersNamespace: Open takes the namespace of the thread
+// that calls it, whichever thread asks afterwards.
 func TestRequirementsOfCallersNamespace(t *testing.T) {
 	n := newNode(t)
 	var d *Dataplane
-	err := n.Do(func() (err error) { d, err = Config{}.Open(t.Context(), netns.None()); return err })
+	err := n.Do(func() (err error) { d, err = Config{}.Open(t.Context()); return err })
 	if err != nil {
 		t.Fatal(err)
 	}

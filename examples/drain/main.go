@@ -48,7 +48,7 @@ func run(ctx context.Context) (err error) {
 		}
 		defer server.Close()
 	}
-	dataplane, err := nftdp.Config{}.Open(ctx, t.Node.Handle())
+	dataplane, err := nftdp.Config{}.OpenIn(ctx, t.Node.Handle())
 	if err != nil {
 		return err
 	}

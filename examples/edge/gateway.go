@@ -56,7 +56,7 @@ func (g *gateway) start(ctx context.Context) (err error) {
 
 // open makes a dataplane in a namespace.
 func (g *gateway) open(ctx context.Context, node *nstest.Namespace) (*nftdp.Dataplane, error) {
-	dataplane, err := g.config().Open(ctx, node.Handle())
+	dataplane, err := g.config().OpenIn(ctx, node.Handle())
 	if err == nil {
 		g.closers = append(g.closers, dataplane.Close)
 	}

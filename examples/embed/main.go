@@ -15,8 +15,6 @@ import (
 	"log"
 	"os"
 
-	"github.com/vishvananda/netns"
-
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
@@ -40,7 +38,7 @@ func program(ctx context.Context, file string) (*nftdp.Plan, error) {
 	if err := json.Unmarshal(text, &services); err != nil {
 		return nil, err
 	}
-	dataplane, err := nftdp.Config{}.Open(ctx, netns.None())
+	dataplane, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer server.Close()
-	dataplane, err := nftdp.Config{}.Open(ctx, t.Node.Handle())
+	dataplane, err := nftdp.Config{}.OpenIn(ctx, t.Node.Handle())
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func newLab(ctx context.Context, w io.Writer, addrs nstest.Addrs, services []nft
 	if l.Topology, err = nstest.NewTopology(podCount); err != nil {
 		return nil, err
 	}
-	if l.dataplane, err = (nftdp.Config{}).Open(ctx, l.Node.Handle()); err == nil {
+	if l.dataplane, err = (nftdp.Config{}).OpenIn(ctx, l.Node.Handle()); err == nil {
 		err = l.serve()
 	}
 	if err != nil {

@@ -35,10 +35,22 @@ const (
 	quiet      = 10 * time.Second
 )
 
-// dialSocket opens a socket of a netlink protocol in the namespace of the file
-// descriptor; a negative one is the calling thread's namespace.
+// Here stands for the network namespace of the calling thread.
+const Here = -1
+
+// dialSocket opens a socket of a netlink protocol in the network namespace of
+// the file descriptor, or Here.
 func dialSocket(protocol, ns int) (*socket, error) {
-	nl, err := netlink.Dial(protocol, &netlink.Config{NetNS: max(ns, 0)})
+	config := &netlink.Config{}
+	if ns != Here {
+		own, err := namespace(ns)
+		if err != nil {
+			return nil, err
+		}
+		defer own.Close()
+		config.NetNS = int(own.Fd())
+	}
+	nl, err := netlink.Dial(protocol, config)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
@@ -47,6 +59,20 @@ func dialSocket(protocol, ns int) (*socket, error) {
 		return nil, errors.Join(fmt.Errorf("netlink socket: %w", err), nl.Close())
 	}
 	return &socket{nl: nl, raw: raw, buf: make([]byte, replyLimit)}, nil
+}
+
+// namespace duplicates a descriptor of a network namespace, since for package
+// netlink the descriptor 0 is no namespace.
+func namespace(fd int) (*os.File, error) {
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: file descriptor %d: %w", fd, err)
+	}
+	file := os.NewFile(uintptr(own), "network namespace")
+	if kind, err := unix.IoctlRetInt(own, unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
+		return nil, errors.Join(fmt.Errorf("open network namespace: file descriptor %d is none", fd), file.Close())
+	}
+	return file, nil
 }
 
 func (s *socket) close() error {

@@ -4,6 +4,8 @@
 // between two rulesets and applies it. It does no I/O.
 package ruleset
 
+import "net/netip"
+
 // Family is a netfilter protocol family, numbered as NFPROTO_* in
 // linux/netfilter.h.
 type Family uint8
@@ -31,6 +33,30 @@ func (f Family) AddrLen() int {
 		return 16
 	}
 	return 4
+}
+
+// FamilyOf is the family of an address; an IPv4-mapped IPv6 address is IPv4.
+func FamilyOf(a netip.Addr) Family {
+	if a.Unmap().Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// Index is the family's place in Families.
+func (f Family) Index() int {
+	if f == IPv6 {
+		return 1
+	}
+	return 0
+}
+
+// Unspecified is the unspecified address, 0.0.0.0 or ::.
+func (f Family) Unspecified() netip.Addr {
+	if f == IPv6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
 }
 
 // Ruleset is what the tables of one name hold, at most one table per family.
