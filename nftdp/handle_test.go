@@ -32,6 +32,7 @@ func TestHandleZero(t *testing.T) {
 }
 
 func programHandleZero(t *testing.T) {
+	t.Helper()
 	ns, err := nstest.New("node")
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ func protocolWords() []string {
 func actionWords() []string {
 	return []string{ActionDefault: "default", ActionReject: "reject", ActionDrop: "drop"}
 }
+
 func stateWords() []string {
 	return []string{StateActive: "active", StateDraining: "draining", StateDown: "down"}
 }
