@@ -19,7 +19,7 @@ import (
 )
 
 // anHour is longer than any test takes.
-const anHour = 3600
+const anHour = nftdp.Duration(time.Hour)
 
 // clientsOfAffinity is how many clients show that each of them is free to
 // choose: all of them choose the same of two backends with a probability of
@@ -27,9 +27,9 @@ const anHour = 3600
 const clientsOfAffinity = 40
 
 // sticky is a service with frontends of every kind and affinity.
-func sticky(seconds uint32, backends ...nftdp.Backend) nftdp.Service {
+func sticky(affinity nftdp.Duration, backends ...nftdp.Backend) nftdp.Service {
 	return nftdp.Service{
-		Name: "web", AffinitySeconds: seconds, Backends: backends,
+		Name: "web", Affinity: affinity, Backends: backends,
 		Frontends: slices.Concat(nodeWide(30644), on(clusterIP, 80), on(external, 80)),
 	}
 }
@@ -74,10 +74,10 @@ func (w *world) affinities(t *testing.T) []nftdp.Affinity {
 	return list
 }
 
-// caseAffinity: a client that comes back goes where it went, at each frontend
+// TestAffinity: a client that comes back goes where it went, at each frontend
 // and with each protocol, be it outside, a pod, a backend or the node itself;
 // clients together go everywhere (case 24).
-func caseAffinity(t *testing.T) {
+func TestAffinity(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{Internal: podNets(), Localhost: true})
 	w.meetRequirements(t)
@@ -127,8 +127,8 @@ func (w *caseWorld) wantSame(t *testing.T, a nstest.Addrs, from place, protocol 
 func TestAffinityOnNode(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
-	w.serveAs(t, "own-1", "N", 8081)
-	w.serveAs(t, "own-2", "N", 8082)
+	serveAs(t, "own-1", w.Node, 8081, "tcp")
+	serveAs(t, "own-2", w.Node, 8082, "tcp")
 	web := sticky(anHour, slices.Concat(onPort(8081, to("N")), onPort(8082, to("N")))...)
 	w.apply(t, web)
 	for _, a := range nstest.Families() {
@@ -167,7 +167,7 @@ func TestAffinityHairpin(t *testing.T) {
 func TestAffinityExpires(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 2)
-	w.apply(t, sticky(1, backends(0, 1)...))
+	w.apply(t, sticky(nftdp.Duration(time.Second), backends(0, 1)...))
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		clients, dst := crowd(t, w.Client, a)[:clientsOfAffinity], netip.AddrPortFrom(a.Node, 30644)
 		before := w.settle(t, clients, dst)
@@ -193,14 +193,14 @@ func TestAffinityIsRefreshed(t *testing.T) {
 		dst := netip.AddrPortFrom(a.ClusterIP, 80)
 		want := nftdp.Affinity{Service: "web", Client: a.Client, Frontend: dst}
 		want.Backend = netip.AddrPortFrom(a.Backend(slices.Index(backendNames(2), ask(t, w.Client, "tcp", dst).Server)), backendPort)
-		const passed = anHour*time.Second - 200*time.Millisecond
+		const passed = time.Hour - 200*time.Millisecond
 		expires := func() time.Duration {
 			t.Helper()
 			list := slices.DeleteFunc(w.affinities(t), func(x nftdp.Affinity) bool { return x.Client != a.Client })
 			if len(list) != 1 {
 				t.Fatalf("affinities of the client: %+v, want one", list)
 			}
-			left := list[0].Expires
+			left := time.Duration(list[0].Expires)
 			if list[0].Expires = 0; list[0] != want {
 				t.Errorf("affinity is %+v, want %+v", list[0], want)
 			}
@@ -214,7 +214,7 @@ func TestAffinityIsRefreshed(t *testing.T) {
 		begin := time.Now()
 		ask(t, w.Client, "tcp", dst)
 		// Times of the kernel are in jiffies, which take up to 10 ms.
-		if left := expires(); left < anHour*time.Second-time.Since(begin)-20*time.Millisecond {
+		if left := expires(); left < time.Hour-time.Since(begin)-20*time.Millisecond {
 			t.Errorf("%v left after a connection that began %v ago", left, time.Since(begin))
 		}
 	})
@@ -249,7 +249,7 @@ func TestAffinityIsKept(t *testing.T) {
 			w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
 		}},
 		{"a frontend added", func() { web.Frontends = append(web.Frontends, nodeWide(30645)...); w.apply(t, web) }},
-		{"another time", func() { web.AffinitySeconds = 2 * anHour; w.apply(t, web) }},
+		{"another time", func() { web.Affinity = 2 * anHour; w.apply(t, web) }},
 		{"a policy", func() { web.Frontends[1].Deny = podNets()[:1]; w.apply(t, web) }},
 		{"the process ended", func() { closeOrFail(t, w.dataplane) }},
 		{"another process took over", func() { w.open(t, nftdp.Config{}); w.apply(t, web) }},
@@ -264,10 +264,10 @@ func TestAffinityIsKept(t *testing.T) {
 	}
 }
 
-// caseAffinityBackendGoes: clients of a backend that gets no more connections
+// TestAffinityBackendGoes: clients of a backend that gets no more connections
 // go to another one at once, stay there, and stay there also when the backend
 // is back. Clients of others do not move (case 25).
-func caseAffinityBackendGoes(t *testing.T) {
+func TestAffinityBackendGoes(t *testing.T) {
 	t.Parallel()
 	for name, goes := range map[string]func(*nftdp.Service){
 		"removed":  func(s *nftdp.Service) { s.Backends = backends(1, 2) },
@@ -290,11 +290,7 @@ func caseAffinityBackendGoes(t *testing.T) {
 func testAffinityBackendGoes(t *testing.T, by string, goes func(*nftdp.Service)) {
 	t.Helper()
 	w := newWorld(t, nftdp.Config{}, 3)
-	moved, err := nstest.Serve(w.Backends[0], "backend-1:moved", backendPort+1, "tcp")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeOrFail(t, moved) })
+	serveAs(t, "backend-1:moved", w.Backends[0], backendPort+1, "tcp")
 	web := sticky(anHour, backends(0, 1, 2)...)
 	w.apply(t, web)
 	before := map[netip.AddrPort]map[netip.Addr]string{}
@@ -404,7 +400,7 @@ func TestAffinityTakeover(t *testing.T) {
 		t.Fatalf("set: %d of %d, %v", n, len(list), err)
 	}
 	for i, x := range standby.affinities(t) {
-		if left := x.Expires; left > list[i].Expires || left < list[i].Expires-askTimeout {
+		if left := x.Expires; left > list[i].Expires || left < list[i].Expires-nftdp.Duration(askTimeout) {
 			t.Errorf("%v: %v left, want %v", x.Client, left, list[i].Expires)
 		}
 		if x.Expires = list[i].Expires; x != list[i] {
@@ -422,12 +418,8 @@ func TestAffinityPolicies(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
 	web := sticky(anHour, to("L1", "L2", "R1", "R2")...)
-	for i := range web.Backends[:4] {
-		web.Backends[i].Local = true
-	}
-	for i := range web.Frontends {
-		web.Frontends[i].Policy = nftdp.PolicyExternalLocalOnly
-	}
+	isLocal(web.Backends)
+	withPolicy(nftdp.PolicyExternalLocalOnly, web.Frontends)
 	w.apply(t, web)
 	for _, a := range nstest.Families() {
 		clients := crowd(t, w.Client, a)[:clientsOfAffinity]
@@ -441,9 +433,7 @@ func TestAffinityPolicies(t *testing.T) {
 		}
 	}
 	// Where internal clients may no longer go, none of them is remembered.
-	for i := range web.Frontends {
-		web.Frontends[i].Policy = nftdp.PolicyLocalOnly
-	}
+	withPolicy(nftdp.PolicyLocalOnly, web.Frontends)
 	w.apply(t, web)
 	for _, a := range nstest.Families() {
 		for _, dst := range stickyAddrs(a) {
@@ -466,23 +456,15 @@ func BenchmarkAffinity(b *testing.B) {
 
 func benchmarkAffinity(b *testing.B, n int) {
 	b.Helper()
-	top, err := nstest.NewTopology(1)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { closeOrStop(b, top) })
-	server, err := nstest.Serve(top.Backends[0], "backend-1", backendPort, "udp")
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { closeOrStop(b, server) })
-	d := open(b, top.Node)
-	b.Cleanup(func() { closeOrStop(b, d) })
+	top := newTopology(b, 1)
+	serve(b, top.Backends[0], backendPort, "udp")
+	d := open(b, top.Node, nftdp.Config{})
+	b.Cleanup(func() { closeOrFail(b, d) })
 
 	a := nstest.IPv4()
 	dst, live := netip.AddrPortFrom(a.ClusterIP, 80), netip.AddrPortFrom(a.Backend(0), backendPort)
 	dns := nftdp.Service{
-		Name: "dns", Protocol: nftdp.ProtocolUDP, AffinitySeconds: anHour,
+		Name: "dns", Protocol: nftdp.ProtocolUDP, Affinity: anHour,
 		Frontends: on(clusterIP, 80)[:1], Backends: []nftdp.Backend{{Addr: live}},
 	}
 	for i := range n - 1 { // nobody's
@@ -491,7 +473,7 @@ func benchmarkAffinity(b *testing.B, n int) {
 	plan, err := d.Apply(b.Context(), []nftdp.Service{dns})
 	mustChange(b, plan, err)
 	set, err := d.AddAffinities(b.Context(), []nftdp.Affinity{{
-		Service: "dns", Protocol: nftdp.ProtocolUDP, Client: a.Client, Frontend: dst, Backend: live, Expires: time.Hour,
+		Service: "dns", Protocol: nftdp.ProtocolUDP, Client: a.Client, Frontend: dst, Backend: live, Expires: anHour,
 	}})
 	if set != 1 || err != nil {
 		b.Fatalf("set: %d, %v", set, err)
@@ -513,13 +495,13 @@ func TestAffinityNoRoom(t *testing.T) {
 	t.Parallel()
 	const room = 4
 	w := newWorld(t, nftdp.Config{AffinitySize: room}, 1)
-	w.apply(t, nftdp.Service{Name: "web", AffinitySeconds: 60, Frontends: on(clusterIP, 80), Backends: backends(0)})
+	w.apply(t, nftdp.Service{Name: "web", Affinity: anHour, Frontends: on(clusterIP, 80), Backends: backends(0)})
 	a := nstest.IPv4()
 	var list []nftdp.Affinity
 	for client := netip.MustParseAddr("198.51.100.1"); len(list) <= room; client = client.Next() {
 		list = append(list, nftdp.Affinity{
 			Service: "web", Client: client, Frontend: netip.AddrPortFrom(a.ClusterIP, 80),
-			Backend: netip.AddrPortFrom(a.Backend(0), backendPort), Expires: time.Minute,
+			Backend: netip.AddrPortFrom(a.Backend(0), backendPort), Expires: nftdp.Duration(time.Minute),
 		})
 	}
 	if n, err := w.dataplane.AddAffinities(t.Context(), list); n != 0 || !errors.Is(err, syscall.ENFILE) {

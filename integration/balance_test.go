@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -54,21 +55,10 @@ func wantPeriod(t *testing.T, w *world, dst netip.AddrPort, period ...string) {
 	}
 }
 
-// setWeight sets the weight of one of the topology's backends in both families.
-func setWeight(s *nftdp.Service, backend int, weight uint16) {
-	for i, b := range s.Backends {
-		for _, a := range nstest.Families() {
-			if b.Addr.Addr() == a.Backend(backend) {
-				s.Backends[i].Weight = weight
-			}
-		}
-	}
-}
-
-// caseWeights: weights of 3:1 give 3:1 (case 29). The share of the first
+// TestWeights: weights of 3:1 give 3:1 (case 29). The share of the first
 // backend is binomial with a standard deviation of sqrt(4000 * 3/4 * 1/4) =
 // 27.4 connections; six of them are exceeded with a probability of 2e-9.
-func caseWeights(t *testing.T) {
+func TestWeights(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()
@@ -92,9 +82,7 @@ func TestBackup(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t, nftdp.Config{}, 3)
 		web := nftdp.Service{Name: "web", Frontends: nodeWide(80), Backends: backends(0, 1, 2)}
-		for i := range web.Backends[4:] {
-			web.Backends[4+i].Backup = true
-		}
+		setBackup(&web, 2, true)
 		dst := netip.AddrPortFrom(a.Node, 80)
 		steps := []struct {
 			backend int
@@ -122,26 +110,31 @@ func crowd(t *testing.T, client *nstest.Namespace, a nstest.Addrs) []netip.Addr 
 	if a.Client.Is6() {
 		first, bits = netip.MustParseAddr("fd00:198:51::1"), 64
 	}
-	if err := client.Sysctl("net/ipv6/ip_nonlocal_bind", "1"); err != nil {
-		t.Fatal(err)
-	}
-	lo, err := client.Links().LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = client.Links().RouteAdd(&netlink.Route{
-		LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: unix.RT_SCOPE_HOST,
-		Dst: &net.IPNet{IP: netip.PrefixFrom(first, bits).Masked().Addr().AsSlice(), Mask: net.CIDRMask(bits, first.BitLen())},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	ownAddresses(t, client, netip.PrefixFrom(first, bits).Masked())
 	out := make([]netip.Addr, 1000)
 	for i := range out {
 		out[i] = first
 		first = first.Next()
 	}
 	return out
+}
+
+// ownAddresses makes all addresses of a network the client's.
+func ownAddresses(t *testing.T, client *nstest.Namespace, prefix netip.Prefix) {
+	t.Helper()
+	lo, err := client.Links().LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(
+		client.Sysctl("net/ipv6/ip_nonlocal_bind", "1"),
+		client.Links().RouteAdd(&netlink.Route{
+			LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST,
+			Dst: &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())},
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // landing is where each client lands. Every round has source ports of its own:

@@ -64,19 +64,11 @@ type connecting struct {
 // clients.
 func newConnecting(b *testing.B, others, prefixes int) *connecting {
 	b.Helper()
-	top, err := nstest.NewTopology(1)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { closeOrStop(b, top) })
+	top := newTopology(b, 1)
 	backend := netip.AddrPortFrom(nstest.IPv4().Backend(0), backendPort)
-	sink, err := nstest.ListenUDP(top.Backends[0], backend)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { closeOrStop(b, sink) })
-	c := &connecting{Topology: top, dataplane: open(b, top.Node), vip: netip.AddrPortFrom(clusterAddr(others), 80)}
-	b.Cleanup(func() { closeOrStop(b, c.dataplane) })
+	sink(b, top.Backends[0], backend)
+	c := &connecting{Topology: top, dataplane: open(b, top.Node, nftdp.Config{}), vip: netip.AddrPortFrom(clusterAddr(others), 80)}
+	b.Cleanup(func() { closeOrFail(b, c.dataplane) })
 	services := manyServices(others)
 	for i := range services {
 		services[i].Frontends[0].Allow = prefixesOf(i, prefixes)
@@ -90,7 +82,7 @@ func newConnecting(b *testing.B, others, prefixes int) *connecting {
 	if c.flood, err = openFlood(top.Client, c.vip); err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { closeOrStop(b, c.flood) })
+	b.Cleanup(func() { closeOrFail(b, c.flood) })
 	return c
 }
 
@@ -98,7 +90,7 @@ func newConnecting(b *testing.B, others, prefixes int) *connecting {
 func prefixesOf(i, n int) []netip.Prefix {
 	var all []netip.Prefix
 	for j := range n {
-		all = append(all, netip.PrefixFrom(ipv4(198<<24|18<<16|(i*n+j)*16), 28))
+		all = append(all, netip.PrefixFrom(ipv4(198, 18, (i*n+j)*16), 28))
 	}
 	return all
 }

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
-	"github.com/nftdp/go-nftdp/internal/kernel"
 	"github.com/nftdp/go-nftdp/internal/nfnl"
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
@@ -41,12 +40,12 @@ func loadByLibrary(b *testing.B, n int) {
 	b.ReportAllocs()
 	for b.Loop() {
 		begin := time.Now()
-		d := open(b, ns)
+		d := open(b, ns, nftdp.Config{})
 		plan, err := d.Apply(b.Context(), services)
 		laps.add(begin)
 		mustChange(b, plan, err)
 		untimed(b, func() {
-			closeOrStop(b, d)
+			closeOrFail(b, d)
 			remove(b, ns)
 		})
 	}
@@ -58,22 +57,13 @@ func loadByLibrary(b *testing.B, n int) {
 // (nft_rcv_nl_event in net/netfilter/nf_tables_api.c).
 func remove(b *testing.B, ns *nstest.Namespace) {
 	b.Helper()
-	conn, err := kernel.Dial(int(ns.Handle()))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer closeOrStop(b, conn)
-	generation, err := conn.Generation(b.Context())
-	if err != nil {
-		b.Fatal(err)
-	}
+	conn := dialKernel(b, ns)
+	defer closeOrFail(b, conn)
 	var tables []ruleset.Change
 	for _, f := range ruleset.Families {
 		tables = append(tables, ruleset.Change{Verb: ruleset.Delete, Family: f, Table: nftdp.DefaultTable})
 	}
-	if _, err := conn.Commit(b.Context(), generation, tables); err != nil {
-		b.Fatal(err)
-	}
+	commit(b, conn, tables)
 }
 
 // loadRaw is the floor: it hands the kernel the bytes that the library would,
@@ -81,7 +71,7 @@ func remove(b *testing.B, ns *nstest.Namespace) {
 func loadRaw(b *testing.B, n int) {
 	b.Helper()
 	ns := newNamespace(b)
-	changes := ruleset.Diff(&ruleset.Ruleset{}, compiled(n))
+	changes := ruleset.Diff(&ruleset.Ruleset{}, compiled(n)).Changes()
 	conn := dialRaw(b, ns)
 	laps := newLaps()
 	for i := 0; b.Loop(); i++ {
@@ -102,10 +92,10 @@ func loadRaw(b *testing.B, n int) {
 	laps.report(b, "p50-ns")
 
 	// It was the same as what the library programs.
-	d := open(b, ns)
+	d := open(b, ns, nftdp.Config{})
 	plan, err := d.Apply(b.Context(), manyServices(n))
 	mustKeep(b, plan, err)
-	closeOrStop(b, d)
+	closeOrFail(b, d)
 }
 
 // compiled are the rules of manyServices.
@@ -127,16 +117,9 @@ func compiled(n int) *ruleset.Ruleset {
 // encode makes the batch of the changes for the present generation.
 func encode(b *testing.B, ns *nstest.Namespace, changes []ruleset.Change) []byte {
 	b.Helper()
-	conn, err := kernel.Dial(int(ns.Handle()))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer closeOrStop(b, conn)
-	generation, err := conn.Generation(b.Context())
-	if err != nil {
-		b.Fatal(err)
-	}
-	batch := nfnl.NewBatch(1, generation)
+	conn := dialKernel(b, ns)
+	defer closeOrFail(b, conn)
+	batch := nfnl.NewBatch(1, generation(b, conn))
 	for i := range changes {
 		if err := batch.Add(&changes[i]); err != nil {
 			b.Fatal(err)
@@ -185,14 +168,4 @@ func (c rawConn) commit(batch []byte) error {
 		return unix.Errno(errno)
 	}
 	return nil
-}
-
-// skipOrFail ends a benchmark that can not run here. On a machine that is made
-// for it, that is a failure.
-func skipOrFail(b *testing.B, format string, args ...any) {
-	b.Helper()
-	if os.Getenv("CI") != "" {
-		b.Fatalf(format, args...)
-	}
-	b.Skipf(format, args...)
 }

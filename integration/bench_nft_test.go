@@ -5,22 +5,16 @@ package integration
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
 // loadByNft measures `nft -f`.
 func loadByNft(b *testing.B, script string) {
 	b.Helper()
-	nft, err := exec.LookPath("nft")
-	if err != nil {
-		skipOrFail(b, "nothing to compare with: %v", err)
-	}
+	needTool(b, "nft")
 	file := filepath.Join(b.TempDir(), "rules.nft")
 	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
 		b.Fatal(err)
@@ -30,22 +24,11 @@ func loadByNft(b *testing.B, script string) {
 	laps := newLaps()
 	for b.Loop() {
 		begin := time.Now()
-		run(b, ns, nft, "-f", file)
+		tool(b, ns, "nft", "-f", file)
 		laps.add(begin)
-		untimed(b, func() { run(b, ns, nft, "delete", "table", "ip", "kube-proxy") })
+		untimed(b, func() { tool(b, ns, "nft", "delete", "table", "ip", "kube-proxy") })
 	}
 	laps.report(b, "p50-ns")
-}
-
-// run runs a command in a namespace.
-func run(b *testing.B, ns *nstest.Namespace, name string, args ...string) {
-	b.Helper()
-	cmd := exec.CommandContext(b.Context(), name, args...)
-	var output strings.Builder
-	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := ns.Do(cmd.Run); err != nil {
-		b.Fatalf("%s: %v\n%.2000s", cmd, err, &output)
-	}
 }
 
 // What follows writes manyServices as kube-proxy would in its nftables mode

@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nftdp/go-nftdp/internal/kernel"
-	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
@@ -47,11 +45,12 @@ func BenchmarkRepair(b *testing.B) {
 func repair(b *testing.B, n int, changes func(i int) []ruleset.Change) {
 	b.Helper()
 	ns := newNamespace(b)
-	d := open(b, ns)
-	b.Cleanup(func() { closeOrStop(b, d) })
+	d := open(b, ns, nftdp.Config{})
+	b.Cleanup(func() { closeOrFail(b, d) })
 	plan, err := d.Apply(b.Context(), manyServices(n))
 	mustChange(b, plan, err)
 	conn := dialKernel(b, ns)
+	defer closeOrFail(b, conn)
 	laps := newLaps()
 	for i := 0; b.Loop(); i++ {
 		var repaired <-chan error
@@ -87,27 +86,5 @@ func keep(tb testing.TB, d *nftdp.Dataplane) (repaired <-chan error, stop func()
 	return reports, func() {
 		cancel()
 		<-ended
-	}
-}
-
-func dialKernel(tb testing.TB, ns *nstest.Namespace) *kernel.Conn {
-	tb.Helper()
-	conn, err := kernel.Dial(int(ns.Handle()))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { closeOrStop(tb, conn) })
-	return conn
-}
-
-// commit changes rules as somebody else would.
-func commit(tb testing.TB, conn *kernel.Conn, changes []ruleset.Change) {
-	tb.Helper()
-	generation, err := conn.Generation(tb.Context())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if _, err := conn.Commit(tb.Context(), generation, changes); err != nil {
-		tb.Fatal(err)
 	}
 }

@@ -106,11 +106,11 @@ func BenchmarkAdopt(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			begin := time.Now()
-			d := open(b, ns)
+			d := open(b, ns, nftdp.Config{})
 			plan, err := d.Apply(b.Context(), services)
 			laps.add(begin)
 			mustKeep(b, plan, err)
-			untimed(b, func() { closeOrStop(b, d) })
+			untimed(b, func() { closeOrFail(b, d) })
 		}
 		laps.report(b, "p50-ns")
 	})
@@ -182,49 +182,23 @@ func service(i, absent int) nftdp.Service {
 	return s
 }
 
-func clusterAddr(i int) netip.Addr { return ipv4(10<<24 | 96<<16 + 1 + i) }
+func clusterAddr(i int) netip.Addr { return ipv4(10, 96, 1+i) }
 
 func backendAddr(i, j int) netip.AddrPort {
-	return netip.AddrPortFrom(ipv4(10<<24|128<<16+i*(poolSize+1)+j), backendPort)
+	return netip.AddrPortFrom(ipv4(10, 128, i*(poolSize+1)+j), backendPort)
 }
 
-func ipv4(n int) netip.Addr {
-	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], uint32(n))
-	return netip.AddrFrom4(b)
-}
-
-func newNamespace(tb testing.TB) *nstest.Namespace {
-	tb.Helper()
-	ns, err := nstest.New("node")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { closeOrStop(tb, ns) })
-	return ns
-}
-
-func closeOrStop(tb testing.TB, c interface{ Close() error }) {
-	tb.Helper()
-	if err := c.Close(); err != nil {
-		tb.Fatal(err)
-	}
-}
-
-func open(tb testing.TB, ns *nstest.Namespace) *nftdp.Dataplane {
-	tb.Helper()
-	d, err := nftdp.Config{}.OpenIn(tb.Context(), ns.Handle())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return d
+// ipv4 is the n-th address from a.b.0.0 on.
+func ipv4(a, b byte, n int) netip.Addr {
+	first := binary.BigEndian.Uint32([]byte{a, b, 0, 0})
+	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, first+uint32(n))))
 }
 
 // openLoaded opens a namespace that has these services.
 func openLoaded(tb testing.TB, services []nftdp.Service) *nftdp.Dataplane {
 	tb.Helper()
-	d := open(tb, newNamespace(tb))
-	tb.Cleanup(func() { closeOrStop(tb, d) })
+	d := open(tb, newNamespace(tb), nftdp.Config{})
+	tb.Cleanup(func() { closeOrFail(tb, d) })
 	plan, err := d.Apply(tb.Context(), services)
 	mustChange(tb, plan, err)
 	return d
@@ -233,10 +207,10 @@ func openLoaded(tb testing.TB, services []nftdp.Service) *nftdp.Dataplane {
 // load programs the services and lets go of the namespace.
 func load(tb testing.TB, ns *nstest.Namespace, services []nftdp.Service) {
 	tb.Helper()
-	d := open(tb, ns)
+	d := open(tb, ns, nftdp.Config{})
 	plan, err := d.Apply(tb.Context(), services)
 	mustChange(tb, plan, err)
-	closeOrStop(tb, d)
+	closeOrFail(tb, d)
 }
 
 func mustChange(tb testing.TB, plan *nftdp.Plan, err error) {

@@ -3,7 +3,6 @@
 package integration
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -14,17 +13,13 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// packetCase is what must happen to certain packets. What packets alone do not
-// tell is in tests of its own, which bring their own worlds.
+// packetCase is what must happen to certain packets.
 type packetCase struct {
-	number   int
 	name     string
 	config   nftdp.Config
 	services []nftdp.Service
 	setup    func(*testing.T, *caseWorld) // before the services are there
 	packets  []packet                     // in both families
-	check    func(*testing.T, *caseWorld) // after the packets
-	tests    map[string]func(*testing.T)
 }
 
 // packet is the first one of a connection.
@@ -37,137 +32,40 @@ type packet struct {
 	source   place  // whose address the server sees; empty is not looked at
 }
 
-// cases are the packet cases, by their numbers.
-func cases() []packetCase {
+// packetCases are the cases that no other test has among its own.
+func packetCases() []packetCase {
 	pods := nftdp.Config{Internal: podNets()}
-	vip := []nftdp.Service{{Name: "vip", Frontends: on(clusterIP, 80), Backends: to("L1")}}
-	vipBoth := []nftdp.Service{{Name: "vip", Frontends: on(clusterIP, 80), Backends: to("L1", "R1")}}
-	nodePort := []nftdp.Service{{Name: "node", Frontends: nodeWide(30644), Backends: to("L1", "R1")}}
-	allowed := []nftdp.Service{{
+	allowed := nftdp.Service{
 		Name:      "allowed",
 		Frontends: slices.Concat(withAllow(nearClient(), on(external, 80)), on(clusterIP, 80), nodeWide(30644)),
 		Backends:  to("L1"),
-	}}
+	}
 	return []packetCase{
 		{
-			number: 1, name: "a pod to a VIP", config: pods, services: vipBoth,
-			packets: []packet{{from: "L2", to: clusterIP, port: 80, want: "L1 or R1", source: "L2"}},
-		},
-		{
-			number: 2, name: "backends on another port", config: pods,
-			services: []nftdp.Service{{Name: "vip", Frontends: on(clusterIP, 443), Backends: onPort(8443, to("L1", "R1"))}},
-			setup: func(t *testing.T, w *caseWorld) {
-				w.serveAs(t, "L1:8443", "L1", 8443)
-				w.serveAs(t, "R1:8443", "R1", 8443)
-			},
-			packets: []packet{{from: "L2", to: clusterIP, port: 443, want: "L1:8443 or R1:8443", source: "L2"}},
-		},
-		{number: 3, name: "each protocol its own backends", tests: map[string]func(*testing.T){
-			"other ports": caseSamePortOtherProtocol,
-		}},
-		{
-			number: 4, name: "another protocol of a VIP",
-			config: nftdp.Config{Internal: podNets(), ServiceCIDRs: serviceNets()}, services: vip,
+			name:     "a protocol that a VIP does not serve on a port that it serves",
+			config:   nftdp.Config{Internal: podNets(), ServiceCIDRs: serviceNets()},
+			services: []nftdp.Service{{Name: "vip", Frontends: on(clusterIP, 80), Backends: to("L1")}},
 			packets: []packet{
 				{from: "L2", protocol: "udp", to: clusterIP, port: 80, want: "refused"},
 				{from: "C", protocol: "udp", to: clusterIP, port: 80, want: "refused"},
 				{from: "L2", to: clusterIP, port: 80, want: "L1"},
 			},
-			tests: map[string]func(*testing.T){"answers": caseServiceCIDRs},
 		},
 		{
-			number: 5, name: "an address that no service has",
-			config: nftdp.Config{Internal: podNets(), ServiceCIDRs: serviceNets()}, services: vip,
-			packets: []packet{
-				{from: "L2", to: unassigned, port: 80, want: "refused"},
-				{from: "C", to: unassigned, port: 80, want: "refused"},
-				{from: "N", to: unassigned, port: 80, want: "refused"},
-			},
-			tests: map[string]func(*testing.T){"not forwarded": caseServiceCIDRsAreNotForwarded},
-		},
-		{
-			number: 6, name: "a backend to itself", config: pods, services: vip,
-			packets: []packet{{from: "L1", to: clusterIP, port: 80, want: "L1", source: "N"}},
-		},
-		{
-			number: 7, name: "a local process to a VIP", config: pods, services: vip,
-			packets: []packet{{from: "N", to: clusterIP, port: 80, want: "L1", source: "N"}},
-		},
-		{
-			number: 8, name: "a client outside to a VIP", config: pods, services: vipBoth,
-			packets: []packet{{from: "C", to: clusterIP, port: 80, want: "L1 or R1", source: "N"}},
-		},
-		{
-			number: 9, name: "a client outside to a NodePort", config: pods, services: nodePort,
-			packets: []packet{{from: "C", to: nodeAddr, port: 30644, want: "L1 or R1", source: "N"}},
-		},
-		{
-			number: 10, name: "a node address that is not chosen", services: nodePort,
-			config: nftdp.Config{NodeAddrs: nodePrefixes()},
-			packets: []packet{
-				{from: "C", to: podGW, port: 30644, want: "refused"},
-				{from: "C", to: nodeAddr, port: 30644, want: "L1 or R1"},
-			},
-			tests: map[string]func(*testing.T){"every choice": caseNodeAddrs},
-		},
-		{
-			number: 11, name: "a local process to a NodePort", config: pods, services: nodePort,
-			packets: []packet{{from: "N", to: nodeAddr, port: 30644, want: "L1 or R1", source: "N"}},
-		},
-		{
-			number: 12, name: "loopback addresses, off", config: pods, services: nodePort,
-			packets: []packet{{from: "N", to: loopback, port: 30644, want: "refused"}},
-			tests:   map[string]func(*testing.T){"with listeners": caseLoopbackIsNotTaken},
-		},
-		{
-			number: 12, name: "loopback addresses, on", config: localhostConfig(), services: nodePort,
-			setup:   func(t *testing.T, w *caseWorld) { w.meetRequirements(t) },
-			packets: []packet{{from: "N", to: loopback, port: 30644, want: "L1 or R1", source: "N"}},
-			tests:   map[string]func(*testing.T){"every backend": caseLocalhost},
-		},
-		{
-			number: 13, name: "NodeIP and port 80, where nothing listens", config: pods,
-			services: []nftdp.Service{{Name: "web", Frontends: nodeWide(80), Backends: to("L1", "R1")}},
-			packets:  []packet{{from: "C", to: nodeAddr, port: 80, want: "L1 or R1"}},
-			check:    func(t *testing.T, w *caseWorld) { wantNoListener(t, w.Node) },
-		},
-		{number: 14, name: "NodeIP and port 80, where a process listens", tests: map[string]func(*testing.T){
-			"the frontend wins": caseListenerIsOverridden,
-		}},
-		{
-			number: 15, name: "the more specific frontend wins", config: pods,
-			services: []nftdp.Service{
-				{Name: "a", Frontends: on(nodeAddr, 80), Backends: to("L1")},
-				{Name: "b", Frontends: nodeWide(80), Backends: to("R1")},
-			},
-			packets: []packet{
-				{from: "C", to: nodeAddr, port: 80, want: "L1"},
-				{from: "C", to: podGW, port: 80, want: "R1"},
-			},
-			tests: map[string]func(*testing.T){"any order": casePrecedence},
-		},
-		{
-			number: 16, name: "clients inside and outside of a range", config: pods, services: allowed,
+			name: "Allow limits its own frontend and no other of the service", config: pods, services: []nftdp.Service{allowed},
 			packets: []packet{
 				{from: "C", to: external, port: 80, want: "L1", source: "N"},
 				{from: "C2", to: external, port: 80, want: "silence"},
-			},
-			tests: map[string]func(*testing.T){"denied": caseDenied},
-		},
-		{
-			number: 17, name: "other frontends of a service with a range", config: pods, services: allowed,
-			packets: []packet{
 				{from: "C2", to: clusterIP, port: 80, want: "L1"},
 				{from: "C2", to: nodeAddr, port: 30644, want: "L1"},
-				{from: "C2", to: external, port: 80, want: "silence"},
 			},
 		},
 		{
-			// The node's address towards the client is in the range.
-			number: 18, name: "pods and the node outside of a range", config: pods,
-			services: append(allowed, nftdp.Service{
+			// The node's address towards the client is allowed.
+			name: "Allow applies to pods and the node", config: pods,
+			services: []nftdp.Service{allowed, {
 				Name: "pods", Frontends: withAllow(podNets(), on(external, 81)), Backends: to("L1"),
-			}),
+			}},
 			packets: []packet{
 				{from: "L1", to: external, port: 80, want: "silence"},
 				{from: "N", to: external, port: 80, want: "L1", source: "N"},
@@ -176,38 +74,12 @@ func cases() []packetCase {
 			},
 		},
 		{
-			number: 19, name: "PolicyLocalOnly", config: pods,
-			services: []nftdp.Service{{
-				Name: "node", Frontends: withPolicy(nftdp.PolicyLocalOnly, nodeWide(30644)), Backends: isLocal(to("L1", "R1")),
-			}},
-			packets: slices.Repeat([]packet{{from: "C", to: nodeAddr, port: 30644, want: "L1", source: "C"}}, attempts),
-		},
-		{
-			number: 20, name: "PolicyLocalOnly without a local backend", config: pods,
-			services: []nftdp.Service{{
-				Name: "node", Frontends: withPolicy(nftdp.PolicyLocalOnly, nodeWide(30644)), Backends: isLocal(to("R1", "R2")),
-			}},
-			packets: []packet{{from: "C", to: nodeAddr, port: 30644, want: "silence"}},
-			tests:   map[string]func(*testing.T){"while it changes": caseLocalBackendGoes},
-		},
-		{
-			number: 21, name: "internal clients without a local backend", config: pods,
-			services: []nftdp.Service{{
-				Name: "external", Frontends: withPolicy(nftdp.PolicyExternalLocalOnly, on(external, 80)), Backends: isLocal(to("R1", "R2")),
-			}},
-			packets: []packet{
-				{from: "C", to: external, port: 80, want: "silence"},
-				{from: "L2", to: external, port: 80, want: "R1 or R2", source: "L2"},
-				{from: "N", to: external, port: 80, want: "R1 or R2", source: "N"},
-			},
-		},
-		{
-			number: 22, name: "a VIP with PolicyLocalOnly and no local backend", config: pods,
+			name: "PolicyLocalOnly on a VIP without a local backend", config: pods,
 			services: []nftdp.Service{
 				{Name: "drop", Frontends: withPolicy(nftdp.PolicyLocalOnly, on(clusterIP, 80)), Backends: isLocal(to("R1"))},
 				{
 					Name: "reject", Backends: isLocal(to("R1")),
-					Frontends: rejecting(withPolicy(nftdp.PolicyLocalOnly, on(clusterIP, 81))),
+					Frontends: withNoBackend(nftdp.ActionReject, withPolicy(nftdp.PolicyLocalOnly, on(clusterIP, 81))),
 				},
 			},
 			packets: []packet{
@@ -215,81 +87,18 @@ func cases() []packetCase {
 				{from: "L2", to: clusterIP, port: 81, want: "refused"},
 			},
 		},
-		{number: 23, name: "no backends", tests: map[string]func(*testing.T){
-			"reject": caseReject, "drop": caseDrop,
-		}},
-		{number: 24, name: "affinity", tests: map[string]func(*testing.T){
-			"everywhere": caseAffinity,
-		}},
-		{number: 25, name: "affinity to a backend that goes", tests: map[string]func(*testing.T){
-			"another one": caseAffinityBackendGoes,
-		}},
-		{number: 26, name: "a draining backend", tests: map[string]func(*testing.T){
-			"states": caseStates, "drain": caseDrain, "udp": caseUDPDraining,
-		}},
-		{number: 27, name: "a UDP socket whose backend is replaced", tests: map[string]func(*testing.T){
-			"next datagram": caseUDPBackendReplaced,
-		}},
-		{number: 28, name: "a UDP socket before there is a backend", tests: map[string]func(*testing.T){
-			"backend appears": caseBackendAppears, "service appears": caseUDPBeforeService,
-		}},
-		{number: 29, name: "weights of 3 to 1", tests: map[string]func(*testing.T){
-			"4000 connections": caseWeights,
-		}},
-		{
-			number: 30, name: "one port on two node addresses", config: pods,
-			services: []nftdp.Service{
-				{Name: "a", Frontends: on(nodeAddr, 80), Backends: to("L1")},
-				{Name: "b", Frontends: on(podGW, 80), Backends: to("R1")},
-			},
-			packets: []packet{
-				{from: "C", to: nodeAddr, port: 80, want: "L1"},
-				{from: "C", to: podGW, port: 80, want: "R1"},
-				{from: "C", to: uplink, port: 80, want: "refused"},
-			},
-			tests: map[string]func(*testing.T){"many": caseSamePortOnOtherAddress},
-		},
-		{number: 31, name: "a deleted service", tests: map[string]func(*testing.T){
-			"established": caseChangeUnderLiveConnections, "new": caseDeletedServiceIsGone,
-		}},
-		{
-			number: 32, name: "a range of ports", config: pods,
-			services: []nftdp.Service{{
-				Name: "range", Frontends: upToPort(5100, nodeWide(5000)), Backends: onPort(0, to("L1", "R1")),
-			}},
-			setup: func(t *testing.T, w *caseWorld) {
-				w.serveAs(t, "L1:5037", "L1", 5037)
-				w.serveAs(t, "R1:5037", "R1", 5037)
-			},
-			packets: []packet{
-				{from: "C", to: nodeAddr, port: 5037, want: "L1:5037 or R1:5037", source: "N"},
-				{from: "C", to: nodeAddr, port: 5101, want: "refused"},
-			},
-			tests: map[string]func(*testing.T){"ports": caseRangePorts},
-		},
-		{number: 33, name: "fragments and ICMP errors", tests: map[string]func(*testing.T){
-			"errors": caseICMPErrorsAreTranslated, "fragments": caseFragments,
-		}},
-		{number: 34, name: "backends of the other family only", tests: map[string]func(*testing.T){
-			"refused": caseFamilyWithoutBackends,
-		}},
 	}
 }
 
-// TestCases runs the packet cases. One of them is run by
+// TestPacketCases runs the packet cases. One of them is run by
 //
-//	go test ./integration -run 'Cases/case_06'
-func TestCases(t *testing.T) {
+//	go test ./integration -run 'PacketCases/Allow_applies'
+func TestPacketCases(t *testing.T) {
 	t.Parallel()
-	for _, c := range cases() {
-		t.Run(fmt.Sprintf("case %02d: %s", c.number, c.name), func(t *testing.T) {
+	for _, c := range packetCases() {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if c.services != nil {
-				c.send(t)
-			}
-			for name, test := range c.tests {
-				t.Run(name, test)
-			}
+			c.send(t)
 		})
 	}
 }
@@ -306,9 +115,6 @@ func (c *packetCase) send(t *testing.T) {
 		for _, p := range c.packets {
 			w.send(t, a, p)
 		}
-	}
-	if c.check != nil {
-		c.check(t, w)
 	}
 }
 
@@ -327,7 +133,7 @@ func newCaseWorld(t *testing.T, config nftdp.Config) *caseWorld {
 		t.Fatal(err)
 	}
 	for _, a := range nstest.Families() {
-		if err := w.Client.AddAddr(nstest.ClientLink, netip.PrefixFrom(a.Client2, a.Client2.BitLen())); err != nil {
+		if err := w.Client.AddAddr(nstest.ClientLink, single(a.Client2)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -382,17 +188,6 @@ func isLocal(backends []nftdp.Backend) []nftdp.Backend {
 		}
 	}
 	return backends
-}
-
-// serveAs starts a server for all protocols, with a name of its own, which has
-// no spaces.
-func (w *caseWorld) serveAs(t *testing.T, name string, at place, port uint16) {
-	t.Helper()
-	server, err := nstest.Serve(w.namespace(at), name, port, "tcp", "udp", "sctp")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeOrFail(t, server) })
 }
 
 // send makes a connection, or as many as show that all the servers that are

@@ -37,11 +37,13 @@ func mutations() map[string]func(*rand.Rand, *nftdp.Service) {
 		"backup":   func(r *rand.Rand, s *nftdp.Service) { setBackup(s, r.IntN(poolBackends), r.IntN(2) == 0) },
 		"balance":  func(r *rand.Rand, s *nftdp.Service) { setBalance(s, nftdp.Scheduler(r.IntN(4))) },
 		"frontend": func(_ *rand.Rand, s *nftdp.Service) { toggleFrontend(s) },
-		"affinity": func(r *rand.Rand, s *nftdp.Service) { s.AffinitySeconds = []uint32{0, 1, anHour}[r.IntN(3)] },
-		"policy":   func(r *rand.Rand, s *nftdp.Service) { setPolicy(s, nftdp.Policy(r.IntN(3))) },
-		"local":    func(r *rand.Rand, s *nftdp.Service) { setLocal(s, r.IntN(poolBackends), r.IntN(3) > 0) },
-		"limit":    func(r *rand.Rand, s *nftdp.Service) { setLimit(s, r.IntN(poolBackends), uint32(r.IntN(3)*10_000)) },
-		"clients":  func(r *rand.Rand, s *nftdp.Service) { setClients(r, &s.Frontends[r.IntN(len(s.Frontends))]) },
+		"affinity": func(r *rand.Rand, s *nftdp.Service) {
+			s.Affinity = []nftdp.Duration{0, nftdp.Duration(time.Second), anHour}[r.IntN(3)]
+		},
+		"policy":  func(r *rand.Rand, s *nftdp.Service) { setPolicy(s, nftdp.Policy(r.IntN(3))) },
+		"local":   func(r *rand.Rand, s *nftdp.Service) { setLocal(s, r.IntN(poolBackends), r.IntN(3) > 0) },
+		"limit":   func(r *rand.Rand, s *nftdp.Service) { setLimit(s, r.IntN(poolBackends), uint32(r.IntN(3)*10_000)) },
+		"clients": func(r *rand.Rand, s *nftdp.Service) { setClients(r, &s.Frontends[r.IntN(len(s.Frontends))]) },
 		"masquerade": func(r *rand.Rand, s *nftdp.Service) {
 			s.Frontends[r.IntN(len(s.Frontends))].Masquerade = nftdp.Masquerade(r.IntN(3))
 		},
@@ -79,6 +81,18 @@ func each(s *nftdp.Service, backend int, change func(*nftdp.Backend)) {
 	}
 }
 
+func setState(s *nftdp.Service, backend int, state nftdp.State) {
+	each(s, backend, func(b *nftdp.Backend) { b.State = state })
+}
+
+func setWeight(s *nftdp.Service, backend int, weight uint16) {
+	each(s, backend, func(b *nftdp.Backend) { b.Weight = weight })
+}
+
+func setBackup(s *nftdp.Service, backend int, backup bool) {
+	each(s, backend, func(b *nftdp.Backend) { b.Backup = backup })
+}
+
 func setLocal(s *nftdp.Service, backend int, local bool) {
 	each(s, backend, func(b *nftdp.Backend) { b.Local = local })
 }
@@ -94,18 +108,11 @@ func setLimit(s *nftdp.Service, backend int, most uint32) {
 func setClients(r *rand.Rand, f *nftdp.Frontend) {
 	f.Allow, f.Deny = nil, nil
 	if r.IntN(2) == 0 {
-		f.Allow = inFamily(f.Addr, slices.Concat(clientNets(), podNets(), nodePrefixes()))
+		f.Allow = familyOf(f.Addr, slices.Concat(clientNets(), podNets(), nodePrefixes()))
 	}
 	if r.IntN(2) == 0 {
-		f.Deny = inFamily(f.Addr, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")})
+		f.Deny = familyOf(f.Addr, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")})
 	}
-}
-
-// inFamily are the prefixes of a frontend's family.
-func inFamily(frontend netip.Addr, prefixes []netip.Prefix) []netip.Prefix {
-	return slices.DeleteFunc(prefixes, func(p netip.Prefix) bool {
-		return frontend.IsValid() && p.Addr().Is4() != frontend.Is4()
-	})
 }
 
 // someSNAT is nothing, or an address of the node in each family.
@@ -125,17 +132,6 @@ func setRange(f *nftdp.Frontend, more uint16) {
 
 // somePool is some of the backends, or none, in any order.
 func somePool(r *rand.Rand) []int { return r.Perm(poolBackends)[:r.IntN(poolBackends+1)] }
-
-// setBackup makes one of the topology's backends a backup in both families.
-func setBackup(s *nftdp.Service, backend int, backup bool) {
-	for i, b := range s.Backends {
-		for _, a := range nstest.Families() {
-			if b.Addr.Addr() == a.Backend(backend) {
-				s.Backends[i].Backup = backup
-			}
-		}
-	}
-}
 
 // setBalance has a small table for Maglev, since all of it is written anew.
 func setBalance(s *nftdp.Service, balance nftdp.Scheduler) {

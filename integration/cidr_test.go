@@ -20,11 +20,11 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// caseServiceCIDRs: what no frontend takes in the service CIDRs is refused at
+// TestServiceCIDRs: what no frontend takes in the service CIDRs is refused at
 // once, be it another port of an address in use or an address that no service
 // has: TCP with a reset and no other answer, everything else with an ICMP error
 // that says "port unreachable" (cases 4, 5).
-func caseServiceCIDRs(t *testing.T) {
+func TestServiceCIDRs(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{ServiceCIDRs: serviceNets()})
 	w.apply(t, nftdp.Service{Name: "vip", Frontends: on(clusterIP, 80), Backends: to("L1", "R1")})
@@ -42,7 +42,7 @@ func (w *caseWorld) wantUnreachable(t *testing.T, from place, a nstest.Addrs) {
 	listener := listenICMP(t, ns, a)
 	var want []icmpError
 	for _, dst := range []netip.AddrPort{
-		netip.AddrPortFrom(a.ClusterIP, 81), netip.AddrPortFrom(a.ClusterIP.Next(), 80),
+		netip.AddrPortFrom(a.ClusterIP, 81), netip.AddrPortFrom(unassigned(a), 80),
 	} {
 		for _, protocol := range []string{"tcp", "udp", "sctp", "icmp"} {
 			local := from == "N" && protocol != "tcp"
@@ -61,11 +61,11 @@ func (w *caseWorld) wantUnreachable(t *testing.T, from place, a nstest.Addrs) {
 	w.send(t, a, packet{from: from, to: clusterIP, port: 80, want: "L1 or R1"})
 }
 
-// caseServiceCIDRsAreNotForwarded: another router has the addresses of the
+// TestServiceCIDRsAreNotForwarded: another router has the addresses of the
 // service CIDRs and answers there, and the node a route to it. With
 // ServiceCIDRs it gets nothing of what is for them (case 5), and all of what is
 // for other addresses.
-func caseServiceCIDRsAreNotForwarded(t *testing.T) {
+func TestServiceCIDRsAreNotForwarded(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{})
 	w.routeToRouter(t)
@@ -111,12 +111,12 @@ func caseServiceCIDRsAreNotForwarded(t *testing.T) {
 func (w *caseWorld) routeToRouter(t *testing.T) {
 	t.Helper()
 	for i, a := range nstest.Families() {
-		for _, addr := range []netip.Addr{a.ClusterIP, a.ClusterIP.Next(), a.External} {
-			if err := w.Router.AddAddr("lo", netip.PrefixFrom(addr, addr.BitLen())); err != nil {
+		for _, addr := range []netip.Addr{a.ClusterIP, unassigned(a), a.External} {
+			if err := w.Router.AddAddr("lo", single(addr)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		for _, p := range []netip.Prefix{serviceNets()[i], netip.PrefixFrom(a.External, a.External.BitLen())} {
+		for _, p := range []netip.Prefix{serviceNets()[i], single(a.External)} {
 			if err := w.Node.AddRoute(nstest.RouterLink, p, a.Router, a.PodGW); err != nil {
 				t.Fatal(err)
 			}

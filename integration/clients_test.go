@@ -3,10 +3,8 @@
 package integration
 
 import (
-	"errors"
 	"math"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -14,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
@@ -22,11 +19,11 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// caseDenied: clients that are denied, or not allowed, hear nothing: no
+// TestDenied: clients that are denied, or not allowed, hear nothing: no
 // backend gets a packet of theirs, their own network stacks no answer, and
 // conntrack has no entry, as their packets are dropped before they are
 // translated (case 16). All wait at the same time.
-func caseDenied(t *testing.T) {
+func TestDenied(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
 	w.apply(t, deniedServices()...)
@@ -50,7 +47,7 @@ func caseDenied(t *testing.T) {
 		}
 	}
 	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP} {
-		if flows := flowTableOf(t, w.Node, proto); len(flows) != 0 {
+		if flows := flowTable(t, w.Node, proto); len(flows) != 0 {
 			t.Errorf("conntrack has flows of denied clients: %v", flows)
 		}
 	}
@@ -89,11 +86,7 @@ func deniedServices() []nftdp.Service {
 		withAllow(nobodyHere, on(external, 81)),
 		withDeny(podNets(), withAllow(podNets(), nodeWide(82))),
 		on(clusterIP, 80))
-	var all []nftdp.Service
-	for _, p := range protocols() {
-		all = append(all, nftdp.Service{Name: p.name, Protocol: p.proto, Frontends: frontends, Backends: to("L1", "R1")})
-	}
-	return all
+	return perProtocol(frontends, to("L1", "R1"))
 }
 
 func deniedPackets() []packet {
@@ -119,7 +112,7 @@ func TestManyPrefixes(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	var allow, deny []netip.Prefix
 	for _, net := range farClients() {
-		w.ownAddresses(t, net)
+		ownAddresses(t, w.Client, net)
 		allow = append(allow, somePrefixes(r, net, manyPrefixes)...)
 		deny = append(deny, somePrefixes(r, net, manyPrefixes/5)...)
 	}
@@ -153,7 +146,7 @@ func (w *caseWorld) wantServedByLists(t *testing.T, r *rand.Rand, allow, deny []
 	var waiting sync.WaitGroup
 	for i, a := range nstest.Families() {
 		for _, src := range edges(r, farClients()[i], append(allow, deny...), clients) {
-			in := inSome(allow, src) && !inSome(deny, src)
+			in := containsAddr(allow, src) && !containsAddr(deny, src)
 			if in {
 				served++
 			}
@@ -183,24 +176,6 @@ func (w *caseWorld) wantServed(t *testing.T, src netip.Addr, dst netip.AddrPort,
 // farClients are networks behind the client.
 func farClients() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2001:db8::/32")}
-}
-
-// ownAddresses gives the client all addresses of a network.
-func (w *caseWorld) ownAddresses(t *testing.T, prefix netip.Prefix) {
-	t.Helper()
-	lo, err := w.Client.Links().LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = errors.Join(
-		w.Client.Sysctl("net/ipv6/ip_nonlocal_bind", "1"),
-		w.Client.Links().RouteAdd(&netlink.Route{
-			LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST,
-			Dst: &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())},
-		}))
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // somePrefixes are n prefixes in a network, of which some overlap and every
@@ -244,10 +219,6 @@ func edges(r *rand.Rand, net netip.Prefix, prefixes []netip.Prefix, n int) []net
 		}
 	}
 	return all
-}
-
-func inSome(prefixes []netip.Prefix, a netip.Addr) bool {
-	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // TestClientsChange: who may connect is decided with the first packet. What is
@@ -368,5 +339,3 @@ func isClosed(c <-chan struct{}) bool {
 		return false
 	}
 }
-
-func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

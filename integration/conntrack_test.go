@@ -140,9 +140,9 @@ func eachWay(t *testing.T, test func(t *testing.T, w *world, a nstest.Addrs, set
 	}
 }
 
-// caseUDPBackendReplaced: a client that keeps one socket reaches the new
+// TestUDPBackendReplaced: a client that keeps one socket reaches the new
 // backend with its next datagram, or is refused if there is none (case 27).
-func caseUDPBackendReplaced(t *testing.T) {
+func TestUDPBackendReplaced(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
 		set(udpService("dns", 0))
@@ -163,11 +163,11 @@ func caseUDPBackendReplaced(t *testing.T) {
 	})
 }
 
-// caseUDPBeforeService: a client whose datagrams went nowhere, or to the
+// TestUDPBeforeService: a client whose datagrams went nowhere, or to the
 // node's own server, before the service was there, reaches it with the next
 // one (case 28). Once the service is deleted its datagrams are again what they
 // were (case 31).
-func caseUDPBeforeService(t *testing.T) {
+func TestUDPBeforeService(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
 		serve(t, w.Node, 30053, "udp")
@@ -215,10 +215,10 @@ func TestUDPPrecedence(t *testing.T) {
 	})
 }
 
-// caseUDPDraining: a draining backend keeps its UDP flows and gets no new one;
+// TestUDPDraining: a draining backend keeps its UDP flows and gets no new one;
 // once it is down or removed they go elsewhere (case 26). So they do if it was
 // another process that made it draining.
-func caseUDPDraining(t *testing.T) {
+func TestUDPDraining(t *testing.T) {
 	t.Parallel()
 	for _, end := range []string{"down", "removed", "removed after restart", "service updated after restart"} {
 		t.Run(end, func(t *testing.T) {
@@ -267,9 +267,7 @@ func TestUDPBackup(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t, nftdp.Config{}, 3)
 		dns := udpService("dns", 0, 1)
-		for i := range dns.Backends[2:] {
-			dns.Backends[2+i].Backup = true
-		}
+		setBackup(&dns, 1, true)
 		setState(&dns, 0, nftdp.StateDown)
 		w.apply(t, dns)
 		clients := udpClients(t, w, a)
@@ -305,7 +303,7 @@ func TestCrashBeforeReconciliation(t *testing.T) {
 		if plan := w.apply(t, udpService("dns", 1)); !plan.Empty() {
 			t.Errorf("the plan is not empty:\n%v", plan)
 		}
-		table := flowTable(t, w.Node)
+		table := flowTable(t, w.Node, syscall.IPPROTO_UDP)
 		for _, f := range stale {
 			if table[f] {
 				t.Errorf("%+v is still there", f)

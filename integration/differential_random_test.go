@@ -32,9 +32,6 @@ var probedPorts = []uint16{9001, 9002, 80, 81, 82, 30000, 30001, 30002}
 
 const nodePorts = 2
 
-// secondVIP is nobody's, as the ClusterIP is.
-func secondVIP(a nstest.Addrs) netip.Addr { return a.ClusterIP.Next() }
-
 // hiddenAddr is nobody's: everybody sends replies to it to the node.
 func hiddenAddr(a nstest.Addrs) netip.Addr { return a.External.Next() }
 
@@ -42,14 +39,12 @@ func serviceNet(a nstest.Addrs) netip.Prefix {
 	return netip.PrefixFrom(a.ClusterIP, a.ClusterIP.BitLen()-8).Masked()
 }
 
-func one(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
-
 func (d dice) config() nftdp.Config {
 	var nodes, internal, services []netip.Prefix
 	for _, a := range nstest.Families() {
-		nodes = append(nodes, one(a.Node), one(a.PodGW), a.ClientNet)
-		internal = append(internal, a.PodNet, a.RemoteNet, a.ClientNet, one(a.Client), one(a.Backend(0)))
-		services = append(services, serviceNet(a), one(a.External))
+		nodes = append(nodes, single(a.Node), single(a.PodGW), a.ClientNet)
+		internal = append(internal, a.PodNet, a.RemoteNet, a.ClientNet, single(a.Client), single(a.Backend(0)))
+		services = append(services, serviceNet(a), single(a.External))
 	}
 	return nftdp.Config{
 		NodeAddrs: some(d, d.IntN(3), nodes...), Internal: some(d, 3, internal...),
@@ -84,9 +79,9 @@ func (d dice) service(name string, others []nftdp.Service) nftdp.Service {
 		s.MaglevSize = oneOf[uint16](d, 13, 17, 251)
 	}
 	if !ranged && d.IntN(5) == 0 {
-		s.AffinitySeconds = 10800
+		s.Affinity = anHour
 	}
-	limited := !ranged && s.AffinitySeconds == 0 && d.IntN(4) == 0
+	limited := !ranged && s.Affinity == 0 && d.IntN(4) == 0
 	for range d.IntN(14) {
 		s.Backends = append(s.Backends, d.backend(ranged, limited))
 		if !valid() {
@@ -105,7 +100,7 @@ func (d dice) frontend(ranged bool) nftdp.Frontend {
 	a := d.family()
 	f := nftdp.Frontend{
 		Addr: oneOf(d, netip.Addr{}, netip.Addr{}, a.Any().Addr(),
-			a.ClusterIP, a.ClusterIP, secondVIP(a), a.External, a.Node, a.PodGW),
+			a.ClusterIP, a.ClusterIP, unassigned(a), a.External, a.Node, a.PodGW),
 		Port:       oneOf[uint16](d, 80, 81, 30000),
 		Policy:     oneOf(d, nftdp.PolicyAnyBackend, nftdp.PolicyAnyBackend, nftdp.PolicyLocalOnly, nftdp.PolicyExternalLocalOnly),
 		Masquerade: oneOf(d, nftdp.MasqueradeAuto, nftdp.MasqueradeAuto, nftdp.MasqueradeAlways, nftdp.MasqueradeNever),
@@ -117,7 +112,7 @@ func (d dice) frontend(ranged bool) nftdp.Frontend {
 	var clients []netip.Prefix
 	for _, a := range nstest.Families() {
 		if !f.Addr.IsValid() || f.Addr.Is4() == a.Client.Is4() {
-			clients = append(clients, a.ClientNet, one(a.Client), a.PodNet, a.RemoteNet, one(a.Backend(1)), one(a.Node))
+			clients = append(clients, a.ClientNet, single(a.Client), a.PodNet, a.RemoteNet, single(a.Backend(1)), single(a.Node))
 		}
 	}
 	if d.IntN(5) == 0 {
@@ -194,7 +189,7 @@ func (d dice) port(p uint16) uint16 {
 func (d dice) destination(p *probe, frontend netip.Addr) netip.Addr {
 	a := p.addrs
 	if d.IntN(10) == 0 {
-		return oneOf(d, a.ClusterIP, secondVIP(a), secondVIP(a).Next(), a.External, a.Node, a.Uplink, a.PodGW, a.Backend(0), a.Remote(1))
+		return oneOf(d, a.ClusterIP, unassigned(a), unassigned(a).Next(), a.External, a.Node, a.Uplink, a.PodGW, a.Backend(0), a.Remote(1))
 	}
 	if frontend.IsValid() && !frontend.IsUnspecified() {
 		return frontend

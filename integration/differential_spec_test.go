@@ -54,7 +54,7 @@ func (s *spec) outcomes(p *probe, known netip.AddrPort) (out []ruleset.Outcome) 
 		return []ruleset.Outcome{{Fate: ruleset.Dropped, Dst: p.dst}}
 	case len(usable) == 0:
 		return []ruleset.Outcome{rejected(p)}
-	case service.AffinitySeconds > 0 && known.IsValid():
+	case service.Affinity > 0 && known.IsValid():
 		usable = []netip.AddrPort{known}
 	}
 	for _, b := range usable {

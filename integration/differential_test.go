@@ -19,10 +19,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/conntrack"
-	"github.com/nftdp/go-nftdp/internal/kernel"
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 	"github.com/nftdp/go-nftdp/nftdp"
+	"github.com/nftdp/go-nftdp/nftdp/nftdptest"
 )
 
 var (
@@ -43,10 +43,11 @@ const (
 )
 
 // TestDifferential makes connections at random through random services, and
-// compares three answers to what becomes of each: what the documentation says
-// (spec), what the rules in the kernel mean (ruleset.Evaluator), and what
-// happens. The first two have to give the same outcomes; the third has to be
-// one of them. Where chance decides, every backend has to be chosen sometimes.
+// compares four answers to what becomes of each: what the documentation says
+// (spec), what the rules in the kernel mean (ruleset.Evaluator), what becomes of
+// it on a node in memory (nftdptest.Node), and what happens. The first three have
+// to give the same outcomes; the last has to be one of them. Where chance
+// decides, every backend has to be chosen sometimes.
 func TestDifferential(t *testing.T) {
 	t.Parallel()
 	seed := cmp.Or(*differentialSeed, rand.Uint64())
@@ -106,7 +107,7 @@ func (tr *trial) run(t *testing.T, d dice, rulesets int) {
 	}
 	for _, p := range []place{"L1", "L2", "R1", "R2", "N"} {
 		for _, port := range tr.served(p) {
-			tr.serveAs(t, fmt.Sprintf("%s:%d", p, port), p, port)
+			serveAs(t, fmt.Sprintf("%s:%d", p, port), tr.namespace(p), port, "tcp", "udp")
 		}
 	}
 	for range rulesets {
@@ -142,18 +143,11 @@ func (tr *trial) compare(t *testing.T, config nftdp.Config, services []nftdp.Ser
 	if _, err := d.Apply(t.Context(), services); err != nil {
 		t.Fatalf("apply: %v\n%s", err, asJSON(services))
 	}
-	conn, err := kernel.Dial(int(tr.Node.Handle()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := dialKernel(t, tr.Node)
 	defer conn.Close()
-	rules, _, err := conn.Read(t.Context(), nftdp.DefaultTable)
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := &round{
-		trial: tr, spec: spec{config, services},
-		eval: ruleset.NewEvaluator(rules, func(a netip.Addr) bool {
+		trial: tr, spec: spec{config, services}, node: nodeInMemory(t, config, services),
+		eval: ruleset.NewEvaluator(readRules(t, conn), func(a netip.Addr) bool {
 			return slices.ContainsFunc(nstest.Families(), func(n nstest.Addrs) bool { return onNode(n, a) })
 		}),
 	}
@@ -179,6 +173,7 @@ type round struct {
 	*trial
 	spec spec
 	eval *ruleset.Evaluator
+	node *nftdptest.Node
 }
 
 // send makes all connections at the same time, but one after the other where
@@ -221,21 +216,22 @@ func (r *round) probe(t *testing.T, p *probe, learned []ruleset.Learned) []rules
 		t.Errorf("%s\n%s", p, r.report(p, want, paths))
 		return nil
 	}
+	if got := r.imagined(p); !slices.EqualFunc(got, paths, func(o ruleset.Outcome, path ruleset.Path) bool { return o == path.Outcome }) {
+		t.Errorf("%s\nin memory: %v\n%s", p, got, r.report(p, want, paths))
+		return nil
+	}
 	saw, ok := r.try(p, paths)
 	if !ok {
 		t.Errorf("%s\nhappened: %s\n%s\nconntrack: %s", p, saw, r.report(p, want, paths), r.flows(t, p))
 		return nil
 	}
 	r.note(p, want, saw)
+	i := slices.IndexFunc(paths, func(path ruleset.Path) bool { return r.expect(p, path.Outcome).is(saw) })
+	r.repeat(p, paths[i].Outcome)
 	if len(learned) > 0 {
 		return learned
 	}
-	for _, path := range paths {
-		if r.expect(p, path.Outcome).is(saw) {
-			return path.Learned
-		}
-	}
-	return nil
+	return paths[i].Learned
 }
 
 // backendIn is the backend that the client's affinity leads to, if any.
@@ -290,20 +286,16 @@ func (*round) report(p *probe, want []ruleset.Outcome, paths []ruleset.Path) str
 // flows are conntrack's entries of the connection.
 func (r *round) flows(t *testing.T, p *probe) string {
 	t.Helper()
-	conn, err := kernel.Dial(int(r.Node.Handle()))
-	if err != nil {
-		return err.Error()
-	}
-	defer conn.Close()
 	packet := p.packet()
-	flows, err := conntrack.List(t.Context(), conn, conntrack.Filter{Family: packet.Family(), Proto: packet.Proto},
-		func(f *conntrack.Flow) bool { return f.Src == p.src })
+	flows, err := listFlows(t.Context(), r.Node, conntrack.Filter{Family: packet.Family(), Proto: packet.Proto})
 	if err != nil {
 		return err.Error()
 	}
 	var words []string
 	for _, f := range flows {
-		words = append(words, fmt.Sprintf("%v to %v, replies %v to %v", f.Src, f.Dst, f.ReplySrc, f.ReplyDst))
+		if f.Src == p.src {
+			words = append(words, fmt.Sprintf("%v to %v, replies %v to %v", f.Src, f.Dst, f.ReplySrc, f.ReplyDst))
+		}
 	}
 	return cmp.Or(strings.Join(words, "; "), "none")
 }

@@ -52,10 +52,10 @@ func perServer(conns []*nstest.Conn) map[string][]*nstest.Conn {
 	return out
 }
 
-// caseDrain: it counts the connections that are left to draining backends, or
+// TestDrain: it counts the connections that are left to draining backends, or
 // to those named, over all frontends, and returns when they are closed or the
 // context ends. What is left can be cut (case 26).
-func caseDrain(t *testing.T) {
+func TestDrain(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()

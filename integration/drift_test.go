@@ -7,15 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"os/exec"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
@@ -40,46 +36,30 @@ func drifts() []struct {
 		do     func(*testing.T, *nstest.Namespace)
 	}{
 		{name: "an element deleted", do: deleteFrontends},
-		{name: "a chain flushed", do: inOurTables(func(c *nftables.Conn, t *nftables.Table) {
-			c.FlushChain(&nftables.Chain{Name: "services", Table: t})
+		{name: "a chain flushed", do: inOurTables(func(_ *testing.T, tb nftTable) edit { return tb.flushChain("services") })},
+		{name: "a rule inserted", do: inOurTables(func(t *testing.T, tb nftTable) edit {
+			return tb.insertRule(t, "services", &expr.Verdict{Kind: expr.VerdictDrop})
 		})},
-		{name: "a rule inserted", do: inOurTables(func(c *nftables.Conn, t *nftables.Table) {
-			c.InsertRule(&nftables.Rule{
-				Table: t, Chain: &nftables.Chain{Name: "services", Table: t},
-				Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}},
-			})
-		})},
-		{name: "the tables deleted", do: inOurTables(func(c *nftables.Conn, t *nftables.Table) { c.DelTable(t) })},
-		{name: "everything deleted", do: func(t *testing.T, ns *nstest.Namespace) {
-			t.Helper()
-			c := connectNftables(t, ns)
-			c.FlushRuleset()
-			if err := c.Flush(); err != nil {
-				t.Fatal(err)
-			}
-		}},
+		{name: "the tables deleted", do: inOurTables(func(_ *testing.T, tb nftTable) edit { return tb.delete() })},
+		{name: "everything deleted", do: func(t *testing.T, ns *nstest.Namespace) { meddle(t, ns, flushRuleset()) }},
 		{name: "nft deletes elements", script: "flush map ip nftdp backends\nflush map ip6 nftdp backends\n" +
 			"flush map ip nftdp node_backends\nflush map ip6 nftdp node_backends\n"},
 		{name: "nft inserts rules", script: "insert rule ip nftdp prerouting drop\ninsert rule ip6 nftdp prerouting drop\n"},
 		{name: "nft makes tables dormant", script: "add table ip nftdp { flags dormant; }\nadd table ip6 nftdp { flags dormant; }\n"},
 		{name: "nft flushes tables", script: "flush table ip nftdp\nflush table ip6 nftdp\n"},
-		{name: "nft deletes tables", script: "delete table ip nftdp\ndelete table ip6 nftdp\n"},
-		{name: "nft flush ruleset", script: "flush ruleset\n"},
 		{name: "a firewall reloads", script: reload},
 	}
 }
 
 // inOurTables makes a change in the tables of both families.
-func inOurTables(change func(*nftables.Conn, *nftables.Table)) func(*testing.T, *nstest.Namespace) {
+func inOurTables(change func(*testing.T, nftTable) edit) func(*testing.T, *nstest.Namespace) {
 	return func(t *testing.T, ns *nstest.Namespace) {
 		t.Helper()
-		c := connectNftables(t, ns)
-		for _, f := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
-			change(c, &nftables.Table{Family: f, Name: nftdp.DefaultTable})
+		var edits []edit
+		for _, tb := range bothTables(nftdp.DefaultTable) {
+			edits = append(edits, change(t, tb))
 		}
-		if err := c.Flush(); err != nil {
-			t.Fatal(err)
-		}
+		meddle(t, ns, edits...)
 	}
 }
 
@@ -87,36 +67,15 @@ func inOurTables(change func(*nftables.Conn, *nftables.Table)) func(*testing.T, 
 func deleteFrontends(t *testing.T, ns *nstest.Namespace) {
 	t.Helper()
 	conn := dialKernel(t, ns)
-	held, _, err := conn.Read(t.Context(), nftdp.DefaultTable)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer closeOrFail(t, conn)
 	var changes []ruleset.Change
-	for _, table := range held.Tables {
+	for _, table := range readRules(t, conn).Tables {
 		s := table.Set("node_frontends")
 		changes = append(changes, ruleset.Change{
 			Verb: ruleset.Delete, Family: table.Family, Table: table.Name, Set: s, Elements: s.Elements[:1],
 		})
 	}
 	commit(t, conn, changes)
-}
-
-// nftScript lets stock nft run a script.
-func nftScript(t *testing.T, ns *nstest.Namespace, script string) {
-	t.Helper()
-	nft, err := exec.LookPath("nft")
-	switch {
-	case err != nil && os.Getenv("CI") != "":
-		t.Fatal("no stock nft, and CI is set:", err)
-	case err != nil:
-		t.Skip("needs stock nft:", err)
-	}
-	cmd := exec.CommandContext(t.Context(), nft, "-f", "-")
-	var output strings.Builder
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(script), &output, &output
-	if err := ns.Do(cmd.Run); err != nil {
-		t.Fatalf("%v\n%s", err, &output)
-	}
 }
 
 // TestKeepUnderLiveConnections: whatever others do, services work again as
@@ -127,6 +86,9 @@ func TestKeepUnderLiveConnections(t *testing.T) {
 	for _, drift := range drifts() {
 		t.Run(drift.name, func(t *testing.T) {
 			t.Parallel()
+			if drift.script != "" {
+				needTool(t, "nft")
+			}
 			w := newWorld(t, nftdp.Config{}, 2)
 			frontends := append(nodeWide(80), on(clusterIP, 80)...)
 			w.apply(t,
@@ -140,7 +102,7 @@ func TestKeepUnderLiveConnections(t *testing.T) {
 				if drift.do != nil {
 					drift.do(t, w.Node)
 				} else {
-					nftScript(t, w.Node, drift.script)
+					nftLoad(t, w.Node, drift.script)
 				}
 			}
 			disturb()
@@ -202,14 +164,13 @@ func failedConnectionsOfDrift(t *testing.T, services int) {
 	w.apply(t, append(manyServices(services),
 		nftdp.Service{Name: "web", Frontends: nodeWide(80), Backends: backends(0, 1, 2)})...)
 	dst := netip.AddrPortFrom(nstest.IPv4().Node, 80)
-	conn := connectNftables(t, w.Node)
+	other := dialOther(t, w.Node)
 	for range 3 {
 		repaired, stop := keep(t, w.dataplane)
 		outcomes, end := w.connectAllTheTime(t, dst)
 		ask(t, w.Client, "tcp", dst)
 		begin := time.Now()
-		conn.FlushRuleset()
-		if err := conn.Flush(); err != nil {
+		if err := other.commit(flushRuleset()); err != nil {
 			t.Fatal(err)
 		}
 		wantRepair(t, repaired)
@@ -253,13 +214,9 @@ func TestKeepLeavesOthers(t *testing.T) {
 	w.apply(t, nftdp.Service{Name: "web", Frontends: nodeWide(80), Backends: backends(0)})
 	repaired, stop := keep(t, w.dataplane)
 	defer stop()
-	conn := connectNftables(t, w.Node)
-	conn.FlushRuleset()
-	if err := conn.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range foreignTables() {
-		addForeign(t, w.Node, f.family, f.name)
+	meddle(t, w.Node, flushRuleset())
+	for _, tb := range foreignTables() {
+		addForeign(t, w.Node, tb)
 	}
 	wantRepair(t, repaired)
 	names := tableNames(t, w.Node)

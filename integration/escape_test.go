@@ -82,21 +82,10 @@ func firstActive(active, n int) []nftdp.Backend {
 // answer, so that its processors have nothing else to do.
 func newSilentWorld(t *testing.T, backends int) *world {
 	t.Helper()
-	top, err := nstest.NewTopology(backends)
-	if err != nil {
-		t.Fatal(err)
+	w := &world{Topology: newTopology(t, backends)}
+	for i, pod := range w.Backends {
+		sink(t, pod, netip.AddrPortFrom(nstest.IPv4().Backend(i), backendPort))
 	}
-	t.Cleanup(func() { closeOrFail(t, top) })
-	for i, pod := range top.Backends {
-		// A socket that nobody reads takes what fits and drops the rest.
-		addr := netip.AddrPortFrom(nstest.IPv4().Backend(i), backendPort)
-		sink, err := nstest.ListenUDP(pod, addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { closeOrFail(t, sink) })
-	}
-	w := &world{Topology: top}
 	w.open(t, nftdp.Config{})
 	return w
 }

@@ -3,8 +3,8 @@
 package integration
 
 import (
-	"context"
 	"encoding/binary"
+	"maps"
 	"net/netip"
 	"testing"
 
@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/conntrack"
-	"github.com/nftdp/go-nftdp/internal/kernel"
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
@@ -24,32 +23,28 @@ type trackedFlow struct {
 	src, dst, replySrc, replyDst netip.AddrPort
 }
 
-// flowTable lists the UDP flows of a namespace.
-func flowTable(t *testing.T, ns *nstest.Namespace) map[trackedFlow]bool {
+// flowTable lists the flows of a protocol in both families.
+func flowTable(t *testing.T, ns *nstest.Namespace, proto uint8) map[trackedFlow]bool {
 	t.Helper()
-	return flowTableOf(t, ns, unix.IPPROTO_UDP)
+	all := map[trackedFlow]bool{}
+	for _, family := range ruleset.Families {
+		maps.Copy(all, listed(t, ns, conntrack.Filter{Family: family, Proto: proto}))
+	}
+	return all
 }
 
-// flowTableOf lists the flows of a protocol.
-func flowTableOf(t *testing.T, ns *nstest.Namespace, proto uint8) map[trackedFlow]bool {
+// listed lists the flows that pass the filter.
+func listed(t *testing.T, ns *nstest.Namespace, f conntrack.Filter) map[trackedFlow]bool {
 	t.Helper()
-	conn, err := kernel.Dial(int(ns.Handle()))
+	flows, err := listFlows(t.Context(), ns, f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeOrFail(t, conn)
-	all := map[trackedFlow]bool{}
-	for _, family := range ruleset.Families {
-		flows, err := conntrack.List(context.WithoutCancel(t.Context()), conn,
-			conntrack.Filter{Family: family, Proto: proto}, func(*conntrack.Flow) bool { return true })
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range flows {
-			all[trackedFlow{f.Proto, f.Src, f.Dst, f.ReplySrc, f.ReplyDst}] = true
-		}
+	out := map[trackedFlow]bool{}
+	for _, f := range flows {
+		out[trackedFlow{f.Proto, f.Src, f.Dst, f.ReplySrc, f.ReplyDst}] = true
 	}
-	return all
+	return out
 }
 
 // addFlows puts flows into a namespace's table, as if packets had made them.
@@ -151,11 +146,7 @@ func TestFlowFilter(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()
-		ns, err := nstest.New("table")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { closeOrFail(t, ns) })
+		ns := newNamespace(t)
 		var all []trackedFlow
 		for i, dst := range []netip.Addr{a.Node, a.ClusterIP, a.External} {
 			for j, port := range []uint16{53, 54, 255} {
@@ -166,15 +157,6 @@ func TestFlowFilter(t *testing.T) {
 			}
 		}
 		addFlows(t, ns, all)
-		conn, err := kernel.Dial(int(ns.Handle()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { closeOrFail(t, conn) })
-		family := ruleset.IPv4
-		if a.Client.Is6() {
-			family = ruleset.IPv6
-		}
 		for _, f := range []conntrack.Filter{
 			{},
 			{Port: 53},
@@ -186,7 +168,7 @@ func TestFlowFilter(t *testing.T) {
 			{Addr: a.PodGW},
 			{Port: 1},
 		} {
-			f.Family, f.Proto = family, unix.IPPROTO_UDP
+			f.Family, f.Proto = ruleset.FamilyOf(a.Client), unix.IPPROTO_UDP
 			want := map[trackedFlow]bool{}
 			for _, flow := range all {
 				if (f.Port == 0 || f.Port == flow.dst.Port()) && (!f.Addr.IsValid() || f.Addr == flow.dst.Addr()) &&
@@ -194,25 +176,11 @@ func TestFlowFilter(t *testing.T) {
 					want[flow] = true
 				}
 			}
-			if diff := cmp.Diff(want, listed(t, conn, f), cmp.AllowUnexported(trackedFlow{}), equateAddrs()); diff != "" {
+			if diff := cmp.Diff(want, listed(t, ns, f), cmp.AllowUnexported(trackedFlow{}), equateAddrs()); diff != "" {
 				t.Errorf("%+v (-want +got):\n%s", f, diff)
 			}
 		}
 	})
-}
-
-// listed lists flows as they are in the table.
-func listed(t *testing.T, conn *kernel.Conn, f conntrack.Filter) map[trackedFlow]bool {
-	t.Helper()
-	flows, err := conntrack.List(t.Context(), conn, f, func(*conntrack.Flow) bool { return true })
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[trackedFlow]bool{}
-	for _, f := range flows {
-		out[trackedFlow{f.Proto, f.Src, f.Dst, f.ReplySrc, f.ReplyDst}] = true
-	}
-	return out
 }
 
 // TestFlowReplaced: deleting a flow leaves one that came in its place, and
@@ -221,16 +189,7 @@ func TestFlowReplaced(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()
-		ns, err := nstest.New("table")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { closeOrFail(t, ns) })
-		conn, err := kernel.Dial(int(ns.Handle()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { closeOrFail(t, conn) })
+		ns := newNamespace(t)
 		// The identifier is made of the entry's place in memory, which a new
 		// one may get. Others come before it, to take that place.
 		const tries, others = 20, 100
@@ -238,23 +197,19 @@ func TestFlowReplaced(t *testing.T) {
 			src, dst := netip.AddrPortFrom(a.Client, 1), netip.AddrPortFrom(a.Node, uint16(1000+i))
 			flow := []trackedFlow{{unix.IPPROTO_UDP, src, dst, dst, src}}
 			addFlows(t, ns, flow)
-			old := findFlow(t, conn, dst)
-			if deleted, err := conntrack.Delete(t.Context(), conn, old); err != nil || !deleted {
-				t.Fatalf("delete: %v, %v; want true", deleted, err)
+			old := findFlow(t, ns, dst)
+			if !deleteFlow(t, ns, old) {
+				t.Fatal("the flow was not deleted")
 			}
-			if deleted, err := conntrack.Delete(t.Context(), conn, old); err != nil || deleted {
-				t.Fatalf("delete what is gone: %v, %v; want false", deleted, err)
+			if deleteFlow(t, ns, old) {
+				t.Fatal("the flow was deleted twice")
 			}
 			for j := range others {
 				src := netip.AddrPortFrom(a.Client, uint16(2000+i*others+j))
 				addFlows(t, ns, []trackedFlow{{unix.IPPROTO_UDP, src, dst, dst, src}})
 			}
 			addFlows(t, ns, flow)
-			deleted, err := conntrack.Delete(t.Context(), conn, old)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !deleted {
+			if !deleteFlow(t, ns, old) {
 				return
 			}
 		}
@@ -263,13 +218,11 @@ func TestFlowReplaced(t *testing.T) {
 }
 
 // findFlow finds the only flow to a destination.
-func findFlow(t *testing.T, conn *kernel.Conn, dst netip.AddrPort) *conntrack.Flow {
+func findFlow(t *testing.T, ns *nstest.Namespace, dst netip.AddrPort) *conntrack.Flow {
 	t.Helper()
-	filter := conntrack.Filter{Family: ruleset.IPv4, Proto: unix.IPPROTO_UDP, Addr: dst.Addr(), Port: dst.Port()}
-	if dst.Addr().Is6() {
-		filter.Family = ruleset.IPv6
-	}
-	found, err := conntrack.List(t.Context(), conn, filter, func(*conntrack.Flow) bool { return true })
+	found, err := listFlows(t.Context(), ns, conntrack.Filter{
+		Family: ruleset.FamilyOf(dst.Addr()), Proto: unix.IPPROTO_UDP, Addr: dst.Addr(), Port: dst.Port(),
+	})
 	if err != nil || len(found) != 1 {
 		t.Fatalf("found %v, %v; want one flow", found, err)
 	}

@@ -67,7 +67,7 @@ func testForeignFlows(t *testing.T, a nstest.Addrs, config nftdp.Config) {
 	addFlows(t, w.Node, foreign)
 	check := func(after string) {
 		t.Helper()
-		table := flowTable(t, w.Node)
+		table := flowTable(t, w.Node, syscall.IPPROTO_UDP)
 		for _, f := range foreign {
 			if !table[f] {
 				t.Errorf("%+v is gone after %s", f, after)
@@ -92,7 +92,7 @@ func testForeignFlows(t *testing.T, a nstest.Addrs, config nftdp.Config) {
 		check(fmt.Sprintf("apply %d", i))
 	}
 	w.apply(t, udpService("dns", 0))
-	if flowTable(t, w.Node)[own] {
+	if flowTable(t, w.Node, syscall.IPPROTO_UDP)[own] {
 		t.Error("a flow to the address of a new frontend that leads elsewhere is still there")
 	}
 }
@@ -153,7 +153,7 @@ func TestManyForeignFlows(t *testing.T) {
 	client.want(t, "backend-1")
 	w.update(t, nftdp.Change{Set: []nftdp.Service{udpService("dns", 1)}})
 	client.want(t, "backend-2")
-	table := flowTable(t, w.Node)
+	table := flowTable(t, w.Node, syscall.IPPROTO_UDP)
 	missing := 0
 	for _, f := range flows {
 		if !table[f] {

@@ -9,26 +9,21 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-type foreignTable struct {
-	family nftables.TableFamily
-	name   string
-}
-
 // foreignTables have every family that shares our hooks, and names near ours.
-func foreignTables() []foreignTable {
-	return []foreignTable{
-		{nftables.TableFamilyIPv4, "firewall"},
-		{nftables.TableFamilyIPv6, "firewall"},
-		{nftables.TableFamilyINet, "firewall"},
-		{nftables.TableFamilyIPv4, "nftdp2"},
-		{nftables.TableFamilyIPv6, "Nftdp"},
-		{nftables.TableFamilyINet, "nftdp"},
+func foreignTables() []nftTable {
+	return []nftTable{
+		{unix.NFPROTO_IPV4, "firewall"},
+		{unix.NFPROTO_IPV6, "firewall"},
+		{unix.NFPROTO_INET, "firewall"},
+		{unix.NFPROTO_IPV4, "nftdp2"},
+		{unix.NFPROTO_IPV6, "Nftdp"},
+		{unix.NFPROTO_INET, "nftdp"},
 	}
 }
 
@@ -36,28 +31,24 @@ func foreignTables() []foreignTable {
 // are, to the byte of what the kernel tells about them.
 func TestForeignTablesAreLeft(t *testing.T) {
 	t.Parallel()
-	top, err := nstest.NewTopology(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeOrFail(t, top) })
+	top := newTopology(t, 1)
 	serve(t, top.Backends[0], backendPort, "tcp")
 	var before [][]string
-	for _, f := range foreignTables() {
-		addForeign(t, top.Node, f.family, f.name)
-		dump := dumpTable(t, top.Node, f.family, f.name)
+	for _, tb := range foreignTables() {
+		addForeign(t, top.Node, tb)
+		dump := dumpTable(t, top.Node, tb)
 		// A table, two chains, two rules, three sets with elements; where a
 		// list ends the kernel may add an empty message.
 		if len(dump) < 1+2+2+3*2 {
-			t.Fatalf("dump of %s has %d lines:\n%q", f.name, len(dump), dump)
+			t.Fatalf("dump of %s has %d lines:\n%q", tb.name, len(dump), dump)
 		}
 		before = append(before, dump)
 	}
 	unchanged := func(after string) {
 		t.Helper()
-		for i, f := range foreignTables() {
-			if diff := cmp.Diff(before[i], dumpTable(t, top.Node, f.family, f.name)); diff != "" {
-				t.Errorf("table %s of family %d after %s (-before +after):\n%s", f.name, f.family, after, diff)
+		for i, tb := range foreignTables() {
+			if diff := cmp.Diff(before[i], dumpTable(t, top.Node, tb)); diff != "" {
+				t.Errorf("table %s of family %d after %s (-before +after):\n%s", tb.name, tb.family, after, diff)
 			}
 		}
 	}
@@ -87,46 +78,38 @@ func TestForeignTablesAreLeft(t *testing.T) {
 // as they are, and nothing is made beside them.
 func TestNotOwned(t *testing.T) {
 	t.Parallel()
-	empty := func(t *testing.T, ns *nstest.Namespace, family nftables.TableFamily, name string) {
+	empty := func(t *testing.T, ns *nstest.Namespace, tb nftTable) {
 		t.Helper()
-		conn := connectNftables(t, ns)
-		conn.AddTable(&nftables.Table{Family: family, Name: name})
-		if err := conn.Flush(); err != nil {
-			t.Fatal(err)
-		}
+		meddle(t, ns, tb.add())
 	}
 	for _, c := range []struct {
 		name   string
 		table  string // our configured name
-		family nftables.TableFamily
-		add    func(*testing.T, *nstest.Namespace, nftables.TableFamily, string)
+		family byte
+		add    func(*testing.T, *nstest.Namespace, nftTable)
 	}{
-		{"ip", "", nftables.TableFamilyIPv4, addForeign},
-		{"ip6", "", nftables.TableFamilyIPv6, addForeign},
-		{"empty-ip", "", nftables.TableFamilyIPv4, empty},
-		{"empty-ip6", "", nftables.TableFamilyIPv6, empty},
-		{"configured", "filter", nftables.TableFamilyIPv4, addForeign},
+		{"ip", "", unix.NFPROTO_IPV4, addForeign},
+		{"ip6", "", unix.NFPROTO_IPV6, addForeign},
+		{"empty-ip", "", unix.NFPROTO_IPV4, empty},
+		{"empty-ip6", "", unix.NFPROTO_IPV6, empty},
+		{"configured", "filter", unix.NFPROTO_IPV4, addForeign},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			ns, err := nstest.New("node")
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { closeOrFail(t, ns) })
+			ns := newNamespace(t)
 			config := nftdp.Config{Table: c.table}
-			name := c.table
-			if name == "" {
-				name = nftdp.DefaultTable
+			theirs := nftTable{c.family, c.table}
+			if c.table == "" {
+				theirs.name = nftdp.DefaultTable
 			}
-			c.add(t, ns, c.family, name)
-			before, tables := dumpTable(t, ns, c.family, name), tableNames(t, ns)
+			c.add(t, ns, theirs)
+			before, tables := dumpTable(t, ns, theirs), tableNames(t, ns)
 			for operation, err := range everyOperation(t, ns, config) {
 				if !errors.Is(err, nftdp.ErrNotOwned) {
 					t.Errorf("%s: %v, want %v", operation, err, nftdp.ErrNotOwned)
 				}
 			}
-			if diff := cmp.Diff(before, dumpTable(t, ns, c.family, name)); diff != "" {
+			if diff := cmp.Diff(before, dumpTable(t, ns, theirs)); diff != "" {
 				t.Errorf("the table changed (-before +after):\n%s", diff)
 			}
 			if got := tableNames(t, ns); !slices.Equal(got, tables) {

@@ -64,14 +64,7 @@ func TestFilterElsewhere(t *testing.T) {
 
 // forwardedServices lead to backend-1, one service for each protocol.
 func forwardedServices() []nftdp.Service {
-	var all []nftdp.Service
-	for _, p := range protocols() {
-		all = append(all, nftdp.Service{
-			Name: p.name, Protocol: p.proto,
-			Frontends: append(nodeWide(80), on(clusterIP, 80)...), Backends: backends(0),
-		})
-	}
-	return all
+	return perProtocol(append(nodeWide(80), on(clusterIP, 80)...), backends(0))
 }
 
 // TestDNATElsewhere: of two translations of one destination the chain with
@@ -101,11 +94,11 @@ func TestDNATElsewhere(t *testing.T) {
 			ours := nftdp.Service{Name: "web", Frontends: append(on(clusterIP, 80), on(clusterIP, 81)...), Backends: backends(0)}
 			wide := nftdp.Service{Name: "wide", Frontends: append(nodeWide(80), nodeWide(81)...), Backends: backends(0)}
 			if c.first {
-				nftLoad(t, w.Node, "%s", dnatTable(c.priority))
+				nftLoad(t, w.Node, dnatTable(c.priority))
 			}
 			w.apply(t, ours, wide)
 			if !c.first {
-				nftLoad(t, w.Node, "%s", dnatTable(c.priority))
+				nftLoad(t, w.Node, dnatTable(c.priority))
 			}
 			for _, a := range nstest.Families() {
 				for _, from := range []*nstest.Namespace{w.Client, w.Node} {
@@ -167,7 +160,7 @@ func TestSNATElsewhere(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, nftdp.Config{Internal: podNets()}, 2)
 			w.apply(t, forwardedServices()...)
-			nftLoad(t, w.Node, "%s", snatTable(c.priority))
+			nftLoad(t, w.Node, snatTable(c.priority))
 			inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 				vip := netip.AddrPortFrom(a.ClusterIP, 80)
 				source := func(from *nstest.Namespace, protocol string, dst netip.AddrPort, want netip.Addr) {
@@ -202,5 +195,3 @@ func snatTable(priority int) string {
 			}
 		}`, priority, &rules)
 }
-
-func podGW(a nstest.Addrs) netip.Addr { return a.PodGW }

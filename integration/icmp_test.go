@@ -17,11 +17,11 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// caseICMPErrorsAreTranslated: errors about a translated packet reach the
+// TestICMPErrorsAreTranslated: errors about a translated packet reach the
 // client with the addresses that it used (case 33): the backend's "port
 // unreachable" as ECONNREFUSED, and the node's "packet too big" as the path
 // MTU to the frontend's address.
-func caseICMPErrorsAreTranslated(t *testing.T) {
+func TestICMPErrorsAreTranslated(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		w := newWorld(t, nftdp.Config{}, 1)
@@ -73,9 +73,9 @@ func testPathMTU(t *testing.T, w *world, dst netip.AddrPort) {
 	}
 }
 
-// caseFragments: a datagram that needs several fragments arrives whole, and
+// TestFragments: a datagram that needs several fragments arrives whole, and
 // so does its answer (case 33).
-func caseFragments(t *testing.T) {
+func TestFragments(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		w := newWorld(t, nftdp.Config{}, 1)

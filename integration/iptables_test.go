@@ -5,11 +5,11 @@ package integration
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/nftables"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
@@ -58,10 +58,10 @@ func TestIptables(t *testing.T) {
 			unchanged("apply")
 			everyone()
 
-			ours := dumpOurs(t, w.Node)
+			ours := dumpTables(t, w.Node, nftdp.DefaultTable)
 			theirs.flush(t)
 			theirs.add(t)
-			if diff := cmp.Diff(ours, dumpOurs(t, w.Node)); diff != "" {
+			if diff := cmp.Diff(ours, dumpTables(t, w.Node, nftdp.DefaultTable)); diff != "" {
 				t.Errorf("our tables after iptables (-before +after):\n%s", diff)
 			}
 			if plan := w.apply(t, web); !plan.Empty() {
@@ -84,13 +84,9 @@ func iptablesVariants(t *testing.T) []string {
 	for _, family := range []string{"iptables", "ip6tables"} {
 		needTool(t, family+"-nft")
 	}
-	ns, err := nstest.New("probe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeOrFail(t, ns)
+	ns := newNamespace(t)
 	for _, family := range []string{"iptables", "ip6tables"} {
-		if _, err := runTool(t, ns, "", family+"-legacy", "-t", "nat", "-S"); err != nil {
+		if _, err := runTool(t, ns, "", "env", xtablesLock(t), family+"-legacy", "-t", "nat", "-S"); err != nil {
 			t.Logf("without legacy tables: %v", err)
 			return []string{"nft"}
 		}
@@ -139,12 +135,12 @@ func (i iptables) run(t *testing.T, a nstest.Addrs, args string) string {
 	if a.Client.Is6() {
 		name = "ip6tables-" + i.variant
 	}
-	return tool(t, i.ns, name, strings.Fields(args)...)
+	return tool(t, i.ns, "env", append([]string{xtablesLock(t), name}, strings.Fields(args)...)...)
 }
 
-// dumpOurs gives all that the kernel tells about our tables.
-func dumpOurs(t *testing.T, ns *nstest.Namespace) []string {
+// xtablesLock is where iptables-legacy takes a lock instead of in /run, which
+// is root's.
+func xtablesLock(t *testing.T) string {
 	t.Helper()
-	return append(dumpTable(t, ns, nftables.TableFamilyIPv4, nftdp.DefaultTable),
-		dumpTable(t, ns, nftables.TableFamilyIPv6, nftdp.DefaultTable)...)
+	return "XTABLES_LOCKFILE=" + filepath.Join(t.TempDir(), "lock")
 }

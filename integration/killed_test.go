@@ -7,7 +7,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/netip"
 	"regexp"
@@ -15,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -128,18 +126,7 @@ func (w *world) killOne(t *testing.T) (changes int) {
 		step = time.Since(begun)
 	}
 	<-time.After(rand.N(step))
-	if err := c.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	said, err := io.ReadAll(c.lines)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = c.Wait() // it was killed
-	if status, ok := c.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
-		t.Errorf("the process has ended by itself: %v\n%s", c.ProcessState, c.stderr)
-	}
-	return bytes.Count(said, []byte("changed"))
+	return bytes.Count(c.kill(t), []byte("changed"))
 }
 
 // leftover is what may be too much after a change that was broken off: chains

@@ -23,11 +23,7 @@ import (
 // the namespace where they began.
 func TestNothingLeaks(t *testing.T) {
 	t.Parallel()
-	ns, err := nstest.New("node")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeOrFail(t, ns) })
+	ns := newNamespace(t)
 	for _, name := range []string{"open often", "update often"} {
 		c := startChild(t, ns, name)
 		c.end(t)

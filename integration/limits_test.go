@@ -87,9 +87,7 @@ func TestMaxConnsDrop(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	web := limitedWeb(limited(2, backends(0))...)
-	for i := range web.Frontends {
-		web.Frontends[i].NoBackend = nftdp.ActionDrop
-	}
+	withNoBackend(nftdp.ActionDrop, web.Frontends)
 	w.apply(t, web)
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		dst := netip.AddrPortFrom(a.Node, 30644)

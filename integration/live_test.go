@@ -13,11 +13,11 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// caseChangeUnderLiveConnections: a backend is removed, then another replaced,
+// TestChangeUnderLiveConnections: a backend is removed, then another replaced,
 // then its service deleted and everything else with it, by Apply or by Update.
 // Established connections go on through all of it, and new ones follow the
 // state at once (case 31).
-func caseChangeUnderLiveConnections(t *testing.T) {
+func TestChangeUnderLiveConnections(t *testing.T) {
 	t.Parallel()
 	for _, by := range []string{"apply", "update"} {
 		t.Run(by, func(t *testing.T) {
@@ -60,10 +60,10 @@ func caseChangeUnderLiveConnections(t *testing.T) {
 	}
 }
 
-// caseDeletedServiceIsGone: what a deleted service's frontends do to a packet
+// TestDeletedServiceIsGone: what a deleted service's frontends do to a packet
 // is what they did before it existed: the node's own stack refuses its port,
 // and the virtual address belongs to nobody (case 31).
-func caseDeletedServiceIsGone(t *testing.T) {
+func TestDeletedServiceIsGone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	outcomes := func(timeout time.Duration) []string {
@@ -82,14 +82,7 @@ func caseDeletedServiceIsGone(t *testing.T) {
 	if slices.Contains(before, "backend-1") {
 		t.Fatalf("without services: %v", before)
 	}
-	var services []nftdp.Service
-	for _, p := range protocols() {
-		services = append(services, nftdp.Service{
-			Name: p.name, Protocol: p.proto,
-			Frontends: append(nodeWide(30644), on(clusterIP, 80)...), Backends: backends(0),
-		})
-	}
-	w.apply(t, services...)
+	w.apply(t, perProtocol(append(nodeWide(30644), on(clusterIP, 80)...), backends(0))...)
 	for _, got := range outcomes(askTimeout) {
 		if got != "backend-1" {
 			t.Errorf("with the services: %s, want backend-1", got)

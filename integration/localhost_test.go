@@ -54,9 +54,9 @@ func localhostServices() []nftdp.Service {
 	return all
 }
 
-// caseLocalhost: loopback addresses lead to backends on the node itself, in its
+// TestLocalhost: loopback addresses lead to backends on the node itself, in its
 // pods and elsewhere, which see an address of the node (case 12, Localhost on).
-func caseLocalhost(t *testing.T) {
+func TestLocalhost(t *testing.T) {
 	t.Parallel()
 	w := newLocalhostWorld(t)
 	serve(t, w.Node, backendPort, "tcp", "udp", "sctp")

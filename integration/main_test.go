@@ -1,8 +1,7 @@
 //go:build linux
 
 // Package integration tests the library with real packets in namespaces of
-// its own. TestCases lists the packet cases, which name what has to happen to
-// which packet; "case 14" in a comment elsewhere is one of them.
+// its own.
 package integration
 
 import (
@@ -13,15 +12,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(unprivilegedEnv) != "" {
-		os.Exit(runUnprivileged())
-	}
-	if os.Getenv(requirementsEnv) != "" {
-		os.Exit(runRequirements())
-	}
-	if os.Getenv(ownerEnv) != "" {
-		os.Exit(runOwner())
-	}
 	if name := os.Getenv(childEnv); name != "" {
 		os.Exit(beChild(name))
 	}

@@ -67,12 +67,12 @@ func TestMasqueradeChanges(t *testing.T) {
 	web.SNAT = []netip.Addr{snatAddr(a4)}
 	w.apply(t, web)
 	sources(snatAddr(a4), a6.PodGW)
-	with(web.Frontends, func(f *nftdp.Frontend) { f.Masquerade = nftdp.MasqueradeNever })
+	withMasquerade(nftdp.MasqueradeNever, web.Frontends)
 	w.apply(t, web)
 	if four, six := client(); !a4.ClientNet.Contains(four) || !a6.ClientNet.Contains(six) {
 		t.Errorf("with Never the backend saw %v and %v, want the client's own", four, six)
 	}
-	with(web.Frontends, func(f *nftdp.Frontend) { f.Masquerade = nftdp.MasqueradeAuto })
+	withMasquerade(nftdp.MasqueradeAuto, web.Frontends)
 	web.SNAT = nil
 	w.apply(t, web)
 	sources(a4.PodGW, a6.PodGW)
@@ -84,14 +84,12 @@ func TestMasqueradeChanges(t *testing.T) {
 func TestMasqueradeOfSamePort(t *testing.T) {
 	t.Parallel()
 	w := newMasqueradeWorld(t)
-	never := func(frontends []nftdp.Frontend) []nftdp.Frontend {
-		return with(frontends, func(f *nftdp.Frontend) { f.Masquerade = nftdp.MasqueradeNever })
-	}
 	for _, addressed := range []bool{false, true} {
-		frontends := append(never(nodeWide(80)), on(external, 80)...)
+		never, auto := nodeWide(80), on(external, 80)
 		if addressed {
-			frontends = append(nodeWide(80), never(on(external, 80))...)
+			never, auto = auto, never
 		}
+		frontends := append(withMasquerade(nftdp.MasqueradeNever, never), auto...)
 		w.apply(t, nftdp.Service{Name: "web", Frontends: frontends, Backends: to("L1")})
 		for _, a := range nstest.Families() {
 			for dst, keeps := range map[netip.Addr]bool{a.External: addressed, a.Node: !addressed} {
@@ -134,7 +132,7 @@ func newMasqueradeWorld(t *testing.T) *caseWorld {
 	t.Helper()
 	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
 	for _, a := range nstest.Families() {
-		if err := w.Node.AddAddr("lo", netip.PrefixFrom(snatAddr(a), snatAddr(a).BitLen())); err != nil {
+		if err := w.Node.AddAddr("lo", single(snatAddr(a))); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -4,15 +4,12 @@ package integration
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
 	"testing"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -22,8 +19,8 @@ import (
 
 // objects are the kinds of things in a table, each with the message that lists
 // them. All have the table's name as attribute 1, and sets their own as 2.
-func objects() map[string]uint16 {
-	return map[string]uint16{
+func objects() map[string]netlink.HeaderType {
+	return map[string]netlink.HeaderType{
 		"chain":     unix.NFT_MSG_GETCHAIN,
 		"rule":      unix.NFT_MSG_GETRULE,
 		"set":       unix.NFT_MSG_GETSET,
@@ -32,31 +29,33 @@ func objects() map[string]uint16 {
 	}
 }
 
-// dumpTable gives everything that the kernel tells about a table, byte for
-// byte, one line for each object or message.
-func dumpTable(t *testing.T, ns *nstest.Namespace, family nftables.TableFamily, table string) []string {
+// dumpTables dumps our tables of a name.
+func dumpTables(t *testing.T, ns *nstest.Namespace, name string) (lines []string) {
 	t.Helper()
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(ns.Handle())})
-	if err != nil {
-		t.Fatal(err)
+	for _, tb := range bothTables(name) {
+		lines = append(lines, dumpTable(t, ns, tb)...)
 	}
-	defer conn.Close()
-	list := func(command uint16, attributes ...netlink.Attribute) [][]byte {
-		return listObjects(t, conn, family, table, command, attributes...)
-	}
+	return lines
+}
+
+// dumpTable returns everything that the kernel tells about a table, byte for
+// byte, one line for each object or message.
+func dumpTable(t *testing.T, ns *nstest.Namespace, tb nftTable) []string {
+	t.Helper()
+	other := dialOther(t, ns)
 	var lines []string
-	for _, b := range list(unix.NFT_MSG_GETTABLE) {
+	for _, b := range listObjects(t, other, tb, unix.NFT_MSG_GETTABLE) {
 		lines = append(lines, fmt.Sprintf("table %x", b))
 	}
 	for kind, command := range objects() {
-		for _, b := range list(command) {
+		for _, b := range listObjects(t, other, tb, command) {
 			lines = append(lines, fmt.Sprintf("%s %x", kind, b))
 			if kind != "set" {
 				continue
 			}
-			for _, e := range list(unix.NFT_MSG_GETSETELEM,
-				netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: cString(table)},
-				netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: attribute(t, b, unix.NFTA_SET_NAME)}) {
+			for _, e := range listObjects(t, other, tb, unix.NFT_MSG_GETSETELEM,
+				attrString(unix.NFTA_SET_ELEM_LIST_TABLE, tb.name),
+				attr(unix.NFTA_SET_ELEM_LIST_SET, attribute(t, b, unix.NFTA_SET_NAME))) {
 				lines = append(lines, fmt.Sprintf("elements %x", e))
 			}
 		}
@@ -65,35 +64,32 @@ func dumpTable(t *testing.T, ns *nstest.Namespace, family nftables.TableFamily, 
 	return lines
 }
 
-// listObjects gives the attributes of what a dump lists of one table. The
+// headerLen is the size of struct nfgenmsg: family, version, generation.
+const headerLen = 4
+
+// listObjects returns the attributes of what a dump lists of one table. The
 // header before them is left out: it holds the generation of the whole
 // namespace, which every change of anybody moves.
-func listObjects(t *testing.T, conn *netlink.Conn, family nftables.TableFamily, table string,
-	command uint16, attributes ...netlink.Attribute,
-) [][]byte {
+func listObjects(t *testing.T, other other, tb nftTable, command netlink.HeaderType, attributes ...[]byte) [][]byte {
 	t.Helper()
-	body, err := netlink.MarshalAttributes(attributes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	messages, err := conn.Execute(netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | command),
-			Flags: netlink.Request | netlink.Dump,
-		},
-		Data: append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, body...),
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
-		t.Fatalf("list objects of table %s: %v", table, err)
-	}
-	const headerLen = 4 // struct nfgenmsg: family, version, generation
 	var all [][]byte
-	for _, m := range messages {
-		if m.Data[0] == byte(family) && bytes.Equal(attribute(t, m.Data[headerLen:], 1), cString(table)) {
-			all = append(all, m.Data[headerLen:])
+	for _, b := range other.dump(t, tb, command, attributes...) {
+		if b[0] == tb.family && bytes.Equal(attribute(t, b[headerLen:], 1), append([]byte(tb.name), 0)) {
+			all = append(all, b[headerLen:])
 		}
+	}
+	return all
+}
+
+// dump lists objects of a table's family, or of all of them.
+func (o other) dump(t *testing.T, tb nftTable, command netlink.HeaderType, attributes ...[]byte) (all [][]byte) {
+	t.Helper()
+	messages, err := o.Execute(tb.edit(command, netlink.Dump, attributes...))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("list objects of table %s: %v", tb.name, err)
+	}
+	for _, m := range messages {
+		all = append(all, m.Data)
 	}
 	return all
 }
@@ -112,81 +108,48 @@ func attribute(t *testing.T, b []byte, number uint16) []byte {
 	return nil
 }
 
-func cString(s string) []byte { return append([]byte(s), 0) }
-
 // tableNames lists all tables of a namespace: "ip nftdp".
 func tableNames(t *testing.T, ns *nstest.Namespace) []string {
 	t.Helper()
-	tables, err := connectNftables(t, ns).ListTables()
-	if err != nil {
-		t.Fatal(err)
-	}
-	names := map[nftables.TableFamily]string{
-		nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
-	}
+	families := map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}
 	var all []string
-	for _, table := range tables {
-		all = append(all, names[table.Family]+" "+table.Name)
+	for _, b := range dialOther(t, ns).dump(t, nftTable{}, unix.NFT_MSG_GETTABLE) {
+		name := attribute(t, b[headerLen:], unix.NFTA_TABLE_NAME)
+		all = append(all, fmt.Sprintf("%s %s", families[b[0]], bytes.TrimSuffix(name, []byte{0})))
 	}
 	slices.Sort(all)
 	return all
 }
 
-func connectNftables(t *testing.T, ns *nstest.Namespace) *nftables.Conn {
-	t.Helper()
-	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.Handle())))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return conn
-}
-
 // addForeign makes a table as somebody else would: sets with and without
 // ranges, a map, base chains at the hooks that we use too, and rules. Nothing
 // in it counts, so that traffic leaves it as it is.
-func addForeign(t *testing.T, ns *nstest.Namespace, family nftables.TableFamily, name string) {
+func addForeign(t *testing.T, ns *nstest.Namespace, tb nftTable) {
 	t.Helper()
-	conn := connectNftables(t, ns)
-	table := conn.AddTable(&nftables.Table{Family: family, Name: name})
-	addForeignSets(t, conn, table)
-	regular := conn.AddChain(&nftables.Chain{Name: "services", Table: table})
-	accept := nftables.ChainPolicyAccept
-	base := conn.AddChain(&nftables.Chain{
-		Name: "prerouting", Table: table, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest, Policy: &accept,
-	})
-	conn.AddRule(&nftables.Rule{Table: table, Chain: base, Exprs: []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Verdict{Kind: expr.VerdictJump, Chain: regular.Name},
-	}, UserData: []byte("\x00\x06theirs")})
-	conn.AddRule(&nftables.Rule{Table: table, Chain: regular, Exprs: []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Lookup{SourceRegister: 1, SetName: "ports"},
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	}})
-	if err := conn.Flush(); err != nil {
-		t.Fatalf("make table %s: %v", name, err)
-	}
+	const mark = 19 // TYPE_MARK of nft
+	isEnd := attr32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+	seven := attrNested(unix.NFTA_SET_ELEM_DATA, attr32(unix.NFTA_DATA_VALUE, 7))
+	hook := attrNested(unix.NFTA_CHAIN_HOOK,
+		attr32(unix.NFTA_HOOK_HOOKNUM, unix.NF_INET_PRE_ROUTING), attr32(unix.NFTA_HOOK_PRIORITY, ^uint32(99)))
+	meddle(t, ns,
+		tb.add(),
+		tb.addSet("ports", 0),
+		tb.addElement("ports", port(1)), tb.addElement("ports", port(2)), tb.addElement("ports", port(3)),
+		tb.addSet("ranges", unix.NFT_SET_INTERVAL),
+		tb.addElement("ranges", port(10)), tb.addElement("ranges", port(20), isEnd),
+		tb.addSet("frontends", unix.NFT_SET_MAP, attr32(unix.NFTA_SET_DATA_TYPE, mark), attr32(unix.NFTA_SET_DATA_LEN, 4)),
+		tb.addElement("frontends", port(80), seven, theirComment(unix.NFTA_SET_ELEM_USERDATA)),
+		tb.addChain("services"),
+		tb.addChain("prerouting", hook, attrString(unix.NFTA_CHAIN_TYPE, "filter"), attr32(unix.NFTA_CHAIN_POLICY, 1)),
+		tb.insertRule(t, "prerouting",
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+			&expr.Verdict{Kind: expr.VerdictJump, Chain: "services"}),
+		tb.insertRule(t, "services",
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Lookup{SourceRegister: 1, SetName: "ports"},
+			&expr.Verdict{Kind: expr.VerdictDrop}))
 }
 
-func addForeignSets(t *testing.T, conn *nftables.Conn, table *nftables.Table) {
-	t.Helper()
-	port := binaryutil.BigEndian.PutUint16
-	for _, err := range []error{
-		conn.AddSet(&nftables.Set{Table: table, Name: "ports", KeyType: nftables.TypeInetService},
-			[]nftables.SetElement{{Key: port(1)}, {Key: port(2)}, {Key: port(3)}}),
-		conn.AddSet(&nftables.Set{Table: table, Name: "ranges", KeyType: nftables.TypeInetService, Interval: true},
-			[]nftables.SetElement{{Key: port(10)}, {Key: port(20), IntervalEnd: true}}),
-		conn.AddSet(&nftables.Set{
-			Table: table, Name: "frontends", KeyType: nftables.TypeInetService,
-			DataType: nftables.TypeMark, IsMap: true,
-		}, []nftables.SetElement{
-			{Key: port(80), Val: binary.NativeEndian.AppendUint32(nil, 7), Comment: "theirs"},
-		}),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
+// port is the key of a port.
+func port(n byte) []byte { return []byte{0, n} }

@@ -21,12 +21,12 @@ const (
 	tries     = 4
 )
 
-// caseReject: without a usable backend new connections are refused at once,
+// TestReject: without a usable backend new connections are refused at once,
 // with a TCP reset or an ICMP error; a local process that sends a datagram is
 // told EPERM by its own system call (case 23).
 //
 // Servers listen on the node's own port, so that only the rule refuses there.
-func caseReject(t *testing.T) {
+func TestReject(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	serve(t, w.Node, 30644, "tcp", "udp", "sctp")
@@ -55,10 +55,10 @@ func caseReject(t *testing.T) {
 	}
 }
 
-// caseDrop: the same with Drop is silence (case 23, with NoBackend). That the
+// TestDrop: the same with Drop is silence (case 23, with NoBackend). That the
 // clients run into their own timeouts is half of the proof; the other half is
 // that their network stacks received nothing. All wait at the same time.
-func caseDrop(t *testing.T) {
+func TestDrop(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	serve(t, w.Node, 30644, "tcp", "udp", "sctp")
@@ -115,9 +115,9 @@ func (w *world) attemptAll(t *testing.T, victims []victim) []string {
 	return nil
 }
 
-// caseFamilyWithoutBackends: a service with frontends of both families and
+// TestFamilyWithoutBackends: a service with frontends of both families and
 // backends of one refuses in the other (case 34).
-func caseFamilyWithoutBackends(t *testing.T) {
+func TestFamilyWithoutBackends(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	only4 := nftdp.Backend{Addr: netip.AddrPortFrom(nstest.IPv4().Backend(0), backendPort)}
@@ -132,10 +132,10 @@ func caseFamilyWithoutBackends(t *testing.T) {
 	}
 }
 
-// caseBackendAppears: once there is a backend the next connection succeeds,
+// TestBackendAppears: once there is a backend the next connection succeeds,
 // and so does the next datagram of a UDP socket that was refused before
 // (case 28): the refused one left no trace in conntrack.
-func caseBackendAppears(t *testing.T) {
+func TestBackendAppears(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		w := newWorld(t, nftdp.Config{}, 1)
@@ -164,15 +164,7 @@ func caseBackendAppears(t *testing.T) {
 
 // withoutBackends is one service without backends for each protocol.
 func withoutBackends(action nftdp.Action) []nftdp.Service {
-	frontends := append(nodeWide(30644), on(clusterIP, 80)...)
-	for i := range frontends {
-		frontends[i].NoBackend = action
-	}
-	var all []nftdp.Service
-	for _, p := range protocols() {
-		all = append(all, nftdp.Service{Name: p.name, Protocol: p.proto, Frontends: frontends})
-	}
-	return all
+	return perProtocol(withNoBackend(action, append(nodeWide(30644), on(clusterIP, 80)...)), nil)
 }
 
 // victim is a connection that is not taken.

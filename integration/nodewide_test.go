@@ -10,12 +10,11 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// caseNodeAddrs: a node-wide frontend takes its port on the chosen addresses;
+// TestNodeAddrs: a node-wide frontend takes its port on the chosen addresses;
 // on the node's others it is refused as if nothing were there (cases 9, 10).
-func caseNodeAddrs(t *testing.T) {
+func TestNodeAddrs(t *testing.T) {
 	t.Parallel()
-	var both []netip.Prefix
-	both = append(both, nodePrefixes()...)
+	both := nodePrefixes()
 	for _, c := range []struct {
 		name     string
 		prefixes []netip.Prefix
@@ -69,18 +68,14 @@ func TestNodeAddrsChange(t *testing.T) {
 	wantAlive(t, conns)
 }
 
-// caseLoopbackIsNotTaken: a node-wide frontend leaves loopback addresses to
+// TestLoopbackIsNotTaken: a node-wide frontend leaves loopback addresses to
 // whoever listens there, or to nobody (case 12, Localhost off), while the
 // node's other addresses work for local processes (case 11).
-func caseLoopbackIsNotTaken(t *testing.T) {
+func TestLoopbackIsNotTaken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	serve(t, w.Node, 80, "tcp", "udp")
-	for _, p := range protocols() {
-		w.update(t, nftdp.Change{Set: []nftdp.Service{{
-			Name: p.name, Protocol: p.proto, Frontends: append(nodeWide(80), nodeWide(30644)...), Backends: backends(0),
-		}}})
-	}
+	w.apply(t, perProtocol(append(nodeWide(80), nodeWide(30644)...), backends(0))...)
 	for _, loopback := range []string{"127.0.0.1", "::1", "127.0.0.2"} {
 		addr := netip.MustParseAddr(loopback)
 		askFor(t, "node", w.Node, "tcp", netip.AddrPortFrom(addr, 80))
@@ -102,13 +97,7 @@ func TestForwardedTrafficIsLeft(t *testing.T) {
 	w := newWorld(t, nftdp.Config{}, 2)
 	serve(t, w.Client, 80, "tcp", "udp", "sctp")
 	serve(t, w.Backends[1], 80, "tcp", "udp", "sctp")
-	var services []nftdp.Service
-	for _, p := range protocols() {
-		services = append(services, nftdp.Service{
-			Name: p.name, Protocol: p.proto, Frontends: nodeWide(80), Backends: backends(0),
-		})
-	}
-	w.apply(t, services...)
+	w.apply(t, perProtocol(nodeWide(80), backends(0))...)
 	for _, a := range nstest.Families() {
 		for _, p := range protocols() {
 			answer := askFor(t, "backend-2", w.Client, p.name, netip.AddrPortFrom(a.Backend(1), 80))
@@ -120,10 +109,10 @@ func TestForwardedTrafficIsLeft(t *testing.T) {
 	}
 }
 
-// caseListenerIsOverridden: where a process listens on the node's port 80 the
+// TestListenerIsOverridden: where a process listens on the node's port 80 the
 // frontend wins, for clients outside and for local processes, and once it is
 // deleted the process gets its connections again (case 14).
-func caseListenerIsOverridden(t *testing.T) {
+func TestListenerIsOverridden(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
 	serve(t, w.Node, 80, "tcp", "udp")

@@ -77,7 +77,7 @@ func policyServices(balance nftdp.Scheduler) []nftdp.Service {
 			},
 			nftdp.Service{
 				Name: "remote:" + p.name, Protocol: p.proto, Scheduler: balance, MaglevSize: maglevSize(balance),
-				Frontends: rejecting(policies(at(external))), Backends: isLocal(to("R1")),
+				Frontends: withNoBackend(nftdp.ActionReject, policies(at(external))), Backends: isLocal(to("R1")),
 			})
 	}
 	return all
@@ -124,11 +124,11 @@ func policyPackets(internal bool) []packet {
 	return all
 }
 
-// caseLocalBackendGoes: while a service's only local backend is not usable, or
+// TestLocalBackendGoes: while a service's only local backend is not usable, or
 // none, its frontends do what NoBackend says to those clients whom the policy
 // leaves no other, and nothing changes for the others (case 20). Established
 // connections go on.
-func caseLocalBackendGoes(t *testing.T) {
+func TestLocalBackendGoes(t *testing.T) {
 	t.Parallel()
 	for name, take := range map[string]func(*nftdp.Service){
 		"down":     func(s *nftdp.Service) { setState(s, 0, nftdp.StateDown) },
@@ -163,15 +163,9 @@ func localServices() []nftdp.Service {
 	frontends := slices.Concat(on(clusterIP, anyPort),
 		withPolicy(nftdp.PolicyLocalOnly, nodeWide(localPort)),
 		withPolicy(nftdp.PolicyExternalLocalOnly, on(external, externalLocalPort)),
-		rejecting(withPolicy(nftdp.PolicyLocalOnly, on(clusterIP, localPort))),
-		rejecting(withPolicy(nftdp.PolicyExternalLocalOnly, nodeWide(externalLocalPort))))
-	var all []nftdp.Service
-	for _, p := range protocols()[:2] {
-		all = append(all, nftdp.Service{
-			Name: p.name, Protocol: p.proto, Frontends: frontends, Backends: isLocal(to("L1", "R1")),
-		})
-	}
-	return all
+		withNoBackend(nftdp.ActionReject, withPolicy(nftdp.PolicyLocalOnly, on(clusterIP, localPort))),
+		withNoBackend(nftdp.ActionReject, withPolicy(nftdp.PolicyExternalLocalOnly, nodeWide(externalLocalPort))))
+	return perProtocol(frontends, isLocal(to("L1", "R1")))[:2]
 }
 
 // change updates localServices to what they are with a change.

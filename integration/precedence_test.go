@@ -11,10 +11,10 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// casePrecedence: a frontend with a node's address wins over a node-wide one
+// TestPrecedence: a frontend with a node's address wins over a node-wide one
 // of the same port on that address, whatever the order and the names, also
 // while it has no backend (case 15).
-func casePrecedence(t *testing.T) {
+func TestPrecedence(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		w := newWorld(t, nftdp.Config{}, 2)
@@ -42,9 +42,9 @@ func casePrecedence(t *testing.T) {
 	})
 }
 
-// caseSamePortOnOtherAddress: two services with one port on different node
+// TestSamePortOnOtherAddress: two services with one port on different node
 // addresses get their own connections (case 30).
-func caseSamePortOnOtherAddress(t *testing.T) {
+func TestSamePortOnOtherAddress(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		w := newWorld(t, nftdp.Config{}, 2)
@@ -59,9 +59,9 @@ func caseSamePortOnOtherAddress(t *testing.T) {
 	})
 }
 
-// caseSamePortOtherProtocol: TCP, UDP and SCTP on one address and port are
+// TestSamePortOtherProtocol: TCP, UDP and SCTP on one address and port are
 // three services, each with its own backends and backend port (cases 2, 3).
-func caseSamePortOtherProtocol(t *testing.T) {
+func TestSamePortOtherProtocol(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 3)
 	var services []nftdp.Service

@@ -3,27 +3,18 @@
 package integration
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 	"testing"
-
-	"github.com/google/nftables"
-	"github.com/vishvananda/netns"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
-
-// ownerEnv makes TestMain run runOwner instead of the tests.
-const ownerEnv = "NFTDP_TEST_OWNER"
 
 // TestProtect: a process owns the tables of the node. Others can not change
 // them, by netlink or by nft, nor flush them. It is killed, and services go on,
@@ -36,7 +27,10 @@ func TestProtect(t *testing.T) {
 	}
 	w := newWorld(t, nftdp.Config{Protect: true}, 3)
 	web := netip.AddrPortFrom(nstest.IPv4().Node, 30644)
-	owner := startOwner(t, w.Node)
+	owner := startChild(t, w.Node, "own the tables")
+	if line := owner.line(t); line != "ready" {
+		t.Fatalf("the owner says %q", line)
+	}
 	conns := connect(t, attempts, w.Client, web)
 	untouched := func(when string) {
 		t.Helper()
@@ -82,26 +76,19 @@ func protects(t *testing.T) bool {
 // wantNoForeignEdits tries to change the tables as another program would.
 func wantNoForeignEdits(t *testing.T, ns *nstest.Namespace) {
 	t.Helper()
-	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
-		table := &nftables.Table{Family: family, Name: nftdp.DefaultTable}
-		for what, edit := range map[string]func(*nftables.Conn){
-			"delete the table": func(c *nftables.Conn) { c.DelTable(table) },
-			"add a chain":      func(c *nftables.Conn) { c.AddChain(&nftables.Chain{Table: table, Name: "theirs"}) },
-			"flush a chain":    func(c *nftables.Conn) { c.FlushChain(&nftables.Chain{Table: table, Name: "services"}) },
-			"flush a set":      func(c *nftables.Conn) { c.FlushSet(&nftables.Set{Table: table, Name: "frontends"}) },
+	for _, tb := range bothTables(nftdp.DefaultTable) {
+		for what, e := range map[string]edit{
+			"delete the table": tb.delete(),
+			"add a chain":      tb.addChain("theirs"),
+			"flush a chain":    tb.flushChain("services"),
+			"flush a set":      tb.flushSet("frontends"),
 		} {
-			conn := connectNftables(t, ns)
-			edit(conn)
-			if err := conn.Flush(); !errors.Is(err, syscall.EPERM) {
-				t.Errorf("%s of family %d: %v, want %v", what, family, err, syscall.EPERM)
+			if err := dialOther(t, ns).commit(e); !errors.Is(err, syscall.EPERM) {
+				t.Errorf("%s of family %d: %v, want %v", what, tb.family, err, syscall.EPERM)
 			}
 		}
 	}
-	conn := connectNftables(t, ns)
-	conn.FlushRuleset()
-	if err := conn.Flush(); err != nil {
-		t.Error(err)
-	}
+	meddle(t, ns, flushRuleset())
 	nft(t, ns, true, "flush", "ruleset")
 	nft(t, ns, false, "flush", "table", "ip", nftdp.DefaultTable)
 	nft(t, ns, false, "delete", "table", "ip6", nftdp.DefaultTable)
@@ -110,90 +97,17 @@ func wantNoForeignEdits(t *testing.T, ns *nstest.Namespace) {
 // nft runs stock nft, if there is any.
 func nft(t *testing.T, ns *nstest.Namespace, works bool, args ...string) {
 	t.Helper()
-	path, err := exec.LookPath("nft")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Error("no stock nft, and CI is set:", err)
-		}
+	if _, err := exec.LookPath("nft"); err != nil && os.Getenv("CI") == "" {
 		return
 	}
-	var out []byte
-	err = ns.Do(func() (err error) {
-		out, err = exec.CommandContext(t.Context(), path, args...).CombinedOutput()
-		return err
-	})
-	if (err == nil) != works {
+	if out, err := runTool(t, ns, "", "nft", args...); (err == nil) != works {
 		t.Errorf("nft %v: %v, should work: %t\n%s", args, err, works, out)
 	}
 }
 
-// process is one that owns tables.
-type process struct{ cmd *exec.Cmd }
-
-// startOwner runs this program in a namespace, as the owner of its tables.
-func startOwner(t *testing.T, ns *nstest.Namespace) *process {
-	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), ownerEnv+"=1")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	// It ends with this process, should a test fail, since its input does.
-	if _, err := cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	if err := startIn(ns, cmd); err != nil {
-		t.Fatal(err)
-	}
-	p := &process{cmd}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
-		t.Fatalf("the owner says %q: %v", line, err)
-	}
-	return p
-}
-
-// startIn starts a command on a thread that is in the namespace, and is never
-// used for anything else.
-func startIn(ns *nstest.Namespace, cmd *exec.Cmd) error {
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := netns.Set(ns.Handle())
-		if err == nil {
-			err = cmd.Start()
-		}
-		started <- err
-	}()
-	return <-started
-}
-
-// kill ends the process as kill -9 does, and waits until the kernel has closed
-// its sockets.
-func (p *process) kill(t *testing.T) {
-	t.Helper()
-	if err := p.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	err := p.cmd.Wait()
-	if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
-		t.Fatalf("the owner ended otherwise: %v", err)
-	}
-}
-
-// runOwner is what the process does until its input ends. It gives the exit
-// code.
-func runOwner() int {
-	if err := own(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
-}
-
-func own(ctx context.Context) error {
+// ownTables is a process that owns the tables until its parent ends it.
+func ownTables() error {
+	ctx := context.Background()
 	d, err := nftdp.Config{Protect: true}.Open(ctx)
 	if err != nil {
 		return err
@@ -203,6 +117,5 @@ func own(ctx context.Context) error {
 		return err
 	}
 	fmt.Println("ready")
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
+	select {}
 }

@@ -17,18 +17,12 @@ func TestSourceOfPortInRange(t *testing.T) {
 	for name, masquerade := range map[string]nftdp.Masquerade{"auto": nftdp.MasqueradeAuto, "never": nftdp.MasqueradeNever} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, nftdp.Config{Internal: podNets()}, 2)
-			frontends := func(m nftdp.Masquerade, port, end uint16) []nftdp.Frontend {
-				all := append(on(clusterIP, port), nodeWide(port)...)
-				for i := range all {
-					all[i].EndPort, all[i].Masquerade = end, m
-				}
-				return all
+			frontends := func(m nftdp.Masquerade, port uint16) []nftdp.Frontend {
+				return withMasquerade(m, append(on(clusterIP, port), nodeWide(port)...))
 			}
-			rest := nftdp.Service{Name: "range", Frontends: frontends(nftdp.MasqueradeAlways, 80, 90), Backends: backends(0)}
-			for i := range rest.Backends {
-				rest.Backends[i].Addr = netip.AddrPortFrom(rest.Backends[i].Addr.Addr(), 0)
-			}
-			w.apply(t, rest, nftdp.Service{Name: "port", Frontends: frontends(masquerade, 85, 0), Backends: backends(0)})
+			w.apply(t,
+				nftdp.Service{Name: "range", Frontends: upToPort(90, frontends(nftdp.MasqueradeAlways, 80)), Backends: onPort(0, backends(0))},
+				nftdp.Service{Name: "port", Frontends: frontends(masquerade, 85), Backends: backends(0)})
 			for _, a := range nstest.Families() {
 				for _, dst := range []netip.Addr{a.ClusterIP, a.Node} {
 					answer := askFor(t, "backend-1", w.Backends[1], "tcp", netip.AddrPortFrom(dst, 85))

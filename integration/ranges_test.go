@@ -43,11 +43,11 @@ func rangeService(p protocol, indices ...int) nftdp.Service {
 	}
 }
 
-// caseRangePorts: connections to the first, the last and any port of a range
+// TestRangePorts: connections to the first, the last and any port of a range
 // come to the backend on that port, those to the neighbours of the range to
 // nobody, and a port that a service of its own has to that one (case 32).
 // Whoever is outside or internal, backends see it as with single ports.
-func caseRangePorts(t *testing.T) {
+func TestRangePorts(t *testing.T) {
 	t.Parallel()
 	w := newRangeWorld(t, 3)
 	var services []nftdp.Service
@@ -239,7 +239,7 @@ func TestRangeRestart(t *testing.T) {
 	for _, p := range protocols() {
 		services = append(services, rangeService(p, 0, 1))
 	}
-	with(services[0].Frontends, func(f *nftdp.Frontend) { f.Masquerade = nftdp.MasqueradeAlways })
+	withMasquerade(nftdp.MasqueradeAlways, services[0].Frontends)
 	w.apply(t, services...)
 	a := nstest.IPv6()
 	dst := netip.AddrPortFrom(a.External, rangeInner)

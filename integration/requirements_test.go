@@ -18,10 +18,6 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// requirementsEnv makes TestMain run runRequirements instead of the tests. Its
-// value says which surroundings it makes for itself.
-const requirementsEnv = "NFTDP_TEST_REQUIREMENTS"
-
 // TestMeetRequirements: in a namespace of its own a process needs CAP_NET_ADMIN
 // and not CAP_SYS_ADMIN; a kernel that runs without IPv6 needs no IPv6
 // forwarding; a container's read-only /proc/sys is an error that says so.
@@ -38,18 +34,14 @@ func TestMeetRequirements(t *testing.T) {
 		out     string
 		on      bool
 	}{
-		{"no CAP_SYS_ADMIN", without(unix.CAP_SYS_ADMIN), ipv4 + ipv6, true},
-		{"no IPv6", mounts, ipv4, true},
-		{"read-only", mounts, "set sysctl net.ipv4.ip_forward=1: open /proc/sys/net/ipv4/ip_forward: read-only file system\n", false},
+		{"require", without(unix.CAP_SYS_ADMIN), ipv4 + ipv6, true},
+		{"require without IPv6", mounts, ipv4, true},
+		{"require, but read-only", mounts, "set sysctl net.ipv4.ip_forward=1: open /proc/sys/net/ipv4/ip_forward: read-only file system\n", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			ns, err := nstest.New("node")
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { closeOrFail(t, ns) })
-			out, err := runChild(ns, requirementsEnv+"="+c.name, c.prepare)
+			ns := newNamespace(t)
+			out, err := runChild(ns, c.name, c.prepare)
 			if err != nil {
 				t.Errorf("%v:\n%s", err, out)
 			}
@@ -73,46 +65,49 @@ func forwards(t *testing.T, ns *nstest.Namespace) bool {
 	return string(b) == "1\n"
 }
 
-// runRequirements is what the child does. It gives the exit code.
-func runRequirements() int {
-	changed, err := meetRequirements(os.Getenv(requirementsEnv))
-	for _, r := range changed {
-		fmt.Println(r.Name, "=", r.Have)
-	}
-	if err != nil {
-		fmt.Println(err)
-	}
-	if err != nil && !errors.Is(err, syscall.EROFS) {
-		return 1
-	}
-	return 0
-}
-
-func meetRequirements(surroundings string) ([]nftdp.Requirement, error) {
-	switch surroundings {
-	case "no IPv6":
-		if err := unix.Mount("none", "/proc/sys/net/ipv6", "tmpfs", 0, ""); err != nil {
-			return nil, fmt.Errorf("mount over IPv6: %w", err)
-		}
-	case "read-only":
-		if err := mountReadOnly("/proc/sys"); err != nil {
-			return nil, fmt.Errorf("mount read-only: %w", err)
+// meetRequirements prints what it changed, or that it could not. It prepares
+// its surroundings before.
+func meetRequirements(prepare ...func() error) error {
+	for _, p := range prepare {
+		if err := p(); err != nil {
+			return err
 		}
 	}
 	ctx := context.Background()
 	d, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer d.Close()
-	return d.MeetRequirements(ctx)
+	changed, err := d.MeetRequirements(ctx)
+	for _, r := range changed {
+		fmt.Println(r.Name, "=", r.Have)
+	}
+	if errors.Is(err, syscall.EROFS) {
+		fmt.Println(err)
+		return nil
+	}
+	return err
 }
 
-func mountReadOnly(dir string) error {
+// hideIPv6 leaves a kernel without the sysctls of IPv6.
+func hideIPv6() error {
+	if err := unix.Mount("none", "/proc/sys/net/ipv6", "tmpfs", 0, ""); err != nil {
+		return fmt.Errorf("mount over IPv6: %w", err)
+	}
+	return nil
+}
+
+// makeReadOnly makes /proc/sys what it is in most containers.
+func makeReadOnly() error {
+	const dir = "/proc/sys"
 	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
-		return err
+		return fmt.Errorf("bind mount: %w", err)
 	}
 	// A mount that a user namespace got from its parent keeps its flags.
 	const kept = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	return unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|kept, "")
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|kept, ""); err != nil {
+		return fmt.Errorf("mount read-only: %w", err)
+	}
+	return nil
 }

@@ -95,21 +95,6 @@ func TestUpdateAfterRestart(t *testing.T) {
 	}
 }
 
-// TestApplyTwice: the second Apply of a state commits nothing, in whatever
-// order the services come.
-func TestApplyTwice(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, nftdp.Config{}, 3)
-	services := restartServices()
-	if plan := w.apply(t, services...); plan.Empty() {
-		t.Error("the first plan is empty")
-	}
-	services[0], services[2] = services[2], services[0]
-	if plan := w.apply(t, services...); !plan.Empty() {
-		t.Errorf("the second plan is not empty:\n%v", plan)
-	}
-}
-
 func restartServices() []nftdp.Service {
 	return []nftdp.Service{
 		{Name: "web", Frontends: append(nodeWide(30644), on(external, 80)...), Backends: backends(0, 1, 2)},

@@ -9,12 +9,13 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
@@ -65,6 +66,7 @@ type soak struct {
 	*rand.Rand
 	services map[string]nftdp.Service
 	steps    map[string]int
+	meddled  bool         // another program has added something
 	whole    sync.RWMutex // held by whoever connects, and by whoever breaks the tables until they are mended
 }
 
@@ -87,15 +89,15 @@ func (s *soak) choose() (name string, do func(*testing.T)) {
 	case n < 15:
 		return "restart", s.restart
 	case n < 16:
-		return "their chain", s.meddle(addTheirChain)
+		return "their chain", s.meddle(s.addTheirChain)
 	case n < 17:
-		return "their element", s.meddle(addTheirElement)
+		return "their element", s.meddle(s.addTheirElement)
 	case n < 18:
-		return "flushed map", s.breakAndMend(flushMap)
+		return "flushed map", s.breakAndMend(s.flushMap)
 	case n < 19:
-		return "flushed chain", s.breakAndMend(flushChain)
+		return "flushed chain", s.breakAndMend(s.flushChain)
 	}
-	return "deleted table", s.breakAndMend(deleteTable)
+	return "deleted table", s.breakAndMend(s.deleteTable)
 }
 
 // random is a service with at least one active backend in each family.
@@ -147,6 +149,9 @@ func (s *soak) change() (c nftdp.Change) {
 func (s *soak) updateSome(t *testing.T) {
 	t.Helper()
 	s.update(t, s.change())
+	if s.meddled { // which an Update does not look for
+		s.apply(t)
+	}
 	s.check(t)
 }
 
@@ -160,6 +165,7 @@ func (s *soak) applyAll(t *testing.T) {
 func (s *soak) apply(t *testing.T) {
 	t.Helper()
 	s.world.apply(t, s.all()...)
+	s.meddled = false
 	s.check(t)
 }
 
@@ -181,23 +187,24 @@ func (s *soak) restart(t *testing.T) {
 	}
 }
 
-// edit is what somebody else does to our table of a family.
-type edit func(*soak, *nftables.Conn, *nftables.Table) error
+// edits are what another program does to the table of one family.
+type edits func(*testing.T, nftTable) []edit
 
-// meddle adds what does no harm, and leaves it to the next change to take it
-// away.
-func (s *soak) meddle(do edit) func(*testing.T) {
+// meddle has another program add what does no harm, and leaves it to the next
+// Apply to take it away.
+func (s *soak) meddle(do edits) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
 		s.edit(t, do)
+		s.meddled = true
 		if plan, err := s.dataplane.Plan(t.Context(), s.all()); err != nil || plan.Empty() {
 			t.Errorf("it is not seen: error %v", err)
 		}
 	}
 }
 
-// breakAndMend breaks the tables while nobody connects.
-func (s *soak) breakAndMend(do edit) func(*testing.T) {
+// breakAndMend has another program break the tables while nobody connects.
+func (s *soak) breakAndMend(do edits) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
 		s.whole.Lock()
@@ -207,48 +214,34 @@ func (s *soak) breakAndMend(do edit) func(*testing.T) {
 	}
 }
 
-func (s *soak) edit(t *testing.T, do edit) {
+func (s *soak) edit(t *testing.T, do edits) {
 	t.Helper()
-	conn := connectNftables(t, s.Node)
-	family := []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6}[s.IntN(2)]
-	if err := do(s, conn, &nftables.Table{Family: family, Name: nftdp.DefaultTable}); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	ours := bothTables(nftdp.DefaultTable)
+	meddle(t, s.Node, do(t, ours[s.IntN(len(ours))])...)
 }
 
-func addTheirChain(_ *soak, conn *nftables.Conn, table *nftables.Table) error {
-	chain := conn.AddChain(&nftables.Chain{Name: "theirs", Table: table})
-	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
-	return nil
+func (*soak) addTheirChain(t *testing.T, tb nftTable) []edit {
+	t.Helper()
+	return []edit{tb.addChain("theirs"), tb.insertRule(t, "theirs", &expr.Verdict{Kind: expr.VerdictAccept})}
 }
 
-// addTheirElement sends a port to nowhere that no service has.
-func addTheirElement(s *soak, conn *nftables.Conn, table *nftables.Table) error {
+// addTheirElement drops packets to a port that no service has.
+func (s *soak) addTheirElement(_ *testing.T, tb nftTable) []edit {
 	key := []byte{6, 0, 0, 0, 3, byte(s.IntN(256)), 0, 0} // TCP, a port from 768; each takes a register
-	set := &nftables.Set{Table: table, Name: "node_frontends", IsMap: true, DataType: nftables.TypeVerdict, KeyType: nftables.TypeInetService}
-	return conn.SetAddElements(set, []nftables.SetElement{{Key: key, VerdictData: &expr.Verdict{Kind: expr.VerdictDrop}}})
+	drop := attrNested(unix.NFTA_DATA_VERDICT, attr32(unix.NFTA_VERDICT_CODE, 0))
+	return []edit{tb.addElement("node_frontends", key, attrNested(unix.NFTA_SET_ELEM_DATA, drop))}
 }
 
-func flushMap(s *soak, conn *nftables.Conn, table *nftables.Table) error {
-	name := []string{"node_frontends", "node_backends", "node_masq", "hairpin", "protocols"}[s.IntN(5)]
-	conn.FlushSet(&nftables.Set{Table: table, Name: name})
-	return nil
+func (s *soak) flushMap(_ *testing.T, tb nftTable) []edit {
+	maps := []string{"node_frontends", "node_backends", "node_masq", "hairpin", "protocols"}
+	return []edit{tb.flushSet(maps[s.IntN(len(maps))])}
 }
 
-func flushChain(s *soak, conn *nftables.Conn, table *nftables.Table) error {
-	chains, err := conn.ListChainsOfTableFamily(table.Family)
-	if err != nil {
-		return err
-	}
-	ours := slices.DeleteFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name != table.Name })
-	conn.FlushChain(ours[s.IntN(len(ours))])
-	return nil
+func (s *soak) flushChain(t *testing.T, tb nftTable) []edit {
+	t.Helper()
+	chains := listObjects(t, dialOther(t, s.Node), tb, unix.NFT_MSG_GETCHAIN)
+	name := attribute(t, chains[s.IntN(len(chains))], unix.NFTA_CHAIN_NAME)
+	return []edit{tb.flushChain(strings.TrimSuffix(string(name), "\x00"))}
 }
 
-func deleteTable(_ *soak, conn *nftables.Conn, table *nftables.Table) error {
-	conn.DelTable(table)
-	return nil
-}
+func (*soak) deleteTable(_ *testing.T, tb nftTable) []edit { return []edit{tb.delete()} }

@@ -15,10 +15,10 @@ import (
 // with a probability of (2/3)^60 = 3e-11.
 const attempts = 60
 
-// caseStates: draining and down backends get no new connections, while those
+// TestStates: draining and down backends get no new connections, while those
 // established before go on; with no active one left the frontend has no
 // backend (case 26).
-func caseStates(t *testing.T) {
+func TestStates(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()
@@ -45,17 +45,6 @@ func caseStates(t *testing.T) {
 		wantOnly(t, count(t, attempts, w.Client, "tcp", dst), "backend-2")
 		wantAlive(t, conns)
 	})
-}
-
-// setState sets the state of one of the topology's backends in both families.
-func setState(s *nftdp.Service, backend int, state nftdp.State) {
-	for i, b := range s.Backends {
-		for _, a := range nstest.Families() {
-			if b.Addr.Addr() == a.Backend(backend) {
-				s.Backends[i].State = state
-			}
-		}
-	}
 }
 
 func answerers(conns []*nstest.Conn) map[string]int {

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/nftables"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
@@ -23,9 +22,9 @@ func TestTwoTables(t *testing.T) {
 	blue := &world{Topology: red.Topology}
 	blue.open(t, nftdp.Config{Table: "blue", Internal: podNets()})
 	red.apply(t, nftdp.Service{Name: "web", Frontends: nodeWide(80), Backends: backends(0)})
-	reds := red.dumpBoth(t, "red")
+	reds := dumpTables(t, red.Node, "red")
 	blue.apply(t, nftdp.Service{Name: "web", Frontends: append(nodeWide(81), on(clusterIP, 81)...), Backends: backends(1)})
-	if diff := cmp.Diff(reds, red.dumpBoth(t, "red")); diff != "" {
+	if diff := cmp.Diff(reds, dumpTables(t, red.Node, "red")); diff != "" {
 		t.Errorf("table red after blue's apply (-before +after):\n%s", diff)
 	}
 	for _, w := range []*world{red, blue} {
@@ -52,35 +51,4 @@ func TestTwoTables(t *testing.T) {
 	wantRefused(t, red.Client, "tcp", netip.AddrPortFrom(a.Node, 80))
 	askFor(t, "backend-2", red.Client, "tcp", netip.AddrPortFrom(a.Node, 81))
 	wantAlive(t, conns)
-}
-
-// TestRemove: nothing is left, a second Remove finds nothing to do, and the
-// same Dataplane can begin anew.
-func TestRemove(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, nftdp.Config{}, 1)
-	web := nftdp.Service{Name: "web", Frontends: nodeWide(80), Backends: backends(0)}
-	dst := netip.AddrPortFrom(nstest.IPv4().Node, 80)
-	w.apply(t, web)
-	askFor(t, "backend-1", w.Client, "tcp", dst)
-	for range 2 {
-		if err := w.dataplane.Remove(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if got := tableNames(t, w.Node); len(got) != 0 {
-			t.Errorf("tables after Remove: %v, want none", got)
-		}
-		wantRefused(t, w.Client, "tcp", dst)
-	}
-	if plan := w.apply(t, web); plan.Empty() {
-		t.Error("the plan after Remove is empty")
-	}
-	askFor(t, "backend-1", w.Client, "tcp", dst)
-}
-
-// dumpBoth gives all bytes of the tables of one name.
-func (w *world) dumpBoth(t *testing.T, name string) []string {
-	t.Helper()
-	return append(dumpTable(t, w.Node, nftables.TableFamilyIPv4, name),
-		dumpTable(t, w.Node, nftables.TableFamilyIPv6, name)...)
 }

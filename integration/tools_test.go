@@ -7,57 +7,56 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
-// needTool skips a test that is about a tool which is not there, or fails it
-// if CI is set.
-func needTool(t *testing.T, name string) {
-	t.Helper()
-	_, err := exec.LookPath(name)
-	switch {
-	case err != nil && os.Getenv("CI") != "":
-		t.Fatal("CI is set, but a tool is not there:", err)
-	case err != nil:
-		t.Skip("needs a tool:", err)
+// needTool skips a test that is about a tool which is not installed.
+func needTool(tb testing.TB, name string) {
+	tb.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		skipOrFail(tb, "needs a tool: %v", err)
 	}
 }
 
-// runTool runs a tool inside a namespace and gives its output.
-func runTool(t *testing.T, ns *nstest.Namespace, stdin, name string, args ...string) (string, error) {
-	t.Helper()
+// skipOrFail ends a test that cannot run here. With CI set, on a machine that
+// is made for it, that is a failure.
+func skipOrFail(tb testing.TB, format string, args ...any) {
+	tb.Helper()
+	if os.Getenv("CI") != "" {
+		tb.Fatalf(format, args...)
+	}
+	tb.Skipf(format, args...)
+}
+
+// runTool runs a tool inside a namespace and returns its output.
+func runTool(tb testing.TB, ns *nstest.Namespace, stdin, name string, args ...string) (string, error) {
+	tb.Helper()
+	cmd := exec.CommandContext(tb.Context(), name, args...)
 	var stdout, stderr bytes.Buffer
-	err := ns.Do(func() error {
-		cmd := exec.CommandContext(t.Context(), name, args...)
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
-		// iptables-legacy takes a lock, by default in /run, which is root's.
-		cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+filepath.Join(t.TempDir(), "lock"))
-		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, &stderr)
-		}
-		return nil
-	})
-	return stdout.String(), err
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	if err := ns.Do(cmd.Run); err != nil {
+		return "", fmt.Errorf("%s: %w\n%.2000s", cmd, err, &stderr)
+	}
+	return stdout.String(), nil
 }
 
 // tool runs a tool that has to succeed.
-func tool(t *testing.T, ns *nstest.Namespace, name string, args ...string) string {
-	t.Helper()
-	out, err := runTool(t, ns, "", name, args...)
+func tool(tb testing.TB, ns *nstest.Namespace, name string, args ...string) string {
+	tb.Helper()
+	out, err := runTool(tb, ns, "", name, args...)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return out
 }
 
 // nftLoad has stock nft load a text.
-func nftLoad(t *testing.T, ns *nstest.Namespace, format string, args ...any) {
+func nftLoad(t *testing.T, ns *nstest.Namespace, text string) {
 	t.Helper()
-	if _, err := runTool(t, ns, fmt.Sprintf(format, args...), "nft", "-f", "-"); err != nil {
+	if _, err := runTool(t, ns, text, "nft", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -33,17 +33,22 @@ type world struct {
 
 func newWorld(t *testing.T, config nftdp.Config, backends int) *world {
 	t.Helper()
-	top, err := nstest.NewTopology(backends)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeOrFail(t, top) })
-	for _, pod := range top.Backends {
+	w := &world{Topology: newTopology(t, backends)}
+	for _, pod := range w.Backends {
 		serve(t, pod, backendPort, "tcp", "udp", "sctp")
 	}
-	w := &world{Topology: top}
 	w.open(t, config)
 	return w
+}
+
+func newTopology(tb testing.TB, backends int) *nstest.Topology {
+	tb.Helper()
+	top, err := nstest.NewTopology(backends)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { closeOrFail(tb, top) })
+	return top
 }
 
 // open opens the dataplane; the test's end closes it.
@@ -52,12 +57,10 @@ func (w *world) open(t *testing.T, config nftdp.Config) {
 	w.dataplane = openDataplane(t, w.Node, config)
 }
 
+// openDataplane opens a dataplane that the test's end closes.
 func openDataplane(t *testing.T, node *nstest.Namespace, config nftdp.Config) *nftdp.Dataplane {
 	t.Helper()
-	d, err := config.OpenIn(t.Context(), node.Handle())
-	if err != nil {
-		t.Fatalf("open: %v", err)
-	}
+	d := open(t, node, config)
 	t.Cleanup(func() {
 		if err := d.Close(); err != nil && !errors.Is(err, nftdp.ErrClosed) {
 			t.Errorf("close: %v", err)
@@ -66,20 +69,57 @@ func openDataplane(t *testing.T, node *nstest.Namespace, config nftdp.Config) *n
 	return d
 }
 
-// serve starts a server that has the name of its namespace.
-func serve(t *testing.T, ns *nstest.Namespace, port uint16, protocols ...string) {
-	t.Helper()
-	server, err := nstest.Serve(ns, ns.Name, port, protocols...)
+// open opens a dataplane that the caller closes.
+func open(tb testing.TB, node *nstest.Namespace, config nftdp.Config) *nftdp.Dataplane {
+	tb.Helper()
+	d, err := config.OpenIn(tb.Context(), node.Handle())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatalf("open: %v", err)
 	}
-	t.Cleanup(func() { closeOrFail(t, server) })
+	return d
 }
 
-func closeOrFail(t *testing.T, c interface{ Close() error }) {
-	t.Helper()
+func newNamespace(tb testing.TB) *nstest.Namespace {
+	tb.Helper()
+	ns, err := nstest.New("node")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { closeOrFail(tb, ns) })
+	return ns
+}
+
+// serve starts a server that has the name of its namespace.
+func serve(tb testing.TB, ns *nstest.Namespace, port uint16, protocols ...string) {
+	tb.Helper()
+	serveAs(tb, ns.Name, ns, port, protocols...)
+}
+
+// serveAs starts a server with a name of its own, which has no spaces.
+func serveAs(tb testing.TB, name string, ns *nstest.Namespace, port uint16, protocols ...string) {
+	tb.Helper()
+	server, err := nstest.Serve(ns, name, port, protocols...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { closeOrFail(tb, server) })
+}
+
+// sink takes UDP datagrams and drops what does not fit into its socket, since
+// nobody reads.
+func sink(tb testing.TB, ns *nstest.Namespace, at netip.AddrPort) {
+	tb.Helper()
+	socket, err := nstest.ListenUDP(ns, at)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { closeOrFail(tb, socket) })
+}
+
+func closeOrFail(tb testing.TB, c interface{ Close() error }) {
+	tb.Helper()
 	if err := c.Close(); err != nil {
-		t.Error(err)
+		tb.Error(err)
 	}
 }
 
@@ -251,9 +291,12 @@ func withPolicy(p nftdp.Policy, frontends []nftdp.Frontend) []nftdp.Frontend {
 	return with(frontends, func(f *nftdp.Frontend) { f.Policy = p })
 }
 
-// rejecting are the frontends with an answer for clients without a backend.
-func rejecting(frontends []nftdp.Frontend) []nftdp.Frontend {
-	return with(frontends, func(f *nftdp.Frontend) { f.NoBackend = nftdp.ActionReject })
+func withNoBackend(a nftdp.Action, frontends []nftdp.Frontend) []nftdp.Frontend {
+	return with(frontends, func(f *nftdp.Frontend) { f.NoBackend = a })
+}
+
+func withMasquerade(m nftdp.Masquerade, frontends []nftdp.Frontend) []nftdp.Frontend {
+	return with(frontends, func(f *nftdp.Frontend) { f.Masquerade = m })
 }
 
 // withAllow gives each frontend the prefixes of its family.
@@ -283,9 +326,13 @@ func clusterIP(a nstest.Addrs) netip.Addr { return a.ClusterIP }
 func external(a nstest.Addrs) netip.Addr  { return a.External }
 func nodeAddr(a nstest.Addrs) netip.Addr  { return a.Node }
 func uplink(a nstest.Addrs) netip.Addr    { return a.Uplink }
+func podGW(a nstest.Addrs) netip.Addr     { return a.PodGW }
 
 // unassigned is an address beside clusterIP that no service has.
 func unassigned(a nstest.Addrs) netip.Addr { return a.ClusterIP.Next() }
+
+// single is the prefix that holds one address.
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // podNets are the prefixes of the backends' addresses.
 func podNets() []netip.Prefix {
@@ -312,6 +359,15 @@ func serviceNets() []netip.Prefix {
 	var all []netip.Prefix
 	for _, a := range nstest.Families() {
 		all = append(all, netip.PrefixFrom(a.ClusterIP, a.ClusterIP.BitLen()-12).Masked())
+	}
+	return all
+}
+
+// perProtocol is a service for each protocol, with the protocol's name.
+func perProtocol(frontends []nftdp.Frontend, backends []nftdp.Backend) []nftdp.Service {
+	var all []nftdp.Service
+	for _, p := range protocols() {
+		all = append(all, nftdp.Service{Name: p.name, Protocol: p.proto, Frontends: frontends, Backends: backends})
 	}
 	return all
 }

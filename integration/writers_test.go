@@ -10,8 +10,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
@@ -33,14 +33,13 @@ func TestWriters(t *testing.T) {
 	for _, table := range []string{"blue", "red"} {
 		t.Run("red and "+table, func(t *testing.T) {
 			t.Parallel()
-			ns, err := nstest.New("node")
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { closeOrFail(t, ns) })
+			ns := newNamespace(t)
 			done, rules := make(chan struct{}, 1), 0
 			var writers, others sync.WaitGroup
-			others.Go(func() { rules = writeRules(t, connectNftables(t, ns), done) })
+			theirs, other := nftTable{unix.NFPROTO_INET, "theirs"}, dialOther(t, ns)
+			meddle(t, ns, theirs.add(), theirs.addChain("chain"))
+			rule := theirs.insertRule(t, "chain", &expr.Verdict{Kind: expr.VerdictAccept})
+			others.Go(func() { rules = writeRules(t, other, done, theirs.flushChain("chain"), rule) })
 			one := startChild(t, ns, "write", tableEnv+"=red", writerEnv+"=one")
 			two := startChild(t, ns, "write", tableEnv+"="+table, writerEnv+"=two")
 			writers.Go(func() { passOn(one, done) })
@@ -136,20 +135,16 @@ func passOn(writer *child, done chan<- struct{}) {
 	}
 }
 
-// writeRules is somebody else who adds and deletes rules of their own, some times
-// whenever something is done, and counts them. Without any pause they would leave
-// a single slow processor to nobody else.
-func writeRules(t *testing.T, conn *nftables.Conn, done <-chan struct{}) (n int) {
+// writeRules is another program that makes the same edits again and again, some
+// times whenever something is done, and counts them. Without any pause it would
+// leave a single slow processor to nobody else.
+func writeRules(t *testing.T, other other, done <-chan struct{}, edits ...edit) (n int) {
 	t.Helper()
 	const times = 8
-	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "theirs"})
-	chain := conn.AddChain(&nftables.Chain{Name: "chain", Table: table})
 	for range done {
 		for range times {
-			conn.FlushChain(chain)
-			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
-			if err := conn.Flush(); err != nil {
-				t.Errorf("somebody else's change: %v", err)
+			if err := other.commit(edits...); err != nil {
+				t.Errorf("another program's change: %v", err)
 				return n
 			}
 			n++

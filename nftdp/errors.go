@@ -1,53 +1,72 @@
 package nftdp
 
 import (
-	"errors"
 	"fmt"
+	"strings"
+
+	"github.com/nftdp/go-nftdp/internal/engine"
 )
 
-// What callers branch on, with errors.Is. Lack of CAP_NET_ADMIN matches
-// fs.ErrPermission; every kernel error matches its syscall.Errno.
+// These errors are matched by errors.Is. A lack of CAP_NET_ADMIN matches
+// fs.ErrPermission, and every error of the kernel matches its syscall.Errno.
 var (
-	// ErrNotSupported: the kernel lacks what is needed; the text names it.
-	ErrNotSupported = errors.New("not supported by this kernel")
-	// ErrNotOwned: a table of that name exists, but not one that this
-	// version of the package, or an older one, made. It was left as it is.
-	ErrNotOwned = errors.New("table belongs to somebody else")
+	// ErrNotSupported: the kernel lacks what the error's text names.
+	ErrNotSupported = engine.ErrNotSupported
+	// ErrNotOwned: a table of that name exists that neither this version of
+	// the package nor an older one has made. It was not changed.
+	ErrNotOwned = engine.ErrNotOwned
 	// ErrProtected: another Dataplane owns the tables (see Config.Protect).
-	// They can be read, but nothing was changed. It comes with EPERM, as the
-	// kernel would say, and so matches fs.ErrPermission, too.
-	ErrProtected = errors.New("table is protected by another Dataplane")
-	// ErrOutdated: the tables were made by an older version of this package,
-	// whose layout this one does not read. Apply replaces them.
-	ErrOutdated = errors.New("table was made by an older version")
+	// They can be read, but were not changed. The error also matches EPERM and
+	// fs.ErrPermission.
+	ErrProtected = engine.ErrProtected
+	// ErrOutdated: the tables were made by an older version of this package
+	// and have a layout that this version cannot read. Apply replaces them.
+	ErrOutdated = engine.ErrOutdated
 	// ErrConflict: others changed the namespace's rules again and again
 	// while we tried to commit. Nothing was changed; try again.
-	ErrConflict = errors.New("rules kept changing")
+	ErrConflict = engine.ErrConflict
 	// ErrClosed: the Dataplane was closed.
-	ErrClosed = errors.New("dataplane is closed")
+	ErrClosed = engine.ErrClosed
 )
 
-// FieldError is one problem of a service or of the configuration. Validation
-// returns all problems at once, joined as by errors.Join.
+// FieldError is one problem of a service or of the configuration. Validation and
+// ParseServices return all problems at once, joined as by errors.Join.
 type FieldError struct {
-	Service string // its name, or "services[2]" if it has none; empty: the Config
-	Field   string // as in JSON: "frontends[0].port"
-	Reason  string
+	// Service is the service's name, or "services[2]" if it has none. It is
+	// empty if the problem is one of the Config, or of the text as a whole.
+	Service string `json:"service,omitempty"`
+	// Field is the field as in JSON: "frontends[0].port". It is empty if the
+	// problem is one of the service, or of the text, as a whole.
+	Field  string `json:"field,omitempty"`
+	Reason string `json:"reason"`
+	// Line is the line in the text that ParseServices has read, from 1 on. It
+	// is 0 for what does not come from a text.
+	Line int `json:"line,omitempty"`
 }
 
-// Error names service, field and reason.
+// Error names the line, the service and the field, as far as there are any, and
+// the reason.
 func (e *FieldError) Error() string {
-	if e.Service == "" {
-		return fmt.Sprintf("config: %s: %s", e.Field, e.Reason)
+	var words []string
+	if e.Line > 0 {
+		words = append(words, fmt.Sprintf("line %d", e.Line))
 	}
-	return fmt.Sprintf("service %q: %s: %s", e.Service, e.Field, e.Reason)
+	if e.Service != "" {
+		words = append(words, fmt.Sprintf("service %q", e.Service))
+	} else if e.Field != "" {
+		words = append(words, "config")
+	}
+	if e.Field != "" {
+		words = append(words, e.Field)
+	}
+	return strings.Join(append(words, e.Reason), ": ")
 }
 
-// ApplyError is a change that the kernel refused. As a batch is atomic,
-// nothing of it was applied.
+// ApplyError is a change that the kernel refused. The transaction that it belongs
+// to was not applied.
 type ApplyError struct {
-	Service string // the service it was for; empty: part of the fixed ruleset
-	Change  string // the refused command in nft words
+	Service string // the service it was for; empty if it is not for a single service
+	Change  string // the refused command, in nft's words
 	Err     error  // a syscall.Errno
 }
 
@@ -59,5 +78,5 @@ func (e *ApplyError) Error() string {
 	return fmt.Sprintf("service %q: kernel refused %q: %v", e.Service, e.Change, e.Err)
 }
 
-// Unwrap gives the errno.
+// Unwrap returns Err.
 func (e *ApplyError) Unwrap() error { return e.Err }

@@ -5,6 +5,7 @@ import (
 	"log"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/nftdp/go-nftdp/nftdp"
 )
@@ -80,14 +81,14 @@ func ExampleRuleset_PlanTo() {
 	// Output:
 	// delete element ip nftdp node_backends { tcp . 80 . 1 }
 	// delete element ip nftdp node_backends { tcp . 30644 . 1 }
-	// delete element ip nftdp node_masq { tcp . 80 . 10.180.2.1 }
-	// delete element ip nftdp node_masq { tcp . 30644 . 10.180.2.1 }
-	// delete element ip nftdp hairpin { 10.180.2.1 . 10.180.2.1 }
 	// add element ip nftdp node_backends { tcp . 80 . 1 : 10.180.0.7 . 8080 }
 	// add element ip nftdp node_backends { tcp . 30644 . 1 : 10.180.0.7 . 8080 }
 	// add element ip nftdp node_masq { tcp . 80 . 10.180.0.7 }
 	// add element ip nftdp node_masq { tcp . 30644 . 10.180.0.7 }
 	// add element ip nftdp hairpin { 10.180.0.7 . 10.180.0.7 }
+	// delete element ip nftdp node_masq { tcp . 80 . 10.180.2.1 }
+	// delete element ip nftdp node_masq { tcp . 30644 . 10.180.2.1 }
+	// delete element ip nftdp hairpin { 10.180.2.1 . 10.180.2.1 }
 }
 
 // Clients outside get to the backend on this node, and it sees their address.
@@ -191,10 +192,10 @@ func ExampleFrontend_allow() {
 	// add rule ip nftdp node-clients-ed51525d42db8112-random-1 ip saddr @clients-0bbe6033a33ca97d drop
 	// add rule ip nftdp node-clients-ed51525d42db8112-random-1 ip saddr != @clients-94c6699ed4d8ee68 drop
 	// add rule ip nftdp node-clients-ed51525d42db8112-random-1 goto node-random-1
-	// delete element ip nftdp node_frontends { tcp . 80 }
-	// add element ip nftdp node_frontends { tcp . 80 comment "ingress/controller:http" : goto node-clients-ed51525d42db8112-random-1 }
 	// add element ip nftdp clients-0bbe6033a33ca97d { 203.0.113.200 }
 	// add element ip nftdp clients-94c6699ed4d8ee68 { 203.0.113.0/24 }
+	// delete element ip nftdp node_frontends { tcp . 80 }
+	// add element ip nftdp node_frontends { tcp . 80 comment "ingress/controller:http" : goto node-clients-ed51525d42db8112-random-1 }
 }
 
 // A service begins to remember its clients for three hours.
@@ -206,7 +207,7 @@ func ExampleService_affinity() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	service.AffinitySeconds = 3 * 60 * 60
+	service.Affinity = nftdp.Duration(3 * time.Hour)
 	after, err := config.Compile([]nftdp.Service{service})
 	if err != nil {
 		log.Fatal(err)

@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestExtremes: the kernel takes the largest numbers and the widest ranges that
-// are valid, and gives them back.
+// TestExtremes: the kernel accepts the largest numbers and the widest ranges that
+// are valid, and returns them.
 func TestExtremes(t *testing.T) {
 	both := func(port uint16) []Backend {
 		return []Backend{
@@ -24,7 +24,7 @@ func TestExtremes(t *testing.T) {
 	}
 	everywhere := prefixes("0.0.0.0/0", "::/0")
 	services := []Service{
-		{Name: "affinity", AffinitySeconds: math.MaxUint32, Frontends: fronts(":65535"), Backends: both(1)},
+		{Name: "affinity", Affinity: math.MaxUint32 * aSecond, Frontends: fronts(":65535"), Backends: both(1)},
 		{Name: "limit", Protocol: ProtocolUDP, Frontends: fronts(":65535"), Backends: limited},
 		{Name: "range", Protocol: ProtocolSCTP, Frontends: []Frontend{ranged(":1", 65535)}, Backends: both(0)},
 		{Name: "clients", Frontends: []Frontend{{Port: 1, Allow: everywhere, Deny: everywhere}}, Backends: both(1)},
@@ -41,8 +41,8 @@ func TestExtremes(t *testing.T) {
 	}
 }
 
-// TestInspectFeatures: Inspect tells ranges, the pools of policies and what
-// happens outside of them.
+// TestInspectFeatures: Inspect returns ranges, the pools of policies and what
+// happens to connections that have none.
 func TestInspectFeatures(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})

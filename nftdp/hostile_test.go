@@ -14,8 +14,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// hostile are names that would do something to a terminal, to whoever reads
-// lines, or to nft.
+// hostile are names that would affect a terminal, a reader of lines, or nft.
 func hostile() []string {
 	return []string{
 		"\x1b[2J\x1b]0;title\a", "\u009b2J", "web\nservice \"other\": is fine", "web\r", "\u202egnp.exe", "\u2028", "\x00",
@@ -23,7 +22,7 @@ func hostile() []string {
 	}
 }
 
-// wantOneLine fails unless a text is one line that does nothing to a terminal.
+// wantOneLine checks that a text is one line that does not affect a terminal.
 func wantOneLine(t *testing.T, what, text string) {
 	t.Helper()
 	if bad := strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }); bad >= 0 || !utf8.ValidString(text) {
@@ -31,8 +30,8 @@ func wantOneLine(t *testing.T, what, text string) {
 	}
 }
 
-// TestHostileInput: whatever somebody writes into the fields of a service or a
-// configuration, what does not fit is refused in words that are safe to print.
+// TestHostileInput: hostile names in the fields of a service or a configuration are
+// refused with errors that are safe to print.
 func TestHostileInput(t *testing.T) {
 	for _, h := range hostile() {
 		refused := func(field string, c Config, services ...Service) {
@@ -77,9 +76,9 @@ func refusedJSON(t *testing.T, field, h string, object map[string]any) {
 	}
 }
 
-// TestHostileNeighbour: somebody else with the right to do so puts such names
-// into our tables. What is read, planned and told is safe to print, and the next
-// Apply takes it away.
+// TestHostileNeighbour: another privileged process puts such names into our
+// tables. Rulesets, plans and errors are safe to print, and the next Apply removes
+// the names.
 func TestHostileNeighbour(t *testing.T) {
 	for _, h := range hostile() {
 		if strings.ContainsRune(h, 0) || len(h) > 100 {

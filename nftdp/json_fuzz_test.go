@@ -14,10 +14,10 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// FuzzServicesJSON decodes what a user may have written in a file. Whatever it
-// is, validation ends with an answer; what is valid encodes to a text that
-// decodes to an equal and still valid value, and compiles to lines of which
-// none does anything to a terminal or begins anything but what it is.
+// FuzzServicesJSON decodes what a user may have written in a file. Validation of it
+// ends, whatever it is. What is valid encodes to a text that decodes to an equal
+// and still valid value, and compiles to lines that neither affect a terminal nor
+// contain other commands.
 func FuzzServicesJSON(f *testing.F) {
 	for _, seed := range []string{
 		`{}`,
@@ -30,7 +30,7 @@ func FuzzServicesJSON(f *testing.F) {
 		`{"services":[{"name":"a","backends":[{"addr":"[::ffff:10.0.0.1]:80"},{"addr":"10.0.0.1:80"}]},{"name":"a"}]}`,
 		`{"services":[{"name":"\ud800 \u0000","frontends":[{"addr":"fe80::1%eth0","port":1},{"addr":"224.0.0.1"}]}]}`,
 		`{"config":{"table":"ip","nodeAddrs":["::ffff:1.2.3.4/96",""]},"services":[{"backends":[{"addr":""}]}]}`,
-		`{"config":{"serviceCIDRs":["10.96.0.0/12"],"localhost":true,"affinitySize":9},"services":[{"name":"a","affinitySeconds":60,` +
+		`{"config":{"serviceCIDRs":["10.96.0.0/12"],"localhost":true,"affinitySize":9},"services":[{"name":"a","affinity":"1m",` +
 			`"snat":["10.7.0.1","fd00::7"],"frontends":[{"port":80,"policy":"local-only","masquerade":"always","noBackend":"default",` +
 			`"allow":["10.0.0.1/8","fd00::/64"],"deny":["10.1.0.0/16"]}],"backends":[{"addr":"10.8.0.1:80","local":true}]},` +
 			`{"name":"b","frontends":[{"addr":"10.96.0.1","port":80,"endPort":90,"policy":"external-local-only","masquerade":"never"}],` +
@@ -68,7 +68,7 @@ func FuzzServicesJSON(f *testing.F) {
 	})
 }
 
-// isLarge tells services that take too long to fuzz.
+// isLarge reports whether a service takes too long to fuzz.
 func isLarge(s nftdp.Service) bool {
 	return s.Scheduler == nftdp.SchedulerMaglev || slices.ContainsFunc(s.Backends, func(b nftdp.Backend) bool { return b.Weight > 20 })
 }
@@ -76,8 +76,8 @@ func isLarge(s nftdp.Service) bool {
 // harmless is all that a ruleset has outside names.
 var harmless = regexp.MustCompile(`^[a-zA-Z0-9 \t:;.,_@/{}!=<>-]*$`)
 
-// wantHarmless: whatever the names are, text and plan are the lines of the
-// fixed ruleset and of elements, the names in quotes that they can not leave.
+// wantHarmless checks that, whatever the names are, text and plan are the lines of
+// the fixed ruleset and of elements, with the names in quotes.
 func wantHarmless(t *testing.T, config nftdp.Config, services []nftdp.Service) {
 	t.Helper()
 	r, err := config.Compile(services)

@@ -76,7 +76,7 @@ func FuzzCompileOrder(f *testing.F) {
 	})
 }
 
-// FuzzStatus: a ruleset tells the services that it was compiled from.
+// FuzzStatus: the status of a ruleset has the services that it was compiled from.
 func FuzzStatus(f *testing.F) {
 	addRandom(f, 100)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -237,7 +237,7 @@ type counted struct {
 	backend  string
 }
 
-// countsOf gives what a counter is about with its state.
+// countsOf returns what a counter is about with its state.
 func countsOf(r *Ruleset) map[counted]Counter {
 	out := map[counted]Counter{}
 	for _, s := range compile.Holds(r.rules) {

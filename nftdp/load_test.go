@@ -22,8 +22,8 @@ func TestStoriesLoad(t *testing.T) {
 	}
 }
 
-// programs applies services and wants them in the kernel, and nothing to be left
-// to do.
+// programs applies services and checks that the kernel has them and that nothing
+// is left to do.
 func (n *node) programs(t *testing.T, c Config, services []Service) {
 	t.Helper()
 	d := n.open(t, c)

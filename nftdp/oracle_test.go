@@ -13,9 +13,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// nft runs stock nft inside the namespace and gives its output.
+// nft runs stock nft inside the namespace and returns its output.
 func (n *node) nft(t *testing.T, stdin string, args ...string) string {
 	t.Helper()
 	path, err := exec.LookPath("nft")
@@ -79,7 +81,7 @@ func (n *node) wantNothingToDo(t *testing.T, c Config, services []Service) {
 // TestNftRunsPlan: a plan's text is a script of nft's, which leads from the
 // first services of a story to the next ones.
 //
-// One thing nft 1.0.6 can not do: add a rule that asks a map which is in the
+// One thing nft 1.0.6 cannot do: add a rule that asks a map which is in the
 // kernel already and declared by typeof. From what the kernel keeps of the
 // declaration it takes "th dport" for a second protocol beside "ip daddr":
 // "conflicting protocols specified: ip vs. th". A plan with such a rule is run
@@ -244,10 +246,10 @@ func TestNftLoadsRandom(t *testing.T) {
 func loadable(services []Service) []Service {
 	for i := range services {
 		s := &services[i]
-		if !slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.families()&ipv6 != 0 }) {
+		if !slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.families().has(ruleset.IPv6) }) {
 			continue
 		}
-		s.AffinitySeconds = 0
+		s.Affinity = 0
 		for j := range s.Backends {
 			s.Backends[j].MaxConns = 0
 		}
@@ -255,12 +257,12 @@ func loadable(services []Service) []Service {
 	return services
 }
 
-// TestNftListsIPv6: what nft can not load it lists all the same.
+// TestNftListsIPv6: nft lists even what it cannot load.
 func TestNftListsIPv6(t *testing.T) {
 	n := newNode(t)
 	front := []Frontend{{Addr: netip.MustParseAddr("fd00:96::1"), Port: 80}}
 	apply(t, n.open(t, Config{}), []Service{{
-		Name: "affinity", AffinitySeconds: 90, Frontends: front,
+		Name: "affinity", Affinity: 90 * aSecond, Frontends: front,
 		Backends: []Backend{{Addr: netip.MustParseAddrPort("[fd00:180::1]:80")}},
 	}, {
 		Name: "limit", Scheduler: SchedulerMaglev, MaglevSize: 3, Protocol: ProtocolUDP, Frontends: front,

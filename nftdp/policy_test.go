@@ -68,7 +68,7 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
-// inShort gives the last number of each backend's address with its slots.
+// inShort returns the last number of each backend's address with its slots.
 func inShort(f FrontendStatus) string {
 	var words []string
 	for _, b := range f.Backends {

@@ -53,15 +53,15 @@ func TestProtect(t *testing.T) {
 			if !n.protects(t) {
 				return
 			}
-			owner := n.open(t, c)
+			owner, itsKernel := n.spied(t, c)
 			apply(t, owner, someServices())
-			n.wantOwner(t, owner)
+			n.wantOwner(t, itsKernel)
 			n.wantForeignEditsRefused(t)
 			if plan := apply(t, owner, someServices()); !plan.Empty() {
 				t.Errorf("the owner's second Apply changes something:\n%v", plan)
 			}
 
-			next := n.open(t, c)
+			next, itsKernel := n.spied(t, c)
 			wantProtected(t, next)
 			wantProtected(t, n.open(t, Config{}))
 			services, err := next.Inspect(t.Context())
@@ -75,7 +75,7 @@ func TestProtect(t *testing.T) {
 			if diff := cmp.Diff(adoption, act(t, next).String()); diff != "" {
 				t.Errorf("what is done about orphans (-want +got):\n%s", diff)
 			}
-			n.wantOwner(t, next)
+			n.wantOwner(t, itsKernel)
 			n.wantForeignEditsRefused(t)
 			n.wantServices(t, c, someServices())
 		})
@@ -83,9 +83,9 @@ func TestProtect(t *testing.T) {
 }
 
 // wantOwner: a Dataplane owns both tables, which would outlive it.
-func (n *node) wantOwner(t *testing.T, d *Dataplane) {
+func (n *node) wantOwner(t *testing.T, itsKernel *spy) {
 	t.Helper()
-	n.wantFlags(t, ruleset.Protected, d.conn.Port())
+	n.wantFlags(t, ruleset.Protected, itsKernel.Port())
 }
 
 func (n *node) wantFlags(t *testing.T, flags ruleset.TableFlags, port uint32) {
@@ -169,7 +169,7 @@ func TestProtectSwitched(t *testing.T) {
 				n.loadCounted(t, c.from)
 				before := n.read(t, DefaultTable)
 
-				d := n.open(t, c.to)
+				d, itsKernel := n.spied(t, c.to)
 				var plan *Plan
 				if by == "apply" {
 					plan = apply(t, d, someServices())
@@ -181,7 +181,7 @@ func TestProtectSwitched(t *testing.T) {
 				}
 				var port uint32
 				if c.port {
-					port = d.conn.Port()
+					port = itsKernel.Port()
 				}
 				n.wantFlags(t, c.finalFlags, port)
 				n.wantServices(t, c.to, someServices())
@@ -272,7 +272,7 @@ func TestProtectedChain(t *testing.T) {
 	for _, table := range orphans.rules.Tables {
 		table.Flags = ruleset.Persist
 	}
-	phased := phases(orphans.PlanTo(mustCompile(t, c, []Service{web("a", 1, 2)})).changes)
+	phased := ruleset.Diff(orphans.rules, mustCompile(t, c, []Service{web("a", 1, 2)}).rules).Stages()
 	if len(phased) != 2 || !strings.HasPrefix(phased[0][0].String(), "add chain") {
 		t.Errorf("%d batches, the first begins with %q", len(phased), &phased[0][0])
 	}
@@ -285,7 +285,7 @@ func TestNftProtected(t *testing.T) {
 	if !n.protects(t) {
 		return
 	}
-	d := n.open(t, c)
+	d, itsKernel := n.spied(t, c)
 	apply(t, d, someServices())
 	listing := n.nft(t, "", "list", "table", "ip", DefaultTable)
 	if !strings.Contains(listing, "\tflags owner") {
@@ -293,7 +293,7 @@ func TestNftProtected(t *testing.T) {
 	}
 	n.nft(t, "", "flush", "ruleset")
 	n.wantServices(t, c, someServices())
-	n.wantOwner(t, d)
+	n.wantOwner(t, itsKernel)
 
 	closeOf(t, d)
 	listing = n.nft(t, "", "list", "table", "ip", DefaultTable)

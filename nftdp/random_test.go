@@ -7,13 +7,15 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 // dice make choices out of bytes, so that a fuzzer or a seed decides them. Out
 // of bytes, they show zero.
 type dice struct{ bytes []byte }
 
-// roll gives a number below n, which is at most 256.
+// roll returns a number below n, which is at most 256.
 func (d *dice) roll(n int) int {
 	if len(d.bytes) == 0 || n < 2 {
 		return 0
@@ -23,7 +25,7 @@ func (d *dice) roll(n int) int {
 	return int(b) % n
 }
 
-// one gives one of several choices.
+// one returns one of several choices.
 func one[T any](d *dice, choices []T) T { return choices[d.roll(len(choices))] }
 
 // randomBytes are enough for a whole test, always the same for a seed.
@@ -33,7 +35,7 @@ func randomBytes(seed uint64, n int) []byte {
 	return b
 }
 
-// addRandom gives a fuzz target seeds that the normal test run goes through.
+// addRandom adds seeds to a fuzz target, which a normal test run goes through.
 func addRandom(f *testing.F, seeds uint64) {
 	f.Helper()
 	for seed := range seeds {
@@ -77,8 +79,8 @@ func (d *dice) services() []Service {
 func (d *dice) service(name string, others []Service) Service {
 	s := Service{
 		Name: name, Protocol: one(d, []Protocol{ProtocolTCP, ProtocolTCP, ProtocolUDP, ProtocolSCTP}),
-		Scheduler:       one(d, []Scheduler{SchedulerRandom, SchedulerRandom, SchedulerRoundRobin, SchedulerSourceHash, SchedulerMaglev}),
-		AffinitySeconds: one(d, []uint32{0, 0, 0, 10, 10800}),
+		Scheduler: one(d, []Scheduler{SchedulerRandom, SchedulerRandom, SchedulerRoundRobin, SchedulerSourceHash, SchedulerMaglev}),
+		Affinity:  one(d, []Duration{0, 0, 0, 10 * aSecond, 10800 * aSecond}),
 	}
 	if s.Scheduler == SchedulerMaglev {
 		s.MaglevSize = one(d, []uint16{13, 17})
@@ -134,7 +136,7 @@ func (d *dice) frontend(ranges, policies, clients bool) Frontend {
 func (d *dice) clients(f *Frontend) (out []netip.Prefix) {
 	for range d.roll(4) {
 		p := one(d, prefixes("10.1.0.0/16", "10.1.2.3/16", "10.1.0.0/17", "10.1.128.0/17", "0.0.0.0/0", "fd00:1::/64", "::/0"))
-		if familyOf(p.Addr())&f.families() != 0 {
+		if f.families().has(ruleset.FamilyOf(p.Addr())) {
 			out = append(out, p)
 		}
 	}

@@ -9,16 +9,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nftdp/go-nftdp/internal/kernel"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 // TestRefused: which error a caller gets of what the kernel refused.
 func TestRefused(t *testing.T) {
-	taken := newClaims(0)
-	if found := taken.admit([]Service{{Name: "web", Frontends: fronts("10.96.0.1:80")}}); found != nil {
-		t.Fatal(found[0])
-	}
+	n := newNode(t)
+	d, spy := n.spied(t, Config{})
+	web := []Service{{Name: "web", Frontends: fronts("10.96.0.1:80")}}
 	chain := &ruleset.Chain{Name: "c"}
 	add := func(c ruleset.Change) *ruleset.Change {
 		c.Verb, c.Family, c.Table = ruleset.Add, ruleset.IPv4, "t"
@@ -31,48 +29,49 @@ func TestRefused(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name      string
-		err       kernel.RefusedError
+		err       ruleset.RefusedError
 		service   string
 		supported bool
 	}{
-		{"an element of a service", kernel.RefusedError{Change: elements("masq", key), Errno: unix.ENFILE}, "web", true},
-		{"which of the elements is not known", kernel.RefusedError{Change: elements("masq", key), Element: -1, Errno: unix.ENFILE}, "", true},
-		{"an element of all services", kernel.RefusedError{Change: elements("hairpin", key), Errno: unix.ENFILE}, "", true},
-		{"an element of the skeleton", kernel.RefusedError{Change: elements("protocols", key.Prefix(4)), Errno: unix.ENFILE}, "", true},
-		{"the batch", kernel.RefusedError{Element: -1, Errno: unix.ENOMEM}, "", true},
+		{"an element of a service", ruleset.RefusedError{Change: elements("masq", key), Errno: unix.ENFILE}, "web", true},
+		{"which of the elements is not known", ruleset.RefusedError{Change: elements("masq", key), Element: -1, Errno: unix.ENFILE}, "", true},
+		{"an element of all services", ruleset.RefusedError{Change: elements("hairpin", key), Errno: unix.ENFILE}, "", true},
+		{"an element of the skeleton", ruleset.RefusedError{Change: elements("protocols", key.Prefix(4)), Errno: unix.ENFILE}, "", true},
+		{"the batch", ruleset.RefusedError{Element: -1, Errno: unix.ENOMEM}, "", true},
 		{
 			"a rule that the kernel has no expression for",
-			kernel.RefusedError{Change: add(ruleset.Change{Chain: chain, Rule: ruleset.Rule{ruleset.Masquerade{}}}), Element: -1, Errno: unix.ENOENT},
+			ruleset.RefusedError{Change: add(ruleset.Change{Chain: chain, Rule: ruleset.Rule{ruleset.Masquerade{}}}), Element: -1, Errno: unix.ENOENT},
 			"", false,
 		},
 		{
 			"a chain of a type that the kernel has not",
-			kernel.RefusedError{Change: add(ruleset.Change{Chain: chain}), Element: -1, Errno: unix.EOPNOTSUPP},
+			ruleset.RefusedError{Change: add(ruleset.Change{Chain: chain}), Element: -1, Errno: unix.EOPNOTSUPP},
 			"", false,
 		},
 		{
 			"flags that Linux 5.12 to 6.8 do not know",
-			kernel.RefusedError{Change: add(ruleset.Change{Flags: ruleset.Protected}), Element: -1, Errno: unix.EOPNOTSUPP},
+			ruleset.RefusedError{Change: add(ruleset.Change{Flags: ruleset.Protected}), Element: -1, Errno: unix.EOPNOTSUPP},
 			"", false,
 		},
 		{
 			"flags that Linux 5.10 does not know",
-			kernel.RefusedError{Change: add(ruleset.Change{Flags: ruleset.Protected}), Element: -1, Errno: unix.EINVAL},
+			ruleset.RefusedError{Change: add(ruleset.Change{Flags: ruleset.Protected}), Element: -1, Errno: unix.EINVAL},
 			"", false,
 		},
 		{
 			"a table without flags",
-			kernel.RefusedError{Change: add(ruleset.Change{}), Element: -1, Errno: unix.EINVAL},
+			ruleset.RefusedError{Change: add(ruleset.Change{}), Element: -1, Errno: unix.EINVAL},
 			"", true,
 		},
 		{
 			"a chain that is not there",
-			kernel.RefusedError{Change: &ruleset.Change{Verb: ruleset.Delete, Chain: chain}, Element: -1, Errno: unix.ENOENT},
+			ruleset.RefusedError{Change: &ruleset.Change{Verb: ruleset.Delete, Chain: chain}, Element: -1, Errno: unix.ENOENT},
 			"", true,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			err := refused(&c.err, taken)
+			spy.fails = &c.err
+			_, err := d.Apply(t.Context(), web)
 			var got *ApplyError
 			if !errors.As(err, &got) || got.Service != c.service || got.Change != c.err.Command() {
 				t.Errorf("%#v, want service %q", err, c.service)
@@ -82,7 +81,8 @@ func TestRefused(t *testing.T) {
 			}
 		})
 	}
-	if err := refused(syscall.EPERM, claims{}); !errors.Is(err, syscall.EPERM) {
+	spy.fails = syscall.EBADF
+	if _, err := d.Apply(t.Context(), web); !errors.Is(err, syscall.EBADF) {
 		t.Errorf("another error becomes %v", err)
 	}
 }

@@ -1,5 +1,3 @@
-//go:build linux
-
 package nftdp
 
 import (
@@ -9,7 +7,7 @@ import (
 	"io/fs"
 	"strings"
 
-	"github.com/nftdp/go-nftdp/internal/sysctl"
+	"github.com/nftdp/go-nftdp/internal/engine"
 )
 
 // Requirement is a kernel parameter of the namespace which services need to
@@ -49,32 +47,34 @@ func requirements(localhost bool) []Requirement {
 }
 
 // Requirements lists what services need of the namespace's kernel parameters,
-// met or not, and changes nothing. Nor does any other method, except
+// met or not, and changes nothing: net.ipv4.ip_forward and
+// net.ipv6.conf.all.forwarding, and net.ipv4.conf.all.route_localnet for
+// Config.Localhost. Nor does any other method change them, except
 // MeetRequirements. IPv6 is left out where the kernel runs without it
-// (ipv6.disable=1). For Config.Localhost there is one more.
+// (ipv6.disable=1).
 //
 // A node whose services have only local clients, or only backends in the
 // namespace itself, can do without forwarding. A filter that drops what is
 // forwarded is not looked for, nor are interfaces whose own forwarding was
-// turned off.
+// turned off. A local process reaches a frontend only if the node has some
+// route to its address.
 //
 // Outside of the Dataplane's namespace it fails with an error that matches
 // fs.ErrPermission if the process lacks CAP_SYS_ADMIN; inside, CAP_NET_ADMIN is
 // enough, as for everything else.
-func (d *Dataplane) Requirements(ctx context.Context) ([]Requirement, error) {
-	var out []Requirement
-	err := d.inNamespace(ctx, func() (err error) { out, err = readRequirements(d.cfg.Localhost); return err })
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
+func (d *Dataplane) Requirements(ctx context.Context) (out []Requirement, err error) {
+	err = d.engine.Sysctls(ctx, func(s engine.Sysctls) error {
+		out, err = d.requirements(s)
+		return err
+	})
+	return out, err
 }
 
 // MeetRequirements sets the parameters that Requirements shows as not met, and
 // returns them, each with the value that it had before. If one fails, those set
-// before it are returned beside the error; fs.ErrPermission is matched as for
-// Requirements, and where /proc/sys is mounted read-only, as container engines
-// do, syscall.EROFS is. Remove and Close do not turn anything back.
+// before it are returned beside the error; it matches fs.ErrPermission as for
+// Requirements, and syscall.EROFS where /proc/sys is mounted read-only, as
+// container engines do. Remove and Close do not turn anything back.
 //
 // Think before you call it: the namespace becomes a router, for whatever its
 // filters let through. The kernel hands forwarding on to every interface, and
@@ -82,10 +82,9 @@ func (d *Dataplane) Requirements(ctx context.Context) ([]Requirement, error) {
 // router advertisements, unless its accept_ra is 2. With Config.Localhost the
 // kernel no longer drops IPv4 packets that arrive for a loopback address: rules
 // of the table do, so Apply first, and turn it off before Remove.
-func (d *Dataplane) MeetRequirements(ctx context.Context) ([]Requirement, error) {
-	var changed []Requirement
-	err := d.inNamespace(ctx, func() error {
-		all, err := readRequirements(d.cfg.Localhost)
+func (d *Dataplane) MeetRequirements(ctx context.Context) (changed []Requirement, err error) {
+	err = d.engine.Sysctls(ctx, func(s engine.Sysctls) error {
+		all, err := d.requirements(s)
 		if err != nil {
 			return err
 		}
@@ -93,7 +92,7 @@ func (d *Dataplane) MeetRequirements(ctx context.Context) ([]Requirement, error)
 			if r.Met() {
 				continue
 			}
-			if err := sysctl.Set(r.Name, r.Want); err != nil {
+			if err := s.SetSysctl(r.Name, r.Want); err != nil {
 				return err
 			}
 			changed = append(changed, r)
@@ -103,12 +102,11 @@ func (d *Dataplane) MeetRequirements(ctx context.Context) ([]Requirement, error)
 	return changed, err
 }
 
-// readRequirements reads on the calling thread.
-func readRequirements(localhost bool) ([]Requirement, error) {
+func (d *Dataplane) requirements(s engine.Sysctls) ([]Requirement, error) {
 	var out []Requirement
-	for _, r := range requirements(localhost) {
+	for _, r := range requirements(d.cfg.Localhost) {
 		var err error
-		r.Have, err = sysctl.Get(r.Name)
+		r.Have, err = s.Sysctl(r.Name)
 		switch {
 		case err == nil:
 			out = append(out, r)
@@ -117,18 +115,4 @@ func readRequirements(localhost bool) ([]Requirement, error) {
 		}
 	}
 	return out, nil
-}
-
-// inNamespace runs a function on a thread in the Dataplane's namespace.
-func (d *Dataplane) inNamespace(ctx context.Context, do func() error) error {
-	if err := d.lock(ctx); err != nil {
-		return err
-	}
-	defer d.unlock()
-	ns, err := d.conn.Namespace()
-	if err != nil {
-		return explain(err)
-	}
-	defer ns.Close()
-	return sysctl.In(int(ns.Fd()), do)
 }

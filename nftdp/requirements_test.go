@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/nftdp/go-nftdp/internal/sysctl"
 )
 
 // forwarding is what Requirements lists for values that the kernel has.
@@ -39,15 +41,17 @@ func wantRequirements(t *testing.T, want, got []Requirement, err error) {
 // not change the machine that runs the tests.
 func (n *node) meetRequirements(t *testing.T, d *Dataplane) ([]Requirement, error) {
 	t.Helper()
-	var want, got string
-	link := func(to *string) func() error {
-		return func() (err error) { *to, err = os.Readlink("/proc/thread-self/ns/net"); return err }
-	}
-	if err := errors.Join(n.Do(link(&want)), d.inNamespace(t.Context(), link(&got))); err != nil {
+	const own = "7" // like nobody else
+	before := strings.TrimSpace(n.parameters(t)["ipv4/ip_forward"])
+	if err := n.Sysctl("net/ipv4/ip_forward", own); err != nil {
 		t.Fatal(err)
 	}
-	if got != want {
-		t.Fatalf("the Dataplane is in %s, want %s", got, want)
+	got, err := d.Requirements(t.Context())
+	if err != nil || got[0].Have != own {
+		t.Fatalf("the Dataplane is elsewhere: %v, error %v", got, err)
+	}
+	if err := n.Sysctl("net/ipv4/ip_forward", before); err != nil {
+		t.Fatal(err)
 	}
 	return d.MeetRequirements(t.Context())
 }
@@ -141,15 +145,21 @@ func TestRequirementsOfCallersNamespace(t *testing.T) {
 
 func TestRequirementsErrors(t *testing.T) {
 	n := newNode(t)
-	d := n.open(t, Config{})
+	d, spy := n.spied(t, Config{})
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
-	d.turn <- struct{}{} // another method is at work
+	held, release := spy.hold()
+	applied := make(chan error, 1)
+	go func() { _, err := d.Apply(t.Context(), nil); applied <- err }()
+	receive(t, held) // another method is at work
 	_, err := d.Requirements(canceled)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v, want that of the context", err)
 	}
-	d.unlock()
+	release()
+	if err := receive(t, applied); err != nil {
+		t.Error(err)
+	}
 	closeOf(t, d)
 	if _, err := d.MeetRequirements(t.Context()); !errors.Is(err, ErrClosed) {
 		t.Errorf("error is %v, want ErrClosed", err)
@@ -159,9 +169,12 @@ func TestRequirementsErrors(t *testing.T) {
 // ownForwarding is what the namespace of the test itself has.
 func ownForwarding(t *testing.T) []Requirement {
 	t.Helper()
-	got, err := readRequirements(false)
-	if err != nil {
-		t.Fatal(err)
+	got := requirements(false)
+	for i := range got {
+		var err error
+		if got[i].Have, err = sysctl.Get(got[i].Name); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return got
 }

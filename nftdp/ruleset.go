@@ -5,20 +5,21 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Ruleset is what services compile to, or what the kernel holds: the contents
-// of our tables in both families. It does not change.
+// Ruleset is what services compile to, or what the kernel holds: the contents of
+// this package's tables in both families. It is immutable.
 type Ruleset struct {
 	rules *ruleset.Ruleset
 }
 
-// Compile validates services and compiles them. It is pure: it touches no
-// kernel, and the order of the services, of their frontends and of their
-// backends makes no difference. Errors are those of Validate.
+// Compile validates services and compiles them, without any access to the kernel.
+// The order of the services, of their frontends and of their backends makes no
+// difference. Errors are those of Validate.
 func (c Config) Compile(services []Service) (*Ruleset, error) {
 	if err := c.Validate(services); err != nil {
 		return nil, err
@@ -26,18 +27,18 @@ func (c Config) Compile(services []Service) (*Ruleset, error) {
 	return &Ruleset{compile.New(c.lower(), lowerAll(services)).Ruleset()}, nil
 }
 
-// String is canonical nft text, one element per line, sorted: equal rulesets
-// have equal text. `nft -f` loads it.
+// String returns the ruleset as nft text that `nft -f` loads, sorted and with one
+// element per line: equal rulesets have equal text.
 func (r *Ruleset) String() string { return r.rules.String() }
 
-// PlanTo gives the changes that turn r into next. It is pure.
+// PlanTo returns the changes that turn r into next.
 func (r *Ruleset) PlanTo(next *Ruleset) *Plan {
-	return &Plan{ruleset.Diff(r.rules, next.rules)}
+	return &Plan{ruleset.Diff(r.rules, next.rules).Changes()}
 }
 
-// Plan is a list of changes. What packets can see of it is one transaction;
-// chains for sizes of pools that were not in use before are committed ahead of
-// it, and what postrouting knows of backends that are gone is deleted behind.
+// Plan is a list of changes. Those that packets can see are one transaction;
+// chains that were not in use are committed ahead of it, and what postrouting
+// needs for packets on their way to former backends is deleted behind it.
 type Plan struct {
 	changes []ruleset.Change
 }
@@ -45,7 +46,7 @@ type Plan struct {
 // Empty reports whether there is nothing to do.
 func (p *Plan) Empty() bool { return len(p.changes) == 0 }
 
-// Len is the number of objects (tables, chains, rules, sets, elements) that
+// Len is the number of objects (tables, chains, rules, sets, maps, elements) that
 // are added, deleted or flushed.
 func (p *Plan) Len() int {
 	n := 0
@@ -55,8 +56,8 @@ func (p *Plan) Len() int {
 	return n
 }
 
-// String is the plan as nft commands, one per line, in the order in which the
-// kernel gets them; empty for an empty plan.
+// String returns the plan as nft commands, one per line, in the order in which the
+// kernel gets them; an empty plan is "".
 func (p *Plan) String() string {
 	var b strings.Builder
 	for i := range p.changes {
@@ -66,7 +67,7 @@ func (p *Plan) String() string {
 	return b.String()
 }
 
-// lower gives the compiler's form of the configuration.
+// lower returns the compiler's form of the configuration.
 func (c Config) lower() compile.Config {
 	out := compile.Config{
 		Table: c.table(), NodeAddrs: c.NodeAddrs, Internal: c.Internal, ServiceCIDRs: c.ServiceCIDRs,
@@ -93,12 +94,6 @@ func (p Protocol) protoNumber() uint8 {
 	return [...]uint8{ProtocolTCP: compile.TCP, ProtocolUDP: compile.UDP, ProtocolSCTP: compile.SCTP}[p]
 }
 
-func (b Scheduler) lower() compile.Scheduler {
-	return [...]compile.Scheduler{
-		SchedulerRandom: compile.Random, SchedulerRoundRobin: compile.RoundRobin, SchedulerSourceHash: compile.SourceHash, SchedulerMaglev: compile.Maglev,
-	}[b]
-}
-
 // protocolOf is the protocol of an IP protocol number.
 func protocolOf(n uint8) Protocol {
 	switch n {
@@ -110,22 +105,22 @@ func protocolOf(n uint8) Protocol {
 	return ProtocolTCP
 }
 
-// lower gives the compiler's form of a valid service: frontends of one family
-// each, with the backends that take new connections, in order.
+// lower returns the compiler's form of a valid service: sorted frontends of one
+// family each, with the backends that take new connections.
 func (s *Service) lower() *compile.Service {
 	out := &compile.Service{
-		Name: s.Name, Proto: s.Protocol.protoNumber(), Scheduler: s.Scheduler.lower(), Affinity: s.AffinitySeconds,
+		Name: s.Name, Proto: s.Protocol.protoNumber(), Scheduler: compile.Scheduler(s.Scheduler), Affinity: uint32(s.Affinity / Duration(time.Second)),
 	}
 	out.Frontends = make([]compile.Frontend, 0, len(s.Frontends))
-	var pools [2]pools
-	for i, family := range [...]families{ipv4, ipv6} {
+	var pools [len(ruleset.Families)]pools
+	for i, family := range ruleset.Families {
 		pools[i] = s.pools(family)
 	}
 	for i := range s.Frontends {
 		f := &s.Frontends[i]
-		for j, family := range [...]families{ipv4, ipv6} {
-			if c, ok := s.claim(f, family); ok {
-				out.Frontends = append(out.Frontends, s.lowerFrontend(f, c.addr, &pools[j]))
+		for j, family := range ruleset.Families {
+			if k, ok := s.key(f, family); ok {
+				out.Frontends = append(out.Frontends, s.lowerFrontend(f, k.Addr, &pools[j]))
 			}
 		}
 	}
@@ -136,24 +131,24 @@ func (s *Service) lower() *compile.Service {
 	return out
 }
 
-// pools are the slots of the backends of one family: all of them, and those on
-// this node.
+// pools are the slots of the backends of one family: of all backends, and of those
+// on this node.
 type pools struct{ all, local []netip.AddrPort }
 
-func (s *Service) pools(family families) (p pools) {
+func (s *Service) pools(family ruleset.Family) (p pools) {
 	size := int(s.MaglevSize)
 	if s.ranged() {
 		size = cmp.Or(size, maxRangeMaglevSize)
 	}
-	p.all = compile.Slots(s.Scheduler.lower(), s.pool(family, false), size)
+	p.all = compile.Slots(compile.Scheduler(s.Scheduler), s.pool(family, false), size)
 	if slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != PolicyAnyBackend }) {
-		p.local = compile.Slots(s.Scheduler.lower(), s.pool(family, true), size)
+		p.local = compile.Slots(compile.Scheduler(s.Scheduler), s.pool(family, true), size)
 	}
 	return p
 }
 
-// maxRangeMaglevSize fits into the slots of a range, as prime sizes do for a
-// hundred slots a backend.
+// maxRangeMaglevSize is the largest of the compiler's own sizes that fits into the
+// slots of a range.
 const maxRangeMaglevSize = 16381
 
 func (s *Service) lowerFrontend(f *Frontend, addr netip.Addr, p *pools) compile.Frontend {
@@ -176,7 +171,7 @@ func (s *Service) lowerFrontend(f *Frontend, addr netip.Addr, p *pools) compile.
 	return out
 }
 
-// clients gives the prefixes of the address's family; "" says nothing.
+// clients returns the prefixes of the address's family, or "" if the list is empty.
 func clients(prefixes []netip.Prefix, addr netip.Addr) string {
 	if len(prefixes) == 0 {
 		return ""
@@ -207,7 +202,7 @@ func (s *Service) source(f *Frontend, addr netip.Addr) (out compile.Source) {
 	return out
 }
 
-// lowerStates fills in what matters for established flows, and the limits of
+// lowerStates sets the fields that matter for established flows, and the limits of
 // backends in use.
 func (s *Service) lowerStates(out *compile.Service) {
 	var used []netip.AddrPort
@@ -237,14 +232,14 @@ func (s *Service) lowerStates(out *compile.Service) {
 	slices.SortFunc(out.Draining, netip.AddrPort.Compare)
 }
 
-// pool lists the backends that new connections may go to: those that are held
-// in reserve only if there is nothing else.
-func (s *Service) pool(family families, local bool) []compile.Weighted {
+// pool lists the backends that new connections may go to. Those in reserve are
+// among them only if there are no others.
+func (s *Service) pool(family ruleset.Family, local bool) []compile.Weighted {
 	pool := make([]compile.Weighted, 0, len(s.Backends))
 	var backups []compile.Weighted
 	for i := range s.Backends {
 		b := &s.Backends[i]
-		if b.State != StateActive || local && !b.Local || familyOf(b.Addr.Addr().Unmap()) != family {
+		if b.State != StateActive || local && !b.Local || ruleset.FamilyOf(b.Addr.Addr()) != family {
 			continue
 		}
 		w := compile.Weighted{Addr: unmapped(b.Addr), Weight: int(max(b.Weight, 1))}
@@ -258,14 +253,4 @@ func (s *Service) pool(family families, local bool) []compile.Weighted {
 		return backups
 	}
 	return pool
-}
-
-// lift gives back a service with the frontends of a lowered one, for what
-// needs to know only these.
-func lift(s *compile.Service) *Service {
-	out := &Service{Name: s.Name, Protocol: protocolOf(s.Proto)}
-	for _, f := range s.Frontends {
-		out.Frontends = append(out.Frontends, Frontend{Addr: f.Addr, Port: f.Port, EndPort: f.End})
-	}
-	return out
 }

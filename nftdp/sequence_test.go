@@ -45,6 +45,7 @@ type sequence struct {
 	*dice
 	node      *node
 	dataplane *Dataplane
+	known     bool // the dataplane has changed something: it knows all services
 	config    Config
 	services  []Service
 	counts    map[counted]Counter
@@ -55,7 +56,7 @@ func (s *sequence) step(t *testing.T) {
 	t.Helper()
 	if s.dataplane == nil || s.roll(5) == 0 {
 		s.config = s.dice.config()
-		s.dataplane = s.node.open(t, s.config)
+		s.dataplane, s.known = s.node.open(t, s.config), false
 		s.log += fmt.Sprintf("open %s\n", asJSON(s.config))
 		if s.roll(2) == 0 { // else the old skeleton stays until the next change
 			return
@@ -95,7 +96,7 @@ func (s *sequence) apply(t *testing.T, services []Service) {
 	if diff := cmp.Diff(sortedLines(planned), sortedLines(applied)); diff != "" {
 		t.Errorf("another plan is applied than was planned (-planned +applied):\n%s", diff)
 	}
-	s.services = services
+	s.services, s.known = services, true
 }
 
 // update changes some services, if that is valid. What is not is refused and
@@ -129,7 +130,7 @@ func (s *sequence) update(t *testing.T) (valid bool) {
 	case valid != (err == nil):
 		t.Errorf("update to services that are valid, %t: %v", valid, err)
 	case valid:
-		s.services = next
+		s.services, s.known = next, true
 	case s.node.generation(t) != generation:
 		t.Error("something has changed")
 	}
@@ -142,7 +143,7 @@ func (s *sequence) remove(t *testing.T) {
 	if err := s.dataplane.Remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.services, s.counts = nil, map[counted]Counter{}
+	s.services, s.known, s.counts = nil, false, map[counted]Counter{}
 }
 
 // check compares the kernel with what is wanted, and lets it count on.
@@ -177,7 +178,7 @@ func (s *sequence) spoil(t *testing.T) {
 	}
 	s.log += fmt.Sprintf("spoil\n%v", held.PlanTo(&Ruleset{spoilt}))
 	s.node.load(t, held, &Ruleset{spoilt})
-	if s.dataplane.state != nil && s.roll(2) == 0 {
+	if s.known && s.roll(2) == 0 {
 		updateWith(t, s.dataplane, Change{})
 	} else {
 		apply(t, s.dataplane, s.services)

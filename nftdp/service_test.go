@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -24,8 +25,8 @@ func fullService() nftdp.Service {
 		Name:      `default/web:http é {};\`,
 		Protocol:  nftdp.ProtocolSCTP,
 		Scheduler: nftdp.SchedulerMaglev, MaglevSize: 251,
-		AffinitySeconds: 10800,
-		SNAT:            []netip.Addr{netip.MustParseAddr("10.7.0.1"), netip.MustParseAddr("fd00:7::1")},
+		Affinity: nftdp.Duration(3 * time.Hour),
+		SNAT:     []netip.Addr{netip.MustParseAddr("10.7.0.1"), netip.MustParseAddr("fd00:7::1")},
 		Frontends: []nftdp.Frontend{{
 			Addr: netip.MustParseAddr("10.96.0.10"), Port: 80, EndPort: 90,
 			Policy: nftdp.PolicyExternalLocalOnly, Masquerade: nftdp.MasqueradeNever, NoBackend: nftdp.ActionDrop,
@@ -51,7 +52,7 @@ func TestServiceJSON(t *testing.T) {
 				`"frontends":[{"addr":"10.96.0.10","port":80,"endPort":90,"policy":"external-local-only",` +
 				`"masquerade":"never","allow":["10.1.2.3/16","fd00::/64"],"deny":["10.1.7.0/24"],"noBackend":"drop"}],` +
 				`"backends":[{"addr":"[fd00::1]:8080","state":"down","weight":3,"backup":true,"local":true,"maxConns":100}],` +
-				`"scheduler":"maglev","affinitySeconds":10800,"snat":["10.7.0.1","fd00:7::1"],"maglevSize":251}`,
+				`"scheduler":"maglev","affinity":"3h0m0s","snat":["10.7.0.1","fd00:7::1"],"maglevSize":251}`,
 		},
 		{"zero", nftdp.Service{}, `{"name":""}`},
 		{
@@ -128,7 +129,7 @@ func TestUnsetAddrInJSON(t *testing.T) {
 	}
 }
 
-// TestStatusJSON: what Inspect tells can be sent and read elsewhere.
+// TestStatusJSON: what Inspect returns can be sent and read elsewhere.
 func TestStatusJSON(t *testing.T) {
 	drop := nftdp.ActionDrop
 	full := nftdp.ServiceStatus{Name: "a", Protocol: nftdp.ProtocolUDP, Frontends: []nftdp.FrontendStatus{{
@@ -152,7 +153,7 @@ func TestStatusJSON(t *testing.T) {
 		`{"addr":"10.0.0.1","port":80,"counter":{"connections":0,"bytes":0}}`)
 }
 
-// word is what the types of words have in common.
+// word is the interface of the enumerations.
 type word interface {
 	comparable
 	fmt.Stringer
@@ -172,7 +173,7 @@ func TestWords(t *testing.T) {
 		map[string]nftdp.Masquerade{
 			"auto": nftdp.MasqueradeAuto, "always": nftdp.MasqueradeAlways, "never": nftdp.MasqueradeNever,
 		})
-	testWords(t, nftdp.Scheduler(9), "unknown balance %s: want random, round-robin, source-hash or maglev",
+	testWords(t, nftdp.Scheduler(9), "unknown scheduler %s: want random, round-robin, source-hash or maglev",
 		map[string]nftdp.Scheduler{
 			"random": nftdp.SchedulerRandom, "round-robin": nftdp.SchedulerRoundRobin, "source-hash": nftdp.SchedulerSourceHash, "maglev": nftdp.SchedulerMaglev,
 		})
@@ -180,8 +181,8 @@ func TestWords(t *testing.T) {
 		map[string]nftdp.State{"active": nftdp.StateActive, "draining": nftdp.StateDraining, "down": nftdp.StateDown})
 }
 
-// testWords checks every word of a type, and that refusal names them: with %s
-// in place of what was refused.
+// testWords checks every word of a type, and that the refusal of another one names
+// them. The refusal has %s in place of what was refused.
 func testWords[T word](t *testing.T, unknown T, refusal string, words map[string]T) {
 	t.Helper()
 	for text, value := range words {
@@ -199,7 +200,7 @@ func testWords[T word](t *testing.T, unknown T, refusal string, words map[string
 	if _, err := unknown.MarshalText(); fmt.Sprint(err) != fmt.Sprintf(refusal, "9") {
 		t.Errorf("marshal: %v", err)
 	}
-	// The last one has a long s, which Unicode takes for an s in other case.
+	// The last one has a long s, which to Unicode is an s in another case.
 	for _, text := range []string{"", "0", " tcp", "drop ", "ſctp"} {
 		value := unknown
 		err := json.Unmarshal([]byte(`"`+text+`"`), &value)

@@ -31,7 +31,7 @@ var update = flag.Bool("update", false, "write what the stories in testdata expe
 //
 //	ruleset.nft  the ruleset of services.json
 //	parts.nft    the sets and chains of it that an unconfigured ruleset
-//	             without services has not, or has otherwise
+//	             without services lacks, or has otherwise
 //	plan.nft     what has to be done for next.json
 //	errors.txt   what is wrong with services.json
 type story struct {
@@ -140,7 +140,7 @@ func (s *story) expect(t *testing.T, f *txtar.File, got string) {
 	}
 }
 
-// tell gives all that a story can expect, by the name of the file.
+// tell returns all that a story can expect, by the name of the file.
 func (s *story) tell(t *testing.T) map[string]string {
 	t.Helper()
 	current, err := s.config.Compile(s.services)
@@ -165,7 +165,7 @@ func mustCompile(t *testing.T, c Config, services []Service) *Ruleset {
 	return r
 }
 
-// beyond gives those sets and chains of r which base has not, or otherwise.
+// beyond returns the sets and chains of r that base lacks or has otherwise.
 func beyond(base, r *Ruleset) *Ruleset {
 	out := &ruleset.Ruleset{}
 	for i, t := range r.rules.Tables {

@@ -5,138 +5,123 @@ import (
 	"strings"
 )
 
-// The words of the API, at the place that their constant's value gives.
-func protocolWords() []string {
-	return []string{ProtocolTCP: "tcp", ProtocolUDP: "udp", ProtocolSCTP: "sctp"}
+// word is a value of an enumeration together with the words of all its
+// constants, in their order. Everything that reads, writes or checks such a
+// value asks it, so that a new constant takes only its word here.
+type word struct {
+	kind  string // what the enumeration is called in errors
+	words string // separated by spaces: a list would cost an allocation for each value checked
+	value uint8
 }
 
-func actionWords() []string {
-	return []string{ActionDefault: "default", ActionReject: "reject", ActionDrop: "drop"}
+func (p Protocol) word() word { return word{"protocol", "tcp udp sctp", uint8(p)} }
+
+func (a Action) word() word { return word{"action", "default reject drop", uint8(a)} }
+
+func (p Policy) word() word {
+	return word{"policy", "any-backend local-only external-local-only", uint8(p)}
 }
 
-func stateWords() []string {
-	return []string{StateActive: "active", StateDraining: "draining", StateDown: "down"}
-}
+func (m Masquerade) word() word { return word{"masquerade", "auto always never", uint8(m)} }
 
-func policyWords() []string {
-	return []string{PolicyAnyBackend: "any-backend", PolicyLocalOnly: "local-only", PolicyExternalLocalOnly: "external-local-only"}
-}
+func (s State) word() word { return word{"state", "active draining down", uint8(s)} }
 
-func masqueradeWords() []string {
-	return []string{MasqueradeAuto: "auto", MasqueradeAlways: "always", MasqueradeNever: "never"}
-}
+// known reports whether the value is one of the constants.
+func (w word) known() bool { return int(w.value) <= strings.Count(w.words, " ") }
 
-func schedulerWords() []string {
-	return []string{SchedulerRandom: "random", SchedulerRoundRobin: "round-robin", SchedulerSourceHash: "source-hash", SchedulerMaglev: "maglev"}
-}
+func (w word) list() []string { return strings.Fields(w.words) }
 
-// String is the way to balance in lower case, or "scheduler(9)" if it is none.
-func (b Scheduler) String() string { return word("scheduler", schedulerWords(), uint8(b)) }
-
-// MarshalText gives the way to balance in lower case. It fails if it is none.
-func (b Scheduler) MarshalText() ([]byte, error) {
-	return marshalWord("scheduler", schedulerWords(), uint8(b))
-}
-
-// UnmarshalText takes a way to balance in upper or lower case.
-func (b *Scheduler) UnmarshalText(text []byte) error {
-	return unmarshalWord("scheduler", schedulerWords(), text, b)
-}
-
-// String is the policy in lower case, or "policy(9)" if it is none.
-func (p Policy) String() string { return word("policy", policyWords(), uint8(p)) }
-
-// MarshalText gives the policy in lower case. It fails if it is none.
-func (p Policy) MarshalText() ([]byte, error) {
-	return marshalWord("policy", policyWords(), uint8(p))
-}
-
-// UnmarshalText takes a policy in upper or lower case.
-func (p *Policy) UnmarshalText(text []byte) error {
-	return unmarshalWord("policy", policyWords(), text, p)
-}
-
-// String is when to masquerade in lower case, or "masquerade(9)" if it is none.
-func (m Masquerade) String() string { return word("masquerade", masqueradeWords(), uint8(m)) }
-
-// MarshalText gives when to masquerade in lower case. It fails if it is none.
-func (m Masquerade) MarshalText() ([]byte, error) {
-	return marshalWord("masquerade", masqueradeWords(), uint8(m))
-}
-
-// UnmarshalText takes when to masquerade in upper or lower case.
-func (m *Masquerade) UnmarshalText(text []byte) error {
-	return unmarshalWord("masquerade", masqueradeWords(), text, m)
-}
-
-// String is the protocol in lower case, or "protocol(9)" if it is none.
-func (p Protocol) String() string { return word("protocol", protocolWords(), uint8(p)) }
-
-// String is the action in lower case, or "action(9)" if it is none.
-func (a Action) String() string { return word("action", actionWords(), uint8(a)) }
-
-// String is the state in lower case, or "state(9)" if it is none.
-func (s State) String() string { return word("state", stateWords(), uint8(s)) }
-
-// MarshalText gives the protocol in lower case. It fails if it is none.
-func (p Protocol) MarshalText() ([]byte, error) {
-	return marshalWord("protocol", protocolWords(), uint8(p))
-}
-
-// MarshalText gives the action in lower case. It fails if it is none.
-func (a Action) MarshalText() ([]byte, error) {
-	return marshalWord("action", actionWords(), uint8(a))
-}
-
-// MarshalText gives the state in lower case. It fails if it is none.
-func (s State) MarshalText() ([]byte, error) {
-	return marshalWord("state", stateWords(), uint8(s))
-}
-
-// UnmarshalText takes a protocol in upper or lower case.
-func (p *Protocol) UnmarshalText(text []byte) error {
-	return unmarshalWord("protocol", protocolWords(), text, p)
-}
-
-// UnmarshalText takes an action in upper or lower case.
-func (a *Action) UnmarshalText(text []byte) error {
-	return unmarshalWord("action", actionWords(), text, a)
-}
-
-// UnmarshalText takes a state in upper or lower case.
-func (s *State) UnmarshalText(text []byte) error {
-	return unmarshalWord("state", stateWords(), text, s)
-}
-
-// word is the word for a value, or for one that has none a text that says so.
-func word(kind string, words []string, v uint8) string {
-	if int(v) < len(words) {
-		return words[v]
+func (w word) String() string {
+	if !w.known() {
+		return fmt.Sprintf("%s(%d)", w.kind, w.value)
 	}
-	return fmt.Sprintf("%s(%d)", kind, v)
+	return w.list()[w.value]
 }
 
-func marshalWord(kind string, words []string, v uint8) ([]byte, error) {
-	if int(v) >= len(words) {
-		return nil, fmt.Errorf("unknown %s %d: want %s", kind, v, choice(words))
+// flaw says that the value is none of the enumeration, or is "".
+func (w word) flaw() string {
+	if w.known() {
+		return ""
 	}
-	return []byte(words[v]), nil
+	return fmt.Sprintf("%v is unknown: use %s", w, w.choice())
 }
 
-// unmarshalWord leaves v alone when it fails.
-func unmarshalWord[T ~uint8](kind string, words []string, text []byte, v *T) error {
+func (w word) marshal() ([]byte, error) {
+	if !w.known() {
+		return nil, fmt.Errorf("unknown %s %d: want %s", w.kind, w.value, w.choice())
+	}
+	return []byte(w.String()), nil
+}
+
+// unmarshal leaves v as it is when it fails.
+func (w word) unmarshal(text []byte, v *uint8) error {
 	got := strings.ToLower(string(text))
-	for i, w := range words {
-		if got == w {
-			*v = T(i)
+	for i, known := range w.list() {
+		if got == known {
+			*v = uint8(i)
 			return nil
 		}
 	}
-	return fmt.Errorf("unknown %s %q: want %s", kind, text, choice(words))
+	return fmt.Errorf("unknown %s %q: want %s", w.kind, text, w.choice())
 }
 
-// choice joins words as in "tcp, udp or sctp".
-func choice(words []string) string {
+// choice joins the words as in "tcp, udp or sctp".
+func (w word) choice() string {
+	words := w.list()
 	last := len(words) - 1
 	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
+
+// String returns the protocol's word, or "protocol(9)" for an unknown one.
+func (p Protocol) String() string { return p.word().String() }
+
+// MarshalText returns the protocol's word. An unknown protocol is an error.
+func (p Protocol) MarshalText() ([]byte, error) { return p.word().marshal() }
+
+// UnmarshalText takes a protocol's word in upper or lower case.
+func (p *Protocol) UnmarshalText(text []byte) error { return p.word().unmarshal(text, (*uint8)(p)) }
+
+// String returns the scheduler's word, or "scheduler(9)" for an unknown one.
+func (s Scheduler) String() string { return s.word().String() }
+
+// MarshalText returns the scheduler's word. An unknown scheduler is an error.
+func (s Scheduler) MarshalText() ([]byte, error) { return s.word().marshal() }
+
+// UnmarshalText takes a scheduler's word in upper or lower case.
+func (s *Scheduler) UnmarshalText(text []byte) error { return s.word().unmarshal(text, (*uint8)(s)) }
+
+// String returns the action's word, or "action(9)" for an unknown one.
+func (a Action) String() string { return a.word().String() }
+
+// MarshalText returns the action's word. An unknown action is an error.
+func (a Action) MarshalText() ([]byte, error) { return a.word().marshal() }
+
+// UnmarshalText takes an action's word in upper or lower case.
+func (a *Action) UnmarshalText(text []byte) error { return a.word().unmarshal(text, (*uint8)(a)) }
+
+// String returns the policy's word, or "policy(9)" for an unknown one.
+func (p Policy) String() string { return p.word().String() }
+
+// MarshalText returns the policy's word. An unknown policy is an error.
+func (p Policy) MarshalText() ([]byte, error) { return p.word().marshal() }
+
+// UnmarshalText takes a policy's word in upper or lower case.
+func (p *Policy) UnmarshalText(text []byte) error { return p.word().unmarshal(text, (*uint8)(p)) }
+
+// String returns the masquerade's word, or "masquerade(9)" for an unknown one.
+func (m Masquerade) String() string { return m.word().String() }
+
+// MarshalText returns the masquerade's word. An unknown masquerade is an error.
+func (m Masquerade) MarshalText() ([]byte, error) { return m.word().marshal() }
+
+// UnmarshalText takes a masquerade's word in upper or lower case.
+func (m *Masquerade) UnmarshalText(text []byte) error { return m.word().unmarshal(text, (*uint8)(m)) }
+
+// String returns the state's word, or "state(9)" for an unknown one.
+func (s State) String() string { return s.word().String() }
+
+// MarshalText returns the state's word. An unknown state is an error.
+func (s State) MarshalText() ([]byte, error) { return s.word().marshal() }
+
+// UnmarshalText takes a state's word in upper or lower case.
+func (s *State) UnmarshalText(text []byte) error { return s.word().unmarshal(text, (*uint8)(s)) }

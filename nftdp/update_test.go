@@ -5,6 +5,7 @@ package nftdp
 import (
 	"errors"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -116,30 +117,30 @@ func TestUpdateRefused(t *testing.T) {
 			"a frontend of another service",
 			Change{Set: []Service{web("c", 3, 1), renamed(a, "d")}},
 			[]FieldError{
-				{"d", "frontends[0]", `tcp 10.96.0.1:80 is already a frontend of service "a"`},
-				{"d", "frontends[1]", `tcp [fd00:96::1]:80 is already a frontend of service "a"`},
-				{"d", "frontends[2]", `tcp node-wide port 30001 is already a frontend of service "a"`},
+				{Service: "d", Field: "frontends[0]", Reason: `tcp 10.96.0.1:80 is already a frontend of service "a"`},
+				{Service: "d", Field: "frontends[1]", Reason: `tcp [fd00:96::1]:80 is already a frontend of service "a"`},
+				{Service: "d", Field: "frontends[2]", Reason: `tcp node-wide port 30001 is already a frontend of service "a"`},
 			},
 		},
 		{
 			"one frontend for two",
 			Change{Set: []Service{{Name: "c", Frontends: fronts(":1")}, {Name: "d", Frontends: fronts("0.0.0.0:1")}}},
-			[]FieldError{{"d", "frontends[0]", `tcp node-wide port 1 (ip) is already a frontend of service "c"`}},
+			[]FieldError{{Service: "d", Field: "frontends[0]", Reason: `tcp node-wide port 1 (ip) is already a frontend of service "c"`}},
 		},
 		{
 			"to be set and deleted",
 			Change{Set: []Service{web("c", 3, 1), web("a", 1, 2)}, Delete: []string{"b", "a"}},
-			[]FieldError{{"a", "name", "is to be set and to be deleted: choose one"}},
+			[]FieldError{{Service: "a", Field: "name", Reason: "is to be set and to be deleted: choose one"}},
 		},
 		{
 			"a name twice",
 			Change{Set: []Service{web("a", 4, 1), web("a", 5, 1)}, Delete: []string{"b"}},
-			[]FieldError{{"a", "name", "services[1] has the name of services[0]: choose another"}},
+			[]FieldError{{Service: "a", Field: "name", Reason: "services[1] has the name of services[0]: choose another"}},
 		},
 		{
 			"no name",
 			Change{Set: []Service{{Frontends: fronts("10.96.0.9:80")}}, Delete: []string{"a"}},
-			[]FieldError{{"services[0]", "name", "is empty: give every service a name of its own"}},
+			[]FieldError{{Service: "services[0]", Field: "name", Reason: "is empty: give every service a name of its own"}},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -237,18 +238,25 @@ func TestApplyError(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			n := newNode(t)
-			d := n.open(t, Config{})
+			d, spy := n.spied(t, Config{})
 			apply(t, d, []Service{a})
-			set := n.read(t, DefaultTable).rules.Table(test.family).Set(test.set)
-			n.change(t, ruleset.Change{
-				Verb: ruleset.Add, Family: test.family, Table: DefaultTable, Set: set, Elements: []ruleset.Element{test.element},
-			})
 			held := n.read(t, DefaultTable)
-			d.generation = n.generation(t)
+			set := held.rules.Table(test.family).Set(test.set)
+			theirs := ruleset.Change{
+				Verb: ruleset.Add, Family: test.family, Table: DefaultTable, Set: set, Elements: []ruleset.Element{test.element},
+			}
+			// It is there at every commit, but never when the tables are read.
+			spy.setAround(func(commit func()) {
+				theirs.Verb = ruleset.Add
+				n.change(t, theirs)
+				commit()
+				theirs.Verb = ruleset.Delete
+				n.change(t, theirs)
+			})
 
 			plan, err := d.Update(t.Context(), Change{Set: []Service{b}})
 			var refused *ApplyError
-			if !errors.As(err, &refused) || plan != nil {
+			if !errors.As(err, &refused) || strings.Contains(plan.String(), "element") {
 				t.Fatalf("plan %v, error %v", plan, err)
 			}
 			if want := (ApplyError{Service: "b", Change: test.want, Err: syscall.EEXIST}); *refused != want {
@@ -258,11 +266,71 @@ func TestApplyError(t *testing.T) {
 				t.Errorf("services changed (-before +after):\n%s", diff)
 			}
 
-			// The next one looks for itself and repairs.
+			// Where it stays, the next one finds it and repairs.
+			spy.setAround(nil)
+			theirs.Verb = ruleset.Add
+			n.change(t, theirs)
 			updateWith(t, d, Change{Set: []Service{web("c", 3, 1)}})
 			n.wantServices(t, Config{}, []Service{a, web("c", 3, 1)})
 			updateWith(t, d, Change{Set: []Service{b}})
 			n.wantServices(t, Config{}, []Service{a, b, web("c", 3, 1)})
 		})
 	}
+}
+
+// updatesWith updates services and wants so many problems, in which case nothing
+// has changed.
+func (n *node) updatesWith(t *testing.T, d *Dataplane, problems int, c Change) {
+	t.Helper()
+	before := n.read(t, DefaultTable).String()
+	_, err := d.Update(t.Context(), c)
+	if err != nil && problems == 0 {
+		t.Fatal(err)
+	}
+	if problems > 0 {
+		if got := len(fieldErrors(t, err)); got != problems {
+			t.Errorf("%d problems, want %d: %v", got, problems, err)
+		}
+		n.wantText(t, DefaultTable, before)
+	}
+}
+
+// TestRangeClaims: a range that shrinks or goes makes room, and one that was
+// refused has taken nothing.
+func TestRangeClaims(t *testing.T) {
+	n := newNode(t)
+	d := n.open(t, Config{})
+	wide := Service{Name: "a", Frontends: []Frontend{ranged(":80", 90)}}
+	narrow := Service{Name: "a", Frontends: []Frontend{ranged(":80", 85)}}
+	other := Service{Name: "b", Frontends: []Frontend{ranged("[::]:86", 95), ranged("10.96.0.1:80", 90)}}
+	n.updatesWith(t, d, 0, Change{Set: []Service{wide}})
+	n.updatesWith(t, d, 1, Change{Set: []Service{other}})
+	n.updatesWith(t, d, 0, Change{Set: []Service{narrow}})
+	n.updatesWith(t, d, 0, Change{Set: []Service{other}})
+	n.wantServices(t, Config{}, []Service{narrow, other})
+	for _, c := range []struct {
+		front    string
+		problems int
+	}{{":80", 1}, {"[::]:85", 1}, {"[::]:86", 1}, {"[::]:95", 1}, {"0.0.0.0:86", 0}} {
+		front := front(c.front)
+		n.updatesWith(t, d, c.problems, Change{Set: []Service{{Name: "c", Frontends: []Frontend{ranged(c.front, front.Port+1)}}}})
+	}
+	n.updatesWith(t, d, 0, Change{Set: []Service{{Name: "c", Frontends: []Frontend{ranged(":80", 95)}}}, Delete: []string{"a", "b"}})
+}
+
+// TestClaims replaces services step by step.
+func TestClaims(t *testing.T) {
+	a := Service{Name: "a", Frontends: fronts("10.96.0.1:80", ":80")}
+	b := Service{Name: "b", Frontends: fronts("10.96.0.2:80")}
+	greedy := Service{Name: "b", Frontends: fronts("10.96.0.3:80", "10.96.0.1:80")}
+	nameless := Service{Frontends: fronts("10.96.0.4:80")}
+	n := newNode(t)
+	d := n.open(t, Config{})
+	n.updatesWith(t, d, 0, Change{Set: []Service{a, b}})
+	n.updatesWith(t, d, 2, Change{Set: []Service{greedy, nameless}}) // that of frontends[1] and that of the name
+	n.updatesWith(t, d, 0, Change{Set: []Service{b}})
+	n.wantServices(t, Config{}, []Service{a, b})
+	n.updatesWith(t, d, 0, Change{Set: []Service{greedy}, Delete: []string{"a"}})
+	n.updatesWith(t, d, 0, Change{Set: []Service{{Name: "c", Frontends: fronts("10.96.0.2:80")}}})
+	n.updatesWith(t, d, 1, Change{Set: []Service{a}})
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
 )
 
 // TestValidServicesAllocateNothing guards the path that every service takes.
@@ -12,17 +14,18 @@ func TestValidServicesAllocateNothing(t *testing.T) {
 	for i := range 22 {
 		s.Backends = append(s.Backends, back(fmt.Sprintf("10.200.0.%d:80", i)))
 	}
-	taken := newClaims(8)
 	allocs := testing.AllocsPerRun(100, func() {
-		if s.problems(0) != nil || taken.add(0, &s) != nil {
+		if s.problems(0) != nil || s.conflicts(0, nobody) != nil {
 			t.Fatal("the service is not valid")
 		}
-		taken.remove(&s)
 	})
 	if allocs != 0 {
 		t.Errorf("%v allocations, want none", allocs)
 	}
 }
+
+// nobody has a frontend.
+func nobody(compile.Key, uint16) (string, bool) { return "", false }
 
 // manyServices makes n valid services of two frontends and ten backends.
 func manyServices(n int) []Service {
@@ -62,13 +65,11 @@ func BenchmarkServiceProblems(b *testing.B) {
 
 func BenchmarkClaims(b *testing.B) {
 	s := manyServices(1)[0]
-	taken := newClaims(0)
 	b.ReportAllocs()
 	for b.Loop() {
-		if found := taken.add(0, &s); found != nil {
+		if found := newClaims(2).admit([]Service{s}); found != nil {
 			b.Fatal(found[0])
 		}
-		taken.remove(&s)
 	}
 }
 

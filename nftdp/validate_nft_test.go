@@ -111,7 +111,7 @@ func nameSamples() []string {
 	return names
 }
 
-// TestStockNftRefusesWords shows that nft can not read the table names that we
+// TestStockNftRefusesWords shows that nft cannot read the table names that we
 // refuse; those that only newer versions know are left out.
 func TestStockNftRefusesWords(t *testing.T) {
 	needStockNft(t)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -90,8 +91,8 @@ type problemCase struct {
 func problemCases() []problemCase {
 	return slices.Concat(
 		[]problemCase{everythingWrong()},
-		configCases(), nameCases(), frontendCases(), balanceCases(), backendCases(), familyCases(), poolCases(), claimCases(),
-		sourceCases(), clientCases(), rangeCases(), togetherCases(), policyCases(),
+		configCases(), nameCases(), frontendCases(), schedulerCases(), backendCases(), familyCases(), poolCases(), claimCases(),
+		sourceCases(), clientCases(), rangeCases(), affinityCases(), togetherCases(), policyCases(),
 	)
 }
 
@@ -120,35 +121,35 @@ func everythingWrong() problemCase {
 			{Name: "b"},
 		},
 		want: []FieldError{
-			{"", "table", `"2nd" has '2' at byte 0: a letter is needed first, then letters, digits and any of "/_.-"`},
-			{"", "nodeAddrs[1]", `is missing: give an address and a length, as in "10.0.0.0/8"`},
-			{"", "internal[0]", "::ffff:10.0.0.0/104 is an IPv4-mapped prefix: write 10.0.0.0/8"},
-			{"", "serviceCIDRs[0]", `is missing: give an address and a length, as in "10.0.0.0/8"`},
-			{"services[1]", "name", "is empty: give every service a name of its own"},
-			{"services[1]", "protocol", "protocol(9) is unknown: use tcp, udp or sctp"},
+			{Field: "table", Reason: `"2nd" has '2' at byte 0: a letter is needed first, then letters, digits and any of "/_.-"`},
+			{Field: "nodeAddrs[1]", Reason: `is missing: give an address and a length, as in "10.0.0.0/8"`},
+			{Field: "internal[0]", Reason: "::ffff:10.0.0.0/104 is an IPv4-mapped prefix: write 10.0.0.0/8"},
+			{Field: "serviceCIDRs[0]", Reason: `is missing: give an address and a length, as in "10.0.0.0/8"`},
+			{Service: "services[1]", Field: "name", Reason: "is empty: give every service a name of its own"},
+			{Service: "services[1]", Field: "protocol", Reason: "protocol(9) is unknown: use tcp, udp or sctp"},
 			{
-				"services[1]", "frontends[0].addr", "224.0.0.1 is a multicast address: " +
+				Service: "services[1]", Field: "frontends[0].addr", Reason: "224.0.0.1 is a multicast address: " +
 					"give a unicast address that clients can reach, or none for all node addresses",
 			},
-			{"services[1]", "frontends[0].port", "is 0: give a port from 1 to 65535"},
-			{"services[1]", "frontends[0].noBackend", "action(3) is unknown: use default, reject or drop"},
+			{Service: "services[1]", Field: "frontends[0].port", Reason: "is 0: give a port from 1 to 65535"},
+			{Service: "services[1]", Field: "frontends[0].noBackend", Reason: "action(3) is unknown: use default, reject or drop"},
 			{
-				"services[1]", "backends[0].addr", "::1 is a loopback address: " +
+				Service: "services[1]", Field: "backends[0].addr", Reason: "::1 is a loopback address: " +
 					"give the unicast address at which the node reaches the backend",
 			},
 			{
-				"services[1]", "backends[1].addr", "[fd00::1]:80 is IPv6, but no frontend of the service is: " +
+				Service: "services[1]", Field: "backends[1].addr", Reason: "[fd00::1]:80 is IPv6, but no frontend of the service is: " +
 					"add one, or remove the backend",
 			},
-			{"services[1]", "backends[2].addr", `is missing: give an address and a port, as in "10.0.0.1:8080"`},
-			{"services[1]", "backends[2].state", "state(7) is unknown: use active, draining or down"},
+			{Service: "services[1]", Field: "backends[2].addr", Reason: `is missing: give an address and a port, as in "10.0.0.1:8080"`},
+			{Service: "services[1]", Field: "backends[2].state", Reason: "state(7) is unknown: use active, draining or down"},
 			{
-				"a\n", "name", `has '\n' at byte 1: ` +
+				Service: "a\n", Field: "name", Reason: `has '\n' at byte 1: ` +
 					"only printable characters and spaces are possible, and no double quote",
 			},
-			{"a\n", "frontends[1]", `tcp node-wide port 80 is already a frontend of service "b"`},
-			{"a\n", "frontends[2]", `tcp 10.96.0.10:80 is already a frontend of service "b"`},
-			{"b", "name", "services[3] has the name of services[0]: choose another"},
+			{Service: "a\n", Field: "frontends[1]", Reason: `tcp node-wide port 80 is already a frontend of service "b"`},
+			{Service: "a\n", Field: "frontends[2]", Reason: `tcp 10.96.0.10:80 is already a frontend of service "b"`},
+			{Service: "b", Field: "name", Reason: "services[3] has the name of services[0]: choose another"},
 		},
 	}
 }
@@ -176,9 +177,9 @@ func configCases() []problemCase {
 				Internal:  prefixes("::ffff:1.2.3.4/128"),
 			},
 			want: []FieldError{
-				{"", "nodeAddrs[0]", "::ffff:0.0.0.0/96 is an IPv4-mapped prefix: write 0.0.0.0/0"},
-				{"", "nodeAddrs[1]", "::ffff:1.2.3.4/64 is an IPv4-mapped prefix: write it as an IPv4 prefix"},
-				{"", "internal[0]", "::ffff:1.2.3.4/128 is an IPv4-mapped prefix: write 1.2.3.4/32"},
+				{Field: "nodeAddrs[0]", Reason: "::ffff:0.0.0.0/96 is an IPv4-mapped prefix: write 0.0.0.0/0"},
+				{Field: "nodeAddrs[1]", Reason: "::ffff:1.2.3.4/64 is an IPv4-mapped prefix: write it as an IPv4 prefix"},
+				{Field: "internal[0]", Reason: "::ffff:1.2.3.4/128 is an IPv4-mapped prefix: write 1.2.3.4/32"},
 			},
 		},
 	}
@@ -199,7 +200,7 @@ func configCases() []problemCase {
 	for table, reason := range tables {
 		c := problemCase{name: fmt.Sprintf("table %q", table), config: Config{Table: table}}
 		if reason != "" {
-			c.want = []FieldError{{"", "table", reason}}
+			c.want = []FieldError{{Field: "table", Reason: reason}}
 		}
 		cases = append(cases, c)
 	}
@@ -212,8 +213,8 @@ func nameCases() []problemCase {
 		name:     "a long and wrong name is two problems",
 		services: []Service{{Name: strings.Repeat("x", 128) + "\t"}},
 		want: []FieldError{
-			{strings.Repeat("x", 128) + "\t", "name", "has 129 bytes: at most 128 fit into a comment"},
-			{strings.Repeat("x", 128) + "\t", "name", `has '\t' at byte 128` + possible},
+			{Service: strings.Repeat("x", 128) + "\t", Field: "name", Reason: "has 129 bytes: at most 128 fit into a comment"},
+			{Service: strings.Repeat("x", 128) + "\t", Field: "name", Reason: `has '\t' at byte 128` + possible},
 		},
 	}}
 	for name, reason := range map[string]string{
@@ -234,7 +235,7 @@ func nameCases() []problemCase {
 	} {
 		c := problemCase{name: fmt.Sprintf("name %q", name), services: []Service{{Name: name}}}
 		if reason != "" {
-			c.want = []FieldError{{name, "name", reason}}
+			c.want = []FieldError{{Service: name, Field: "name", Reason: reason}}
 		}
 		cases = append(cases, c)
 	}
@@ -251,8 +252,8 @@ func frontendCases() []problemCase {
 		"0.0.0.0":          "",
 		"::":               "",
 		"::ffff:0.0.0.0":   "",
-		"fe80::1%eth0":     "fe80::1%eth0 has a zone, which a rule can not carry" + advice,
-		"::1%lo":           "::1%lo has a zone, which a rule can not carry" + advice,
+		"fe80::1%eth0":     "fe80::1%eth0 has a zone, which a rule cannot carry" + advice,
+		"::1%lo":           "::1%lo has a zone, which a rule cannot carry" + advice,
 		"127.8.0.1":        "127.8.0.1 is a loopback address" + advice,
 		"::1":              "::1 is a loopback address" + advice,
 		"::ffff:127.0.0.1": "::ffff:127.0.0.1 is a loopback address" + advice,
@@ -270,7 +271,7 @@ func frontendCases() []problemCase {
 	return cases
 }
 
-func balanceCases() []problemCase {
+func schedulerCases() []problemCase {
 	var cases []problemCase
 	pool := manyBackends(252)
 	front := fronts("10.96.0.10:80")
@@ -302,7 +303,7 @@ func oneProblem(field, reason string) []FieldError {
 	if reason == "" {
 		return nil
 	}
-	return []FieldError{{"a", field, reason}}
+	return []FieldError{{Service: "a", Field: field, Reason: reason}}
 }
 
 func backendCases() []problemCase {
@@ -325,8 +326,8 @@ func backendCases() []problemCase {
 		netip.MustParseAddrPort("255.255.255.255:80"):  "255.255.255.255 is the broadcast address" + advice,
 		netip.MustParseAddrPort("127.0.0.1:80"):        "127.0.0.1 is a loopback address" + advice,
 		netip.MustParseAddrPort("[::1]:80"):            "::1 is a loopback address" + advice,
-		netip.MustParseAddrPort("[fe80::1%eth0]:80"):   "fe80::1%eth0 has a zone, which a rule can not carry" + advice,
-		netip.AddrPortFrom(mappedZone, 80):             mappedZone.String() + " has a zone, which a rule can not carry" + advice,
+		netip.MustParseAddrPort("[fe80::1%eth0]:80"):   "fe80::1%eth0 has a zone, which a rule cannot carry" + advice,
+		netip.AddrPortFrom(mappedZone, 80):             mappedZone.String() + " has a zone, which a rule cannot carry" + advice,
 	} {
 		cases = append(cases, problemCase{
 			name:     "backend " + addr.String(),
@@ -341,10 +342,10 @@ func familyCases() []problemCase {
 	both := backs("10.0.0.1:80", "[fd00::1]:80", "[::ffff:10.0.0.2]:80")
 	const advice = ", but no frontend of the service is: add one, or remove the backend"
 	v4 := []FieldError{
-		{"a", "backends[0].addr", "10.0.0.1:80 is IPv4" + advice},
-		{"a", "backends[2].addr", "[::ffff:10.0.0.2]:80 is IPv4" + advice},
+		{Service: "a", Field: "backends[0].addr", Reason: "10.0.0.1:80 is IPv4" + advice},
+		{Service: "a", Field: "backends[2].addr", Reason: "[::ffff:10.0.0.2]:80 is IPv4" + advice},
 	}
-	v6 := []FieldError{{"a", "backends[1].addr", "[fd00::1]:80 is IPv6" + advice}}
+	v6 := []FieldError{{Service: "a", Field: "backends[1].addr", Reason: "[fd00::1]:80 is IPv6" + advice}}
 	var cases []problemCase
 	for _, c := range []struct {
 		fronts []string
@@ -379,8 +380,8 @@ func poolCases() []problemCase {
 	mapped[4].State = StateDown
 	duplicates := func(n int) []FieldError {
 		return []FieldError{
-			{"a", fmt.Sprintf("backends[%d].addr", n+2), fmt.Sprintf("[::ffff:10.0.0.1]:80 is backends[%d] already: remove one", n)},
-			{"a", fmt.Sprintf("backends[%d].addr", n+4), fmt.Sprintf("10.0.0.1:80 is backends[%d] already: remove one", n)},
+			{Service: "a", Field: fmt.Sprintf("backends[%d].addr", n+2), Reason: fmt.Sprintf("[::ffff:10.0.0.1]:80 is backends[%d] already: remove one", n)},
+			{Service: "a", Field: fmt.Sprintf("backends[%d].addr", n+4), Reason: fmt.Sprintf("10.0.0.1:80 is backends[%d] already: remove one", n)},
 		}
 	}
 	others := backs()
@@ -398,11 +399,11 @@ func poolCases() []problemCase {
 			want:     duplicates(100),
 		},
 		{
-			name:     "missing addresses are no duplicates",
-			services: []Service{{Name: "a", Backends: make([]Backend, 2)}},
+			name:     "missing addresses are neither duplicates nor active backends",
+			services: []Service{{Name: "a", Scheduler: SchedulerMaglev, MaglevSize: 2, Backends: append(make([]Backend, 2), backs("10.0.0.1:80", "[fd00::1]:80")...)}},
 			want: []FieldError{
-				{"a", "backends[0].addr", `is missing: give an address and a port, as in "10.0.0.1:8080"`},
-				{"a", "backends[1].addr", `is missing: give an address and a port, as in "10.0.0.1:8080"`},
+				{Service: "a", Field: "backends[0].addr", Reason: `is missing: give an address and a port, as in "10.0.0.1:8080"`},
+				{Service: "a", Field: "backends[1].addr", Reason: `is missing: give an address and a port, as in "10.0.0.1:8080"`},
 			},
 		},
 		{name: "a full pool", services: []Service{{Name: "a", Backends: full}}},
@@ -410,7 +411,7 @@ func poolCases() []problemCase {
 		{
 			name:     "too many for a pool",
 			services: []Service{{Name: "a", Backends: over}},
-			want:     []FieldError{{"a", "backends", "has 65537 active IPv4 backends: at most 65535 are possible"}},
+			want:     []FieldError{{Service: "a", Field: "backends", Reason: "has 65537 active IPv4 backends: at most 65535 are possible"}},
 		},
 	}
 }
@@ -444,7 +445,7 @@ func sourceCases() []problemCase {
 			FieldError{Field: "snat[1]", Reason: ":: is the unspecified address" + advice},
 			FieldError{Field: "snat[2]", Reason: "224.0.0.1 is a multicast address" + advice},
 			FieldError{Field: "snat[3]", Reason: "::ffff:127.0.0.1 is a loopback address" + advice},
-			FieldError{Field: "snat[4]", Reason: "fe80::1%eth0 has a zone, which a rule can not carry" + advice},
+			FieldError{Field: "snat[4]", Reason: "fe80::1%eth0 has a zone, which a rule cannot carry" + advice},
 			FieldError{Field: "snat[5]", Reason: "255.255.255.255 is the broadcast address" + advice},
 			FieldError{Field: "snat[6]", Reason: "is missing" + advice},
 		),
@@ -503,14 +504,17 @@ func rangeCases() []problemCase {
 			FieldError{Field: "backends[0].addr", Reason: "10.0.0.1:0 has port 0: give a port from 1 to 65535"}),
 		oneService("the end below the beginning", Service{Frontends: []Frontend{ranged("10.96.0.1:80", 79)}, Backends: backs("10.0.0.1:80")},
 			FieldError{Field: "frontends[0].endPort", Reason: "79 is below port 80: give the last port of the range"}),
+		oneService("the end below the beginning, and what follows from it", Service{Frontends: []Frontend{ranged("10.96.0.1:80", 79)}, Backends: backs("10.0.0.1:0", "[fd00::1]:0")},
+			FieldError{Field: "frontends[0].endPort", Reason: "79 is below port 80: give the last port of the range"},
+			FieldError{Field: "backends[1].addr", Reason: "[fd00::1]:0 is IPv6, but no frontend of the service is: add one, or remove the backend"}),
 		oneService("a range from port 0", Service{Frontends: []Frontend{ranged("10.96.0.1:0", 79)}},
 			FieldError{Field: "frontends[0].port", Reason: "is 0: give a port from 1 to 65535"}),
 		oneService("a range and a port", Service{Frontends: append(fronts("10.96.0.1:85"), web...), Backends: backs("10.0.0.1:0", "10.0.0.2:85")},
 			FieldError{Field: "backends[1].addr", Reason: "10.0.0.2:85 has a port, but the service has a range of ports, which are kept: give port 0"}),
 		oneService("a range and what it excludes", Service{
-			AffinitySeconds: 1, Frontends: web, Backends: []Backend{{Addr: netip.MustParseAddrPort("10.0.0.1:0"), MaxConns: 1}},
+			Affinity: aSecond, Frontends: web, Backends: []Backend{{Addr: netip.MustParseAddrPort("10.0.0.1:0"), MaxConns: 1}},
 		},
-			FieldError{Field: "affinitySeconds", Reason: "is not possible with port ranges: leave one of them out"},
+			FieldError{Field: "affinity", Reason: "is not possible with port ranges: leave one of them out"},
 			FieldError{Field: "backends[0].maxConns", Reason: "is not possible with affinity: leave one of them out"},
 			FieldError{Field: "backends[0].maxConns", Reason: "is not possible with port ranges: leave one of them out"}),
 		oneService("a full range", Service{Frontends: web, Backends: down}),
@@ -525,6 +529,22 @@ func rangeCases() []problemCase {
 	}
 }
 
+const aSecond = Duration(time.Second)
+
+func affinityCases() []problemCase {
+	affinity := func(d Duration) Service { return Service{Frontends: fronts(":80"), Affinity: d} }
+	return []problemCase{
+		oneService("affinity for a second", affinity(aSecond)),
+		oneService("affinity for ever", affinity(math.MaxUint32*aSecond)),
+		oneService("affinity for longer", affinity((math.MaxUint32+1)*aSecond),
+			FieldError{Field: "affinity", Reason: "1193046h28m16s is too long: at most 1193046h28m15s is possible"}),
+		oneService("affinity for less than a second", affinity(aSecond/2),
+			FieldError{Field: "affinity", Reason: "500ms is not a whole number of seconds"}),
+		oneService("affinity for a negative time", affinity(-1),
+			FieldError{Field: "affinity", Reason: "-1ns is negative: leave it out, or write at least 1s"}),
+	}
+}
+
 func togetherCases() []problemCase {
 	limited := []Backend{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), MaxConns: math.MaxUint32}, back("10.0.0.2:80")}
 	unusable := slices.Clone(limited)
@@ -532,8 +552,7 @@ func togetherCases() []problemCase {
 	return []problemCase{
 		oneService("limits", Service{Frontends: fronts(":80"), Backends: limited}),
 		oneService("a limit of what is down", Service{Frontends: fronts(":80"), Backends: unusable}),
-		oneService("affinity for ever", Service{Frontends: fronts(":80"), AffinitySeconds: math.MaxUint32}),
-		oneService("affinity and limits", Service{Frontends: fronts(":80"), AffinitySeconds: 1, Backends: unusable},
+		oneService("affinity and limits", Service{Frontends: fronts(":80"), Affinity: aSecond, Backends: unusable},
 			FieldError{Field: "backends[0].maxConns", Reason: "is not possible with affinity: leave one of them out"}),
 	}
 }

@@ -21,7 +21,7 @@ import (
 type tampering struct {
 	name    string
 	changes func(held *ruleset.Ruleset) []ruleset.Change
-	depth   depth // what it is noted as
+	read    reading // what has to be read to repair it
 }
 
 // inBoth repeats a change in the tables of both families.
@@ -53,11 +53,11 @@ func tamperings() []tampering {
 		name := compile.Declaration(id).Name
 		out = append(out, tampering{"an element of " + name + " deleted", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			return []ruleset.Change{elementsOf(ruleset.Delete, t.Set(name), t.Set(name).Elements[0])}
-		}), elementsChanged}, tampering{name + " emptied", inBoth(func(t *ruleset.Table) []ruleset.Change {
+		}), readNothing}, tampering{name + " emptied", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			return []ruleset.Change{elementsOf(ruleset.Delete, t.Set(name), t.Set(name).Elements...)}
-		}), elementsChanged}, tampering{"an element of " + name + " added", inBoth(func(t *ruleset.Table) []ruleset.Change {
+		}), readNothing}, tampering{"an element of " + name + " added", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			return []ruleset.Change{elementsOf(ruleset.Add, t.Set(name), strange(t.Family, t.Set(name)))}
-		}), elementsChanged})
+		}), readNothing})
 	}
 	return append(out,
 		tampering{"a backend replaced", inBoth(func(t *ruleset.Table) []ruleset.Change {
@@ -65,48 +65,48 @@ func tamperings() []tampering {
 			e, o := s.Elements[0], s.Elements[0]
 			o.Data = s.Elements[1].Data
 			return []ruleset.Change{elementsOf(ruleset.Delete, s, e), elementsOf(ruleset.Add, s, o)}
-		}), elementsChanged},
+		}), readNothing},
 		tampering{"a comment replaced", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			s := t.Set("frontends")
 			e, o := s.Elements[0], s.Elements[0]
 			o.Comment = "somebody else's"
 			return []ruleset.Change{elementsOf(ruleset.Delete, s, e), elementsOf(ruleset.Add, s, o)}
-		}), elementsChanged},
+		}), readNothing},
 		tampering{"an element deleted and put back", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			s := t.Set("masq")
 			return []ruleset.Change{elementsOf(ruleset.Delete, s, s.Elements[0]), elementsOf(ruleset.Add, s, s.Elements[0])}
-		}), elementsChanged},
+		}), readNothing},
 		tampering{"a protocol deleted", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			return []ruleset.Change{elementsOf(ruleset.Delete, t.Set("protocols"), t.Set("protocols").Elements[1])}
-		}), rulesChanged},
+		}), readRules},
 		tampering{"a chain flushed", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			return []ruleset.Change{{Verb: ruleset.Flush, Chain: t.Chain("services")}}
-		}), rulesChanged},
+		}), readRules},
 		tampering{"a rule added", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			return []ruleset.Change{{Verb: ruleset.Add, Chain: t.Chain("masquerading"), Rule: accept}}
-		}), rulesChanged},
+		}), readRules},
 		tampering{"a chain added", inBoth(func(*ruleset.Table) []ruleset.Change {
 			c := &ruleset.Chain{Name: "theirs"}
 			return []ruleset.Change{{Verb: ruleset.Add, Chain: c}, {Verb: ruleset.Add, Chain: c, Rule: accept}}
-		}), rulesChanged},
+		}), readRules},
 		tampering{"an element leads to a chain of theirs", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			c, s := &ruleset.Chain{Name: "theirs"}, t.Set("frontends")
 			e := s.Elements[1]
 			e.Verdict = ruleset.Verdict{Kind: ruleset.Goto, Chain: c.Name}
 			return []ruleset.Change{{Verb: ruleset.Add, Chain: c}, elementsOf(ruleset.Delete, s, s.Elements[1]), elementsOf(ruleset.Add, s, e)}
-		}), rulesChanged},
+		}), readRules},
 		tampering{"a base chain deleted", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			c := t.Chain("output")
 			return []ruleset.Change{{Verb: ruleset.Flush, Chain: c}, {Verb: ruleset.Delete, Chain: c}}
-		}), rulesChanged},
+		}), readRules},
 		tampering{"a base chain at another hook", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			c := t.Chain("output")
 			input := &ruleset.Chain{Name: c.Name, Hook: &ruleset.Hook{Num: ruleset.Input, Priority: 100}}
 			return []ruleset.Change{{Verb: ruleset.Flush, Chain: c}, {Verb: ruleset.Delete, Chain: c}, {Verb: ruleset.Add, Chain: input}}
-		}), rulesChanged},
+		}), readAll}, // the table has to be replaced
 		tampering{"a set added", inBoth(func(*ruleset.Table) []ruleset.Change {
 			return []ruleset.Change{{Verb: ruleset.Add, Set: &ruleset.Set{Name: "theirs", Key: []ruleset.Type{ruleset.Port}}}}
-		}), tableChanged},
+		}), readAll},
 		tampering{"a map made anew and empty", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			masq := *t.Set("masq")
 			masq.Elements = nil
@@ -115,20 +115,20 @@ func tamperings() []tampering {
 				out = append(out, ruleset.Change{Verb: ruleset.Flush, Chain: c})
 			}
 			return append(out, ruleset.Change{Verb: ruleset.Delete, Set: &masq}, ruleset.Change{Verb: ruleset.Add, Set: &masq})
-		}), tableChanged},
+		}), readAll},
 		tampering{"a set of prefixes emptied", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			return []ruleset.Change{elementsOf(ruleset.Delete, t.Set("internal"), t.Set("internal").Elements...)}
-		}), rulesChanged},
+		}), readRules},
 		tampering{"the table deleted", inBoth(func(*ruleset.Table) []ruleset.Change {
 			return []ruleset.Change{{Verb: ruleset.Delete}}
-		}), tableChanged},
+		}), readAll},
 		tampering{"one family's table deleted", func(held *ruleset.Ruleset) []ruleset.Change {
 			t := held.Tables[1]
 			return []ruleset.Change{{Verb: ruleset.Delete, Family: t.Family, Table: t.Name}}
-		}, tableChanged},
+		}, readAll},
 		tampering{"the table made anew", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			return []ruleset.Change{{Verb: ruleset.Delete}, {Verb: ruleset.Add, Comment: t.Comment}}
-		}), tableChanged},
+		}), readAll},
 	)
 }
 
@@ -161,40 +161,38 @@ func keptConfig() Config {
 	return Config{Internal: []netip.Prefix{netip.MustParsePrefix("10.180.0.0/16"), netip.MustParsePrefix("fd00:180::/32")}}
 }
 
-// TestDriftIsMended: whatever others change, a change of nothing mends it, by
-// what events told of it, and then everything is known again.
-func TestDriftIsMended(t *testing.T) {
+// TestDriftIsRepaired: whatever others change, Keep repairs it by what events
+// told of it, and reads no more than it has to. Then everything is known again.
+func TestDriftIsRepaired(t *testing.T) {
 	n := newNode(t)
 	for _, test := range tamperings() {
 		t.Run(test.name, func(t *testing.T) {
-			d := n.open(t, keptConfig())
+			d, spy := n.spied(t, keptConfig())
 			services := someServices()
 			apply(t, d, services)
-			held := n.read(t, DefaultTable)
-			n.change(t, test.changes(held.rules)...)
+			repaired := kept(t, d)
+			spy.watched(t, d, 1)
+			n.change(t, test.changes(n.read(t, DefaultTable).rules)...)
 			n.disturb(t)
-			if err := d.catchUp(t.Context()); err != nil || !d.synced || slices.Max(d.drift.depth[:]) != test.depth {
-				t.Errorf("noted as depth %d, want %d; error %v", d.drift.depth, test.depth, err)
+			if putBack := strings.Contains(test.name, "put back"); !putBack {
+				if drift := receive(t, repaired); drift.Empty() {
+					t.Error("nothing was repaired")
+				}
 			}
-			ctx := &looking{Context: t.Context(), look: func(int) error { return nil }}
-			plan, err := d.Update(ctx, Change{})
-			if err != nil {
-				t.Fatal(err)
+			again := updateWith(t, d, Change{}) // waits for a repair, and knows all
+			if !again.Empty() {
+				t.Errorf("something was left to do:\n%v", again)
 			}
 			n.wantServices(t, keptConfig(), services)
-			if !d.synced || !d.drift.empty() {
-				t.Errorf("synced: %t, drift: %v", d.synced, d.drift)
-			}
-			// The generation, and what is before, in and behind the transaction.
-			if test.depth == elementsChanged && ctx.looks > 4 {
-				t.Errorf("%d requests, want at most 4", ctx.looks)
-			}
-			again := updateWith(t, d, Change{})
-			if !again.Empty() || plan.Empty() != strings.Contains(test.name, "put back") {
-				t.Errorf("the plan was\n%vand then\n%v", plan, again)
+			if read := spy.reset(); read != test.read {
+				t.Errorf("read %d of the tables, want %d", read, test.read)
 			}
 			updateWith(t, d, Change{Set: []Service{web("d", 4, 2)}, Delete: []string{"a"}})
+			apply(t, d, append(slices.Clone(services[1:]), web("d", 4, 2)))
 			n.wantServices(t, keptConfig(), append(slices.Clone(services[1:]), web("d", 4, 2)))
+			if read := spy.reset(); read != readNothing {
+				t.Errorf("read %d of the tables when all was known", read)
+			}
 		})
 	}
 }
@@ -335,28 +333,68 @@ func TestOvertakenAmongForeignChanges(t *testing.T) {
 	n.wantServices(t, Config{}, services)
 }
 
+// TestUpdateRepairsNothing: what others have changed elsewhere in our tables stays
+// until Apply, and an empty Update, repair it.
+func TestUpdateRepairsNothing(t *testing.T) {
+	for name, repair := range map[string]func(*testing.T, *Dataplane, []Service) *Plan{
+		"apply":        apply,
+		"empty update": func(t *testing.T, d *Dataplane, _ []Service) *Plan { t.Helper(); return updateWith(t, d, Change{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			d, spy := n.spied(t, Config{})
+			services := append(someServices(), web("d", 4, 2))
+			apply(t, d, services)
+			all := tamperings()
+			added := all[slices.IndexFunc(all, func(x tampering) bool { return x.name == "an element of hairpin added" })]
+			n.change(t, added.changes(n.read(t, DefaultTable).rules)...)
+			spy.reset()
+			services[3] = web("d", 4, 1)
+			updateWith(t, d, Change{Set: services[3:]})
+			if read := spy.reset(); read != readNothing {
+				t.Errorf("Update read %d of the tables", read)
+			}
+			if left := n.read(t, DefaultTable).PlanTo(mustCompile(t, Config{}, services)); left.Len() != 2 {
+				t.Errorf("Update left this to do:\n%v", left)
+			}
+			if plan := repair(t, d, services); plan.Len() != 2 {
+				t.Errorf("the repair was\n%v", plan)
+			}
+			n.wantServices(t, Config{}, services)
+		})
+	}
+}
+
 // TestMissedEvents: what was not heard is found out by reading.
 func TestMissedEvents(t *testing.T) {
 	n := newNode(t)
-	d := n.open(t, Config{})
+	d, spy := n.spied(t, Config{})
 	services := someServices()
 	apply(t, d, services)
-	if err := d.ears.SetBuffer(1); err != nil { // the kernel makes it a little more
+	if err := spy.SetEventBuffer(1); err != nil { // the kernel makes it a little more
 		t.Fatal(err)
 	}
-	for _, test := range tamperings() {
+	kept(t, d)
+	spy.watched(t, d, 1)
+	for i, test := range tamperings() {
 		if test.name == "a set of prefixes emptied" {
 			continue // here there are none
 		}
+		held, release := spy.hold()
+		services[1] = web("b", 2, 4+i%3)
+		updated := make(chan error, 1)
+		go func() { _, err := d.Update(t.Context(), Change{Set: services[1:2]}); updated <- err }()
+		receive(t, held) // nobody hears anything now
 		n.change(t, test.changes(n.read(t, DefaultTable).rules)...)
 		for range 20 {
 			n.disturb(t)
 		}
-		if err := d.catchUp(t.Context()); err != nil || d.synced {
-			t.Fatalf("%s: nothing was missed, error %v", test.name, err)
+		release()
+		if err := receive(t, updated); err != nil {
+			t.Fatal(err)
 		}
-		updateWith(t, d, Change{})
-		n.wantServices(t, Config{}, services)
+		eventually(t, func() bool { return spy.reset() == readAll })
+		n.eventuallyHolds(t, services)
 	}
 }
 
@@ -364,18 +402,29 @@ func TestMissedEvents(t *testing.T) {
 // out.
 func TestMissedBehindACommit(t *testing.T) {
 	n := newNode(t)
-	d := n.open(t, Config{})
+	d, spy := n.spied(t, Config{})
 	services := someServices()
 	apply(t, d, services)
-	err := d.unheard(func() error {
+	kept(t, d)
+	spy.watched(t, d, 1)
+	spy.setAround(func(commit func()) {
+		spy.setAround(nil)
+		commit()
 		n.change(t, tamperings()[0].changes(n.read(t, DefaultTable).rules)...)
-		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	updateWith(t, d, Change{Set: []Service{web("d", 4, 2)}})
-	n.wantServices(t, Config{}, append(services, web("d", 4, 2)))
+	big := manyWebs(10, 60) // too much to listen to
+	updateWith(t, d, Change{Set: big})
+	n.eventuallyHolds(t, append(services, big...))
+}
+
+// eventuallyHolds waits until the kernel holds these services and nothing else.
+func (n *node) eventuallyHolds(t *testing.T, services []Service) {
+	t.Helper()
+	want := mustCompile(t, Config{}, services)
+	eventually(t, func() bool {
+		got, err := n.conn.Read(t.Context(), DefaultTable, ruleset.Families[:], everySet)
+		return err == nil && (&Ruleset{got}).PlanTo(want).Empty()
+	})
 }
 
 // kept runs Keep and gives what it repaired. Its end is checked at the end of
@@ -420,9 +469,10 @@ func TestKeep(t *testing.T) {
 			continue // there is nothing to mend
 		}
 		t.Run(test.name, func(t *testing.T) {
-			d := n.open(t, keptConfig())
+			d, spy := n.spied(t, keptConfig())
 			apply(t, d, services)
 			repaired := kept(t, d)
+			spy.watched(t, d, 1)
 			n.change(t, test.changes(n.read(t, DefaultTable).rules)...)
 			drift := receive(t, repaired)
 			if drift.Empty() || len(drift.By) != 1 || drift.By[0].Name != nameOfProcess(t) || drift.By[0].PID <= 0 {
@@ -467,9 +517,9 @@ func TestKeepFromTheBeginning(t *testing.T) {
 // TestKeepWithOverruns: of a flood of changes much is not heard. All is mended.
 func TestKeepWithOverruns(t *testing.T) {
 	n := newNode(t)
-	d := n.open(t, Config{})
+	d, spy := n.spied(t, Config{})
 	apply(t, d, someServices())
-	if err := d.ears.SetBuffer(1); err != nil {
+	if err := spy.SetEventBuffer(1); err != nil {
 		t.Fatal(err)
 	}
 	repaired := kept(t, d)
@@ -481,29 +531,27 @@ func TestKeepWithOverruns(t *testing.T) {
 			})
 		}
 		n.changeAmong(t, func(got *ruleset.Ruleset) []ruleset.Change {
-			return ruleset.Diff(got, &ruleset.Ruleset{Tables: held.rules.Tables[:1]})
+			return ruleset.Diff(got, &ruleset.Ruleset{Tables: held.rules.Tables[:1]}).Changes()
 		})
 	}
 	receive(t, repaired)
-	eventually(t, func() bool {
-		got, _, err := n.conn.Read(t.Context(), DefaultTable)
-		return err == nil && (&Ruleset{got}).PlanTo(mustCompile(t, Config{}, someServices())).Empty()
-	})
+	n.eventuallyHolds(t, someServices())
 }
 
 // changeAmong changes rules between the changes of others.
 func (n *node) changeAmong(t *testing.T, changes func(*ruleset.Ruleset) []ruleset.Change) {
 	t.Helper()
-	err := again(t.Context(), func() error {
-		held, generation, err := n.conn.Read(t.Context(), DefaultTable)
+	eventually(t, func() bool {
+		generation := n.generation(t)
+		held, err := n.conn.Read(t.Context(), DefaultTable, ruleset.Families[:], everySet)
 		if err == nil {
 			_, err = n.conn.Commit(t.Context(), generation, changes(held))
 		}
-		return err
+		if err != nil && !errors.Is(err, ruleset.ErrStale) {
+			t.Fatal(err)
+		}
+		return err == nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 func eventually(t *testing.T, ok func() bool) {
@@ -521,31 +569,24 @@ func eventually(t *testing.T, ok func() bool) {
 // the generation.
 func TestKeepIgnoresOthers(t *testing.T) {
 	n := newNode(t)
-	d := n.open(t, Config{})
+	d, spy := n.spied(t, Config{})
 	apply(t, d, someServices())
-	noticed := d.noticed
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
 		ended <- d.Keep(ctx, func(drift *Drift, err error) { t.Errorf("repaired %v, error %v", drift, err) })
 	}()
+	spy.watched(t, d, 1)
 	for range 200 {
 		n.disturb(t)
 	}
-	generation := n.generation(t)
-	eventually(t, func() bool {
-		if err := d.lock(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		defer d.unlock()
-		return d.generation == generation
-	})
+	apply(t, d, someServices()) // hears all of them
 	stop()
 	if err := receive(t, ended); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if !d.synced || d.noticed != noticed {
-		t.Errorf("synced: %t, noticed %d times", d.synced, d.noticed-noticed)
+	if read := spy.reset(); read != readNothing {
+		t.Errorf("read %d of the tables", read)
 	}
 }
 
@@ -602,7 +643,7 @@ func TestWatch(t *testing.T) {
 // TestWatchLoop: the body of the loop may use the Dataplane, and leave.
 func TestWatchLoop(t *testing.T) {
 	n := newNode(t)
-	d := n.open(t, Config{})
+	d, spy := n.spied(t, Config{})
 	services := someServices()
 	apply(t, d, services)
 	n.change(t, tamperings()[0].changes(n.read(t, DefaultTable).rules)...)
@@ -619,27 +660,21 @@ func TestWatchLoop(t *testing.T) {
 		}
 		n.change(t, tamperings()[rounds].changes(n.read(t, DefaultTable).rules)...)
 	}
-	if len(d.watchers) > 0 {
-		t.Errorf("%d watchers are left", len(d.watchers))
+	if left := spy.wakers.Load(); left > 0 {
+		t.Errorf("%d watchers are left", left)
 	}
 }
 
 // TestWatchEnds: Close ends all who watch.
 func TestWatchEnds(t *testing.T) {
 	n := newNode(t)
-	d := n.open(t, Config{})
+	d, spy := n.spied(t, Config{})
 	apply(t, d, someServices())
 	ended := make(chan error, 4)
 	for range cap(ended) {
 		go func() { ended <- d.Keep(context.Background(), nil) }()
 	}
-	eventually(t, func() bool {
-		if err := d.lock(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		defer d.unlock()
-		return len(d.watchers) == cap(ended)
-	})
+	spy.watched(t, d, cap(ended))
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -714,17 +749,15 @@ func TestKeepAmongUpdates(t *testing.T) {
 	for i := range 100 {
 		want = []Service{web("a", 1, 1+i%3), web("b", 2, 1+i%2), web(fmt.Sprint("c", i), 3, 2)}
 		apply(t, d, want)
-		held, generation, err := n.conn.Read(t.Context(), DefaultTable)
-		if err != nil || len(held.Tables) < 2 {
-			continue // being mended
+		generation := n.generation(t)
+		held, err := n.conn.Read(t.Context(), DefaultTable, ruleset.Families[:], everySet)
+		if err != nil || len(held.Tables) < 2 || generation != n.generation(t) {
+			continue // being repaired
 		}
 		test := all[i%len(all)]
 		if test.name != "a set of prefixes emptied" {
 			_, _ = n.conn.Commit(t.Context(), generation, test.changes(held)) // or they were faster
 		}
 	}
-	eventually(t, func() bool {
-		got, _, err := n.conn.Read(t.Context(), DefaultTable)
-		return err == nil && (&Ruleset{got}).PlanTo(mustCompile(t, Config{}, want)).Empty()
-	})
+	n.eventuallyHolds(t, want)
 }

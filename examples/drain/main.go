@@ -1,134 +1,121 @@
 //go:build linux
 
-// Command drain takes a backend out of service without breaking a connection:
-// it makes it draining, waits while its clients finish, and cuts those that do
-// not. The network is made of namespaces that are gone afterwards.
+// Command drain takes a backend out of service without breaking connections: it
+// makes it draining, so that it takes no new ones, waits while those that it
+// has end, and cuts what is left at the deadline. Interrupted, it cuts nothing,
+// and the backend stays draining.
 //
-//	go run ./examples/drain
+//	go build -o /tmp/drain ./examples/drain
+//	unshare -Urn /tmp/drain -services examples/embed/services.json -service shop/web:http -backend 10.180.0.1:8080
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"io/fs"
 	"log"
 	"net/netip"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
 	"time"
 
-	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-const (
-	connections = 8
-	patience    = 2 * time.Second
-	timeout     = 5 * time.Second // of an exchange, which takes no millisecond
-)
-
 func main() {
-	err := nstest.Reexec()
-	if err == nil {
-		err = run(context.Background())
+	var backend netip.AddrPort
+	file := flag.String("services", "", "JSON `file` with an array of services (required)")
+	name := flag.String("service", "", "`name` of the service (required)")
+	flag.TextVar(&backend, "backend", backend, "`address:port` of the backend to drain (required)")
+	patience := flag.Duration("deadline", 30*time.Second, "when to cut what is left")
+	flag.Parse()
+	if *file == "" || *name == "" || !backend.IsValid() || flag.NArg() > 0 {
+		flag.Usage()
+		os.Exit(2)
 	}
-	if err != nil {
+	log.SetFlags(log.Ltime)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := drain(ctx, *file, *name, backend, *patience)
+	switch {
+	case err == nil:
+		log.Printf("%v may stop now; remove it from %s, or the next to apply that uses it again", backend, *file)
+	case ctx.Err() != nil:
+		log.Printf("interrupted: %v stays draining, and nothing was cut", backend)
+		os.Exit(130)
+	case errors.Is(err, fs.ErrPermission):
+		log.Fatalf("%v\nrun this as root, or try it in a namespace of its own: unshare -Urn %s …", err, os.Args[0])
+	default:
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context) (err error) {
-	t, err := nstest.NewTopology(2)
+// drain makes a backend draining and waits until nobody uses it any more.
+func drain(ctx context.Context, file, name string, backend netip.AddrPort, patience time.Duration) error {
+	service, err := readService(file, name)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.Close()) }()
-	for _, b := range t.Backends {
-		server, err := nstest.Serve(b, b.Name, 8080, "tcp")
-		if err != nil {
-			return err
-		}
-		defer server.Close()
+	i := slices.IndexFunc(service.Backends, func(b nftdp.Backend) bool { return b.Addr == backend })
+	if i < 0 {
+		return fmt.Errorf("%s: service %q has no backend %v", file, name, backend)
 	}
-	dataplane, err := nftdp.Config{}.OpenIn(ctx, t.Node.Handle())
+	service.Backends[i].State = nftdp.StateDraining
+	dataplane, err := nftdp.Config{}.Open(ctx)
 	if err != nil {
 		return err
 	}
 	defer dataplane.Close()
-	return replace(ctx, t, dataplane)
-}
-
-// replace moves a service from one backend to another one.
-func replace(ctx context.Context, t *nstest.Topology, dataplane *nftdp.Dataplane) error {
-	leaving, coming := backend(0), backend(1)
-	web := nftdp.Service{Name: "shop/web", Frontends: []nftdp.Frontend{{Port: 80}}, Backends: []nftdp.Backend{leaving}}
-	if _, err := dataplane.Apply(ctx, []nftdp.Service{web}); err != nil {
+	if _, err := dataplane.Update(ctx, nftdp.Change{Set: []nftdp.Service{service}}); err != nil {
 		return err
 	}
-	conns, err := connect(t.Client)
-	if err != nil {
+	log.Printf("%v is draining", backend)
+	if err := wait(ctx, dataplane, name, backend, patience); !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-
-	leaving.State = nftdp.StateDraining
-	web.Backends = []nftdp.Backend{leaving, coming}
-	if _, err := dataplane.Update(ctx, nftdp.Change{Set: []nftdp.Service{web}}); err != nil {
-		return err
+	cut, err := dataplane.Cut(ctx, name, backend)
+	if err == nil {
+		log.Printf("%d connections are cut", cut)
 	}
-	fmt.Println("backend-1 is draining; new connections go to:")
-	if _, err := connect(t.Client); err != nil {
-		return err
-	}
-	return finish(ctx, dataplane, web.Name, leaving.Addr, conns)
-}
-
-// finish waits for the connections to the backend, of which all but two end.
-func finish(ctx context.Context, dataplane *nftdp.Dataplane, service string, leaving netip.AddrPort, conns []*nstest.Conn) error {
-	for i, c := range conns {
-		if err := c.Echo("still here?", timeout); err != nil {
-			return fmt.Errorf("connection %d: %w", i, err)
-		}
-	}
-	fmt.Println("all", len(conns), "connections to backend-1 go on; all but two of them end")
-	for _, c := range conns[2:] {
-		if err := c.Close(); err != nil {
-			return err
-		}
-	}
-
-	soon, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	left, err := dataplane.Drain(soon, service, leaving)
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	fmt.Println(left, "are left after", patience)
-	cut, err := dataplane.Cut(ctx, service, leaving)
-	if err != nil {
-		return err
-	}
-	fmt.Println(cut, "flows are cut")
-	left, err = dataplane.Drain(ctx, service, leaving)
-	fmt.Println(left, "are left: backend-1 may go")
 	return err
 }
 
-// connect opens connections to the service and prints who answers.
-func connect(client *nstest.Namespace) ([]*nstest.Conn, error) {
-	counts := map[string]int{}
-	conns := make([]*nstest.Conn, connections)
-	for i := range conns {
-		c, err := nstest.DialTCP(client, netip.Addr{}, netip.AddrPortFrom(nstest.IPv4().Node, 80), timeout)
-		if err != nil {
-			return nil, err
+// wait returns when no connections are left, or DeadlineExceeded. It prints how
+// many there are each second.
+func wait(ctx context.Context, dataplane *nftdp.Dataplane, name string, backend netip.AddrPort, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		second, cancel := context.WithTimeout(ctx, time.Second)
+		left, err := dataplane.Drain(second, name, backend)
+		cancel()
+		if err == nil {
+			log.Print("no connections are left")
 		}
-		conns[i] = c
-		counts[c.Answer.Server]++
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		log.Printf("%d connections are left", left)
 	}
-	for server, n := range counts {
-		fmt.Printf("  %s: %d connections\n", server, n)
-	}
-	return conns, nil
 }
 
-func backend(i int) nftdp.Backend {
-	return nftdp.Backend{Addr: netip.AddrPortFrom(nstest.IPv4().Backend(i), 8080)}
+// readService reads a file and returns one of its services.
+func readService(file, name string) (nftdp.Service, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nftdp.Service{}, err
+	}
+	services, err := nftdp.ParseServices(text)
+	if err != nil {
+		return nftdp.Service{}, fmt.Errorf("%s:\n%w", file, err)
+	}
+	i := slices.IndexFunc(services, func(s nftdp.Service) bool { return s.Name == name })
+	if i < 0 {
+		return nftdp.Service{}, fmt.Errorf("%s: no service %q", file, name)
+	}
+	return services[i], nil
 }

@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"strings"
 
+	"github.com/nftdp/go-nftdp/examples/internal/lab"
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
@@ -20,7 +20,7 @@ type placement map[netip.Addr]string
 // showAffinity lets every client connect thrice, and once more when the backend
 // of the first one is draining.
 func (g *gateway) showAffinity(ctx context.Context) error {
-	fmt.Printf("\n# Clients of %v come back to their backends, until one of these is draining (AffinitySeconds)\n", g.at(cartPort))
+	g.Heading("Clients of %v come back to their backends, until one of these is draining (Affinity)", g.at(cartPort))
 	var rounds [4]placement
 	for i := range 3 {
 		var err error
@@ -29,7 +29,8 @@ func (g *gateway) showAffinity(ctx context.Context) error {
 		}
 	}
 	leaving := rounds[0][g.clients[0]]
-	if err := g.drain(ctx, leaving); err != nil {
+	g.draining = fmt.Sprintf("%s:%d", leaving, serverPort)
+	if _, err := g.dataplane.Update(ctx, nftdp.Change{Set: []nftdp.Service{g.cart()}}); err != nil {
 		return err
 	}
 	var err error
@@ -37,25 +38,14 @@ func (g *gateway) showAffinity(ctx context.Context) error {
 		return err
 	}
 	titles := []string{"FIRST", "SECOND", "THIRD", strings.ToUpper(leaving) + " DRAINS"}
-	if err := printRounds(g.clients, titles, rounds[:]...); err != nil {
+	if err := g.printRounds(g.clients, titles, rounds[:]...); err != nil {
 		return err
 	}
 	return g.checkAffinity(rounds, leaving)
 }
 
-// drain makes a backend draining for the service that remembers its clients.
-func (g *gateway) drain(ctx context.Context, name string) error {
-	i := slices.IndexFunc(g.backends, func(b backend) bool { return b.Name == name })
-	if i < 0 {
-		return fmt.Errorf("%s is no backend", name)
-	}
-	g.draining = g.backends[i].addr
-	_, err := g.dataplane.Update(ctx, nftdp.Change{Set: []nftdp.Service{g.cart()}})
-	return err
-}
-
-// checkAffinity tells what is not as it should be. As backends take turns, the
-// first two clients have different ones.
+// checkAffinity returns an error for a client that is at the wrong backend. As
+// backends take turns, the first two clients have different ones.
 func (g *gateway) checkAffinity(rounds [4]placement, leaving string) error {
 	if rounds[0][g.clients[1]] == leaving {
 		return fmt.Errorf("the first two clients are both at %s", leaving)
@@ -78,7 +68,7 @@ func (g *gateway) checkAffinity(rounds [4]placement, leaving string) error {
 func (g *gateway) round(clients []netip.Addr) (placement, error) {
 	at := placement{}
 	for _, c := range clients {
-		answer, err := nstest.Dial(g.Client, "tcp", c, g.at(cartPort), timeout)
+		answer, err := nstest.Dial(g.Client, "tcp", c, g.at(cartPort), lab.Timeout)
 		if err != nil {
 			return nil, fmt.Errorf("%v to %v: %w", c, g.at(cartPort), err)
 		}
@@ -87,8 +77,8 @@ func (g *gateway) round(clients []netip.Addr) (placement, error) {
 	return at, nil
 }
 
-func printRounds(clients []netip.Addr, titles []string, rounds ...placement) error {
-	return table(func(w io.Writer) error {
+func (g *gateway) printRounds(clients []netip.Addr, titles []string, rounds ...placement) error {
+	return g.Table(func(w io.Writer) error {
 		fmt.Fprintf(w, "CLIENT\t%s\n", strings.Join(titles, "\t"))
 		for _, c := range clients {
 			fmt.Fprint(w, c)

@@ -6,83 +6,127 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"syscall"
 	"time"
 
+	"github.com/nftdp/go-nftdp/examples/internal/lab"
 	"github.com/nftdp/go-nftdp/internal/nstest"
 )
+
+// patience is that of a client that expects no answer.
+const patience = 500 * time.Millisecond
 
 // at is a port of the external address.
 func (g *gateway) at(port uint16) netip.AddrPort { return netip.AddrPortFrom(g.addrs.External, port) }
 
+// visit is a number of connections, one after the other, and what shall become
+// of them.
+type visit struct {
+	lab.Visit
+	times   int
+	outcome string // the servers that answer, or how connections fail
+	seen    string // the clients' addresses that the servers see, or a dash
+}
+
+// showVisits makes connections and prints what becomes of them, up to the first
+// one that ends otherwise than expected.
+func (g *gateway) showVisits(ctx context.Context, title string, visits []visit) error {
+	g.Heading("%s", title)
+	return g.Table(func(w io.Writer) error {
+		fmt.Fprintln(w, "FROM\tTO\tOUTCOME\tSOURCE SEEN")
+		for _, v := range visits {
+			if err := v.show(ctx, w); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (v visit) show(ctx context.Context, w io.Writer) error {
+	timeout := lab.Timeout
+	if v.outcome == lab.TimedOut {
+		timeout = patience
+	}
+	got := v.Repeat(ctx, v.times, 1, timeout)
+	outcome, seen := got.Servers.String(), got.Sources.String()
+	if got.Failed.Sum() > 0 {
+		outcome = got.Failed.String()
+	}
+	fmt.Fprintf(w, "%s\t%v\t%s\t%s\n", v.Client(), v.To, outcome, seen)
+	if outcome != v.outcome || seen != v.seen {
+		return fmt.Errorf("%s to %v: %v, source seen %s; want %s, source seen %s", v.Client(), v.To, got, seen, v.outcome, v.seen)
+	}
+	return nil
+}
+
 // showPolicies connects to two frontends of a service, and does so as often as
 // each backend gets its turn twice.
-func (g *gateway) showPolicies(context.Context) error {
+func (g *gateway) showPolicies(ctx context.Context) error {
 	const here, everywhere = "backend-1, backend-2", "backend-1, backend-2, remote-1"
 	client, masqueraded := g.clients[0].String(), g.addrs.PodGW.String()
-	return showVisits("Port 80 leads to all backends, port 81 clients outside to those on this node, with their address (PolicyExternalLocalOnly)", []visit{
-		{from: g.Client, src: g.clients[0], dst: g.at(webPort), times: 6, servers: everywhere, seen: masqueraded},
-		{from: g.Client, src: g.clients[0], dst: g.at(localPort), times: 6, servers: here, seen: client},
-		{from: g.Node, dst: g.at(localPort), times: 6, servers: everywhere, seen: masqueraded},
+	return g.showVisits(ctx, "Port 80 leads to all backends, port 81 clients outside to those on this node, with their address (PolicyExternalLocalOnly)", []visit{
+		{lab.Visit{From: g.Client, Source: g.clients[0], To: g.at(webPort)}, 6, everywhere, masqueraded},
+		{lab.Visit{From: g.Client, Source: g.clients[0], To: g.at(localPort)}, 6, here, client},
+		{lab.Visit{From: g.Node, To: g.at(localPort)}, 6, everywhere, masqueraded},
 	})
 }
 
 // showClients connects to a frontend that not everybody may connect to.
-func (g *gateway) showClients(context.Context) error {
+func (g *gateway) showClients(ctx context.Context) error {
 	title := fmt.Sprintf("Not everybody may come (Allow %v, Deny %v)", g.addrs.ClientNet, g.clients[1])
-	return showVisits(title, []visit{
-		{from: g.Client, src: g.clients[0], dst: g.at(adminPort), servers: "backend-1", seen: g.addrs.PodGW.String()},
-		{from: g.Client, src: g.clients[1], dst: g.at(adminPort), servers: silence},
-		{from: g.Backends[1], dst: g.at(adminPort), servers: silence},
+	return g.showVisits(ctx, title, []visit{
+		{lab.Visit{From: g.Client, Source: g.clients[0], To: g.at(adminPort)}, 1, "backend-1", g.addrs.PodGW.String()},
+		{lab.Visit{From: g.Client, Source: g.clients[1], To: g.at(adminPort)}, 1, lab.TimedOut, "-"},
+		{lab.Visit{From: g.Backends[1], To: g.at(adminPort)}, 1, lab.TimedOut, "-"},
 	})
 }
 
 // showRange connects to ports at the ends of a range, inside and outside.
-func (g *gateway) showRange(context.Context) error {
+func (g *gateway) showRange(ctx context.Context) error {
 	var visits []visit
 	for _, port := range mediaPorts {
-		visits = append(visits, visit{
-			from: g.Client, protocol: "udp", dst: g.at(port),
-			servers: fmt.Sprintf("backend-1:%d", port), seen: g.addrs.PodGW.String(),
-		})
+		udp := lab.Visit{From: g.Client, Protocol: "udp", To: g.at(port)}
+		visits = append(visits, visit{udp, 1, fmt.Sprintf("backend-1:%d", port), g.addrs.PodGW.String()})
 	}
-	visits = append(visits, visit{from: g.Client, protocol: "udp", dst: g.at(mediaEnd + 1), servers: refused})
-	return showVisits(fmt.Sprintf("UDP ports %d to %d are one frontend (EndPort)", mediaPort, mediaEnd), visits)
+	outside := lab.Visit{From: g.Client, Protocol: "udp", To: g.at(mediaEnd + 1)}
+	visits = append(visits, visit{outside, 1, lab.Refused, "-"})
+	return g.showVisits(ctx, fmt.Sprintf("UDP ports %d to %d are one frontend (EndPort)", mediaPort, mediaEnd), visits)
 }
 
 // showServiceCIDRs connects to what no service has.
-func (g *gateway) showServiceCIDRs(context.Context) error {
+func (g *gateway) showServiceCIDRs(ctx context.Context) error {
 	unused := g.addrs.External.Next()
 	title := fmt.Sprintf("What no service has in %v is refused at once (ServiceCIDRs)", g.config().ServiceCIDRs[0].Masked())
-	return showVisits(title, []visit{
-		{from: g.Client, dst: netip.AddrPortFrom(unused, webPort), servers: refused},
-		{from: g.Client, dst: g.at(webPort + 2), servers: refused},
-		{from: g.Node, dst: netip.AddrPortFrom(unused, webPort), servers: refused},
+	return g.showVisits(ctx, title, []visit{
+		{lab.Visit{From: g.Client, To: netip.AddrPortFrom(unused, webPort)}, 1, lab.Refused, "-"},
+		{lab.Visit{From: g.Client, To: g.at(webPort + 2)}, 1, lab.Refused, "-"},
+		{lab.Visit{From: g.Node, To: netip.AddrPortFrom(unused, webPort)}, 1, lab.Refused, "-"},
 	})
 }
 
 // showLimit keeps as many connections to a backend open as it may have.
 func (g *gateway) showLimit(context.Context) error {
-	fmt.Printf("\n# The backend of %v takes %d connections at a time (MaxConns)\n", g.at(dbPort), dbLimit)
+	g.Heading("The backend of %v takes %d connections at a time (MaxConns)", g.at(dbPort), dbLimit)
 	var conns []*nstest.Conn
 	for range dbLimit {
-		c, err := g.connect()
+		c, err := g.connect(dbPort)
 		if err != nil {
 			return err
 		}
-		defer c.Close()
 		conns = append(conns, c)
-		fmt.Printf("connection %d: %s\n", len(conns), c.Answer.Server)
+		g.Printf("connection %d: %s\n", len(conns), c.Answer.Server)
 	}
-	if c, err := g.connect(); err == nil {
+	if c, err := g.connect(dbPort); err == nil {
 		return errors.Join(fmt.Errorf("connection %d is over the limit, and is not refused", dbLimit+1), c.Close())
 	} else if !errors.Is(err, syscall.ECONNREFUSED) {
 		return fmt.Errorf("connection %d, over the limit, is not refused: %w", dbLimit+1, err)
 	}
-	fmt.Printf("connection %d: %s\n", dbLimit+1, refused)
+	g.Printf("connection %d: %s\n", dbLimit+1, lab.Refused)
 	for i, c := range conns {
-		if err := c.Echo("still here?", timeout); err != nil {
+		if err := c.Echo("still here?", lab.Timeout); err != nil {
 			return fmt.Errorf("connection %d: %w", i+1, err)
 		}
 	}
@@ -93,12 +137,18 @@ func (g *gateway) showLimit(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connection after the end of another one: %w", err)
 	}
-	fmt.Printf("connection 1 ends, another one: %s\n", c.Answer.Server)
+	g.Printf("connection 1 ends, another one: %s\n", c.Answer.Server)
 	return c.Close()
 }
 
-func (g *gateway) connect() (*nstest.Conn, error) {
-	return nstest.DialTCP(g.Client, g.clients[0], g.at(dbPort), timeout)
+// connect opens a connection that lasts until the end of the demonstration, or
+// until it is closed before.
+func (g *gateway) connect(port uint16) (*nstest.Conn, error) {
+	c, err := nstest.DialTCP(g.Client, g.clients[0], g.at(port), lab.Timeout)
+	if err == nil {
+		g.AtEnd(func() error { _ = c.Close(); return nil })
+	}
+	return c, err
 }
 
 // connectSoon connects once it is not refused any more: the end of another
@@ -106,8 +156,8 @@ func (g *gateway) connect() (*nstest.Conn, error) {
 func (g *gateway) connectSoon() (*nstest.Conn, error) {
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
-	for deadline := time.Now().Add(timeout); ; <-poll.C {
-		c, err := g.connect()
+	for deadline := time.Now().Add(lab.Timeout); ; <-poll.C {
+		c, err := g.connect(dbPort)
 		if !errors.Is(err, syscall.ECONNREFUSED) || time.Now().After(deadline) {
 			return c, err
 		}
@@ -121,18 +171,12 @@ func (g *gateway) showLocalhost(ctx context.Context) error {
 		return err
 	}
 	const everywhere = "backend-1, backend-2, remote-1"
-	err = showVisits("The gateway's own processes use 127.0.0.1 and ::1 (Localhost)", []visit{
-		{
-			from: g.Node, dst: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), nodePort), times: 6,
-			servers: everywhere, seen: g.addrs.PodGW.String(),
-		},
-		{
-			from: g.Node, dst: netip.AddrPortFrom(netip.IPv6Loopback(), nodePort), times: 6,
-			servers: everywhere, seen: nstest.IPv6().PodGW.String(),
-		},
+	err = g.showVisits(ctx, "The gateway's own processes use 127.0.0.1 and ::1 (Localhost)", []visit{
+		{lab.Visit{From: g.Node, To: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), nodePort)}, 6, everywhere, g.addrs.PodGW.String()},
+		{lab.Visit{From: g.Node, To: netip.AddrPortFrom(netip.IPv6Loopback(), nodePort)}, 6, everywhere, nstest.IPv6().PodGW.String()},
 	})
 	for _, r := range changed {
-		fmt.Printf("for that MeetRequirements has set %s, which was %s, to %s\n", r.Name, r.Have, r.Want)
+		g.Printf("for that MeetRequirements has set %s, which was %s, to %s\n", r.Name, r.Have, r.Want)
 	}
 	return err
 }

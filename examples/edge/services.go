@@ -4,7 +4,9 @@ package main
 
 import (
 	"net/netip"
+	"time"
 
+	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
@@ -16,6 +18,7 @@ const (
 	localPort = 81    // of the same service, with PolicyExternalLocalOnly
 	nodePort  = 30080 // of the same service, at every address of the gateway
 	cartPort  = 443
+	chatPort  = 6000
 	adminPort = 9000
 	dbPort    = 5432
 	dbLimit   = 2
@@ -34,7 +37,7 @@ func (g *gateway) config() nftdp.Config {
 }
 
 func (g *gateway) services() []nftdp.Service {
-	return []nftdp.Service{g.web(), g.admin(), g.media(), g.db(), g.cart()}
+	return []nftdp.Service{g.web(), g.admin(), g.media(), g.db(), g.chat(), g.cart()}
 }
 
 // web leads to all backends, in both families.
@@ -44,7 +47,7 @@ func (g *gateway) web() nftdp.Service {
 	return nftdp.Service{
 		Name:      "shop/web",
 		Frontends: []nftdp.Frontend{g.frontend(webPort), local, {Port: nodePort}},
-		Backends:  append(g.pool(serverPort), g.pool6(serverPort)...),
+		Backends:  append(pool(g.addrs, serverPort), pool(nstest.IPv6(), serverPort)...),
 		Scheduler: nftdp.SchedulerRoundRobin,
 	}
 }
@@ -53,35 +56,40 @@ func (g *gateway) web() nftdp.Service {
 func (g *gateway) admin() nftdp.Service {
 	f := g.frontend(adminPort)
 	f.Allow = []netip.Prefix{g.addrs.ClientNet}
-	f.Deny = []netip.Prefix{single(g.clients[1])}
-	return nftdp.Service{Name: "shop/admin", Frontends: []nftdp.Frontend{f}, Backends: g.pool(serverPort)[:1]}
+	f.Deny = []netip.Prefix{netip.PrefixFrom(g.clients[1], g.clients[1].BitLen())}
+	return nftdp.Service{Name: "shop/admin", Frontends: []nftdp.Frontend{f}, Backends: pool(g.addrs, serverPort)[:1]}
 }
 
 // media takes datagrams on a range of ports.
 func (g *gateway) media() nftdp.Service {
 	f := g.frontend(mediaPort)
 	f.EndPort = mediaEnd
-	return nftdp.Service{Name: "shop/media", Protocol: nftdp.ProtocolUDP, Frontends: []nftdp.Frontend{f}, Backends: g.pool(0)[:1]}
+	return nftdp.Service{Name: "shop/media", Protocol: nftdp.ProtocolUDP, Frontends: []nftdp.Frontend{f}, Backends: pool(g.addrs, 0)[:1]}
 }
 
 // db has a backend with a limit.
 func (g *gateway) db() nftdp.Service {
-	backends := g.pool(serverPort)[:1]
+	backends := pool(g.addrs, serverPort)[:1]
 	backends[0].MaxConns = dbLimit
 	return nftdp.Service{Name: "shop/db", Frontends: []nftdp.Frontend{g.frontend(dbPort)}, Backends: backends}
+}
+
+// chat has long connections.
+func (g *gateway) chat() nftdp.Service {
+	return nftdp.Service{Name: "shop/chat", Frontends: []nftdp.Frontend{g.frontend(chatPort)}, Backends: pool(g.addrs, serverPort)[:1]}
 }
 
 // cart remembers its clients.
 func (g *gateway) cart() nftdp.Service {
 	s := nftdp.Service{
-		Name:            "shop/cart",
-		Frontends:       []nftdp.Frontend{g.frontend(cartPort)},
-		Backends:        g.pool(serverPort),
-		Scheduler:       nftdp.SchedulerRoundRobin,
-		AffinitySeconds: 3600,
+		Name:      "shop/cart",
+		Frontends: []nftdp.Frontend{g.frontend(cartPort)},
+		Backends:  pool(g.addrs, serverPort),
+		Scheduler: nftdp.SchedulerRoundRobin,
+		Affinity:  nftdp.Duration(time.Hour),
 	}
 	for i := range s.Backends {
-		if s.Backends[i].Addr.Addr() == g.draining {
+		if g.Name(s.Backends[i].Addr) == g.draining {
 			s.Backends[i].State = nftdp.StateDraining
 		}
 	}
@@ -92,16 +100,12 @@ func (g *gateway) frontend(port uint16) nftdp.Frontend {
 	return nftdp.Frontend{Addr: g.addrs.External, Port: port}
 }
 
-func (g *gateway) pool(port uint16) (all []nftdp.Backend) {
-	for _, b := range g.backends {
-		all = append(all, nftdp.Backend{Addr: netip.AddrPortFrom(b.addr, port), Local: b.local})
+// pool lists all backends. Two of them are on this node and one is on another
+// node.
+func pool(a nstest.Addrs, port uint16) []nftdp.Backend {
+	return []nftdp.Backend{
+		{Addr: netip.AddrPortFrom(a.Backend(0), port), Local: true},
+		{Addr: netip.AddrPortFrom(a.Backend(1), port), Local: true},
+		{Addr: netip.AddrPortFrom(a.Remote(0), port)},
 	}
-	return all
-}
-
-func (g *gateway) pool6(port uint16) (all []nftdp.Backend) {
-	for _, b := range g.backends {
-		all = append(all, nftdp.Backend{Addr: netip.AddrPortFrom(b.addr6, port), Local: b.local})
-	}
-	return all
 }

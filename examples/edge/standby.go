@@ -5,16 +5,13 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
-
-	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
 // showStandby tells another gateway about the clients before it gets their
 // connections, in another order than the first one did.
 func (g *gateway) showStandby(ctx context.Context) error {
-	fmt.Printf("\n# A standby gateway takes over, and knows who comes back to whom (Affinities, AddAffinities)\n")
+	g.Heading("A standby gateway takes over, and knows who comes back to whom (Affinities, AddAffinities)")
 	if err := g.prepareStandby(ctx); err != nil {
 		return err
 	}
@@ -22,8 +19,7 @@ func (g *gateway) showStandby(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// What the network does when a gateway fails.
-	if err := g.Client.AddRoute(standbyLink, single(g.addrs.External), standbyOutside, netip.Addr{}); err != nil {
+	if err := g.FailOver(g.addrs.External); err != nil {
 		return err
 	}
 	clients := slices.Clone(g.clients)
@@ -32,7 +28,7 @@ func (g *gateway) showStandby(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := printRounds(g.clients, []string{"FIRST GATEWAY", "STANDBY"}, before, after); err != nil {
+	if err := g.printRounds(g.clients, []string{"FIRST GATEWAY", "STANDBY"}, before, after); err != nil {
 		return err
 	}
 	for _, c := range clients {
@@ -50,7 +46,7 @@ func (g *gateway) prepareStandby(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	node, err := g.addStandby()
+	node, err := g.AddStandby()
 	if err != nil {
 		return err
 	}
@@ -68,63 +64,9 @@ func (g *gateway) prepareStandby(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%d affinities are listed, %d are handed over\n", len(known), n)
+	g.Printf("%d affinities are listed, %d are handed over\n", len(known), n)
 	if n != len(g.clients) || n != len(known) {
 		return fmt.Errorf("there are %d clients", len(g.clients))
 	}
 	return nil
 }
-
-// standbyLink is the client's and the backends' link to the standby gateway.
-const standbyLink = "standby"
-
-// Addresses of the standby gateway, towards clients and towards backends.
-var (
-	standbyOutside = netip.MustParseAddr("203.0.113.2")
-	standbyInside  = netip.MustParseAddr("10.0.0.2")
-)
-
-// addStandby connects one more node to the client and to all backends.
-func (g *gateway) addStandby() (*nstest.Namespace, error) {
-	node, err := nstest.New("standby")
-	if err != nil {
-		return nil, err
-	}
-	g.closers = append(g.closers, node.Close)
-	if err := nstest.Connect(g.Client, standbyLink, node, "uplink"); err != nil {
-		return nil, err
-	}
-	if err := node.AddAddr("uplink", netip.PrefixFrom(standbyOutside, g.addrs.ClientNet.Bits())); err != nil {
-		return nil, err
-	}
-	for i, b := range g.backends {
-		if err := attach(node, nstest.PodLink(i), b); err != nil {
-			return nil, err
-		}
-	}
-	for _, ns := range []*nstest.Namespace{node, g.Client} {
-		if err := ns.WaitUp(); err != nil {
-			return nil, err
-		}
-	}
-	return node, nil
-}
-
-// attach connects a backend, which has an address already, to one more node.
-func attach(node *nstest.Namespace, link string, b backend) error {
-	if err := nstest.Connect(b.Namespace, standbyLink, node, link); err != nil {
-		return err
-	}
-	if err := node.AddAddr(link, single(standbyInside)); err != nil {
-		return err
-	}
-	if err := node.AddRoute(link, single(b.addr), netip.Addr{}, standbyInside); err != nil {
-		return err
-	}
-	if err := b.AddRoute(standbyLink, single(standbyInside), netip.Addr{}, b.addr); err != nil {
-		return err
-	}
-	return b.WaitUp()
-}
-
-func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

@@ -17,9 +17,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
+	"github.com/nftdp/go-nftdp/examples/internal/lab"
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
@@ -34,67 +33,44 @@ func main() {
 	var o options
 	flag.StringVar(&o.file, "services", "",
 		"JSON `file` with an array of services to use instead of the built-in one; "+
-			"backends 10.180.0.1 to .3 and fd00:10:180::1 to ::3 answer on the ports that it gives them")
+			"backends 10.180.0.1 to .3 and fd00:10:180::1 to ::3 answer on the ports that it lists")
 	flag.BoolVar(&o.ipv6, "6", false, "use IPv6 for the built-in service")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "unexpected argument %q\n", flag.Arg(0))
 		os.Exit(2)
 	}
-	os.Exit(run(o))
+	lab.Main(func(ctx context.Context, out io.Writer) error { return demo(ctx, out, o) })
 }
 
-// run gives the exit code: 1 for an error, and 130 after Ctrl-C, as in a shell.
-func run(o options) int {
-	if err := nstest.Reexec(); err != nil {
-		fmt.Fprintln(os.Stderr, "the demo needs network namespaces:", err)
-		return 1
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	err := demo(ctx, os.Stdout, o)
-	switch {
-	case ctx.Err() != nil:
-		fmt.Fprintln(os.Stderr, "interrupted")
-		return 130
-	case err != nil:
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
+// node is a lab whose node has a dataplane.
+type node struct {
+	*lab.Lab
+	addrs     nstest.Addrs
+	family    string // of nft: the one to show; empty: both
+	services  []nftdp.Service
+	dataplane *nftdp.Dataplane
 }
 
-// demo builds the network, runs every part and takes the network down.
+// demo builds the network, runs every scene and takes the network down.
 func demo(ctx context.Context, w io.Writer, o options) (err error) {
-	addrs, family := nstest.IPv4(), "ip"
+	n := &node{addrs: nstest.IPv4(), family: "ip"}
 	if o.ipv6 {
-		addrs, family = nstest.IPv6(), "ip6"
+		n.addrs, n.family = nstest.IPv6(), "ip6"
 	}
-	services := []nftdp.Service{webService(addrs)}
+	n.services = []nftdp.Service{webService(n.addrs)}
 	if o.file != "" {
-		family = ""
-		if services, err = readServices(o.file); err != nil {
+		n.family = ""
+		if n.services, err = readServices(o.file); err != nil {
 			return err
 		}
 	}
-	l, err := newLab(ctx, w, addrs, services)
-	if err != nil {
+	if n.Lab, err = lab.New(w, podCount, 0); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, l.Close()) }()
-	l.family = family
+	defer func() { err = errors.Join(err, n.Close()) }()
 	if o.file != "" {
-		return inOrder(ctx, l.showNetwork, l.apply, l.showListeners, l.probeFrontends, l.showCounters, l.showRules)
+		return lab.InOrder(ctx, n.start, n.apply, n.showListeners, n.probeFrontends, n.showCounters, n.showRules)
 	}
-	return inOrder(ctx, l.showNetwork, l.apply, l.showListeners, l.visitFrontends, l.showCounters, l.restartBackends, l.showRules)
-}
-
-// inOrder runs the parts until one fails.
-func inOrder(ctx context.Context, parts ...func(context.Context) error) error {
-	for _, part := range parts {
-		if err := part(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
+	return lab.InOrder(ctx, n.start, n.apply, n.showListeners, n.visitFrontends, n.showCounters, n.restartBackends, n.showRules)
 }

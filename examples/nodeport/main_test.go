@@ -75,9 +75,9 @@ func TestBadFile(t *testing.T) {
 	}{
 		{"syntax", "[{\n\"name\": \"a\",\n}]", []string{"line 3: "}},
 		{"more text", "[] []", []string{"line 1: "}},
-		{"no array", `{"name": "a"}`, []string{"not an array of services"}},
-		{"unknown fields", `[{"title": "a"}, {"name": "b", "backends": [{"adr": "::1"}]}]`, []string{`services[0]: `, `"title"`, `services[1]: `, `"adr"`}},
-		{"types", `[{"name": "a", "protocol": "http"}, {"name": "b", "frontends": [{"port": 70000}]}]`, []string{"services[0]: ", `"http"`, "services[1]: ", "70000"}},
+		{"no array", `{"name": "a"}`, []string{"not a list of services"}},
+		{"unknown fields", `[{"title": "a"},` + "\n" + `{"name": "b", "backends": [{"adr": "::1"}]}]`, []string{`line 1: service "services[0]": title`, `line 2: service "b": backends[0].adr`}},
+		{"types", `[{"name": "a", "protocol": "http"},` + "\n" + `{"name": "b", "frontends": [{"port": 70000}]}]`, []string{`line 1: service "a": protocol`, `"http"`, `line 2: service "b": frontends[0].port`, "70000"}},
 		{"values", `[{"name": "a", "frontends": [{"port": 0}]}, {"name": "a"}]`, []string{`frontends[0].port`, `name`}},
 	}
 	for _, test := range tests {

@@ -4,13 +4,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/nftdp/go-nftdp/examples/internal/lab"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
@@ -20,76 +19,73 @@ const settle = 100
 
 // restartBackends restarts one backend after the other under load: out of the
 // service, server stopped, server started, back into the service.
-func (l *lab) restartBackends(ctx context.Context) error {
-	to := netip.AddrPortFrom(l.addrs.Node, 80)
-	l.heading("A rolling restart, with %d clients that connect to %v all the time", loadWorkers, to)
-	load := startLoad(ctx, l.Client, to)
-	defer load.stop()
-	var restarted error
-	err := l.table(func(w io.Writer) {
+func (n *node) restartBackends(ctx context.Context) error {
+	target := n.targetsOf(n.services[0])[0]
+	n.Heading("A rolling restart, with %d clients that connect to %v all the time", lab.LoadWorkers, target.To)
+	load := lab.StartLoad(ctx, target)
+	defer load.Stop()
+	err := n.Table(func(w io.Writer) error {
 		fmt.Fprintln(w, "STEP\tUPDATE TOOK\tCONNECTIONS SINCE")
-		for i := range l.pods {
-			if restarted = l.restart(ctx, w, load, i); restarted != nil {
-				break
+		for i := range n.services[0].Backends {
+			if err := n.restart(ctx, w, load, i); err != nil {
+				return err
 			}
 		}
+		return nil
 	})
-	if err := errors.Join(err, restarted); err != nil {
+	if err != nil {
 		return err
 	}
-	load.stop()
-	fmt.Fprintf(l.out, "%d connections, %d failed\n", load.total(), load.failed.sum())
-	if load.failed.sum() > 0 {
-		return fmt.Errorf("failed connections: %v", load.failed)
-	}
-	return nil
+	load.Stop()
+	result, err := load.Result()
+	n.Printf("%s\n", result)
+	return err
 }
 
-func (l *lab) restart(ctx context.Context, w io.Writer, load *load, i int) error {
-	p, whole := l.pods[i], l.services[0]
-	rest := whole
+func (n *node) restart(ctx context.Context, w io.Writer, load *lab.Load, i int) error {
+	whole := n.services[0]
+	rest, at := whole, whole.Backends[i].Addr
 	rest.Backends = slices.Delete(slices.Clone(whole.Backends), i, i+1)
+	name := n.Backends[i].Name
 
-	took, err := l.update(ctx, load, rest)
+	took, err := n.update(ctx, load, rest)
 	if err != nil {
 		return err
 	}
 	// Whoever was still on the way to the server is through by now.
-	if err := load.wait(ctx, settle); err != nil {
+	if _, err := load.Wait(ctx, settle); err != nil {
 		return err
 	}
-	if err := p.stop(); err != nil {
+	if err := n.Stop("tcp", at); err != nil {
 		return err
 	}
-	if err := load.wait(ctx, 2*settle); err != nil {
+	landed, err := load.Wait(ctx, 2*settle)
+	if err != nil {
 		return err
 	}
-	landed := load.landed()
-	fmt.Fprintf(w, "remove %s, then stop it\t%v\t%v\n", p.ns.Name, round(took), landing{servers: landed}.outcome())
-	if landed[p.ns.Name] > 0 {
-		return fmt.Errorf("%d connections reached %s after its removal", landed[p.ns.Name], p.ns.Name)
+	fmt.Fprintf(w, "remove %s, then stop it\t%v\t%v\n", name, round(took), landed)
+	if strays := landed.Servers[name]; strays > 0 {
+		return fmt.Errorf("%d connections reached %s after its removal", strays, name)
 	}
 
-	if err := p.start(); err != nil {
+	if err := n.Serve("tcp", at); err != nil {
 		return err
 	}
-	if took, err = l.update(ctx, load, whole); err != nil {
+	if took, err = n.update(ctx, load, whole); err != nil {
 		return err
 	}
-	if err := load.wait(ctx, settle); err != nil {
-		return err
-	}
-	fmt.Fprintf(w, "start %s, then add it\t%v\t%v\n", p.ns.Name, round(took), landing{servers: load.landed()}.outcome())
-	return nil
+	landed, err = load.Wait(ctx, settle)
+	fmt.Fprintf(w, "start %s, then add it\t%v\t%v\n", name, round(took), landed)
+	return err
 }
 
 // update changes the service. Connections that begin meanwhile may still go
 // where it sent them before, so they belong to neither step.
-func (l *lab) update(ctx context.Context, load *load, s nftdp.Service) (time.Duration, error) {
-	load.nextStep()
+func (n *node) update(ctx context.Context, load *lab.Load, s nftdp.Service) (time.Duration, error) {
+	load.NextStep()
 	begin := time.Now()
-	_, err := l.dataplane.Update(ctx, nftdp.Change{Set: []nftdp.Service{s}})
+	_, err := n.dataplane.Update(ctx, nftdp.Change{Set: []nftdp.Service{s}})
 	took := time.Since(begin)
-	load.nextStep()
+	load.NextStep()
 	return took, err
 }

@@ -3,12 +3,11 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
@@ -22,7 +21,7 @@ const (
 )
 
 // webService is the built-in service: port 80 of the node, a NodePort and a
-// ClusterIP in front of three HTTP servers.
+// ClusterIP in front of three servers.
 func webService(a nstest.Addrs) nftdp.Service {
 	anyAddr := netip.IPv4Unspecified()
 	if a.Node.Is6() {
@@ -42,41 +41,60 @@ func webService(a nstest.Addrs) nftdp.Service {
 	return s
 }
 
-// readServices reads a file and checks it, so that every mistake is told
+// readServices reads a file and checks it, so that every mistake is reported
 // before anything is built.
 func readServices(file string) ([]nftdp.Service, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	services, err := parseServices(text)
-	if err == nil {
-		err = nftdp.Config{}.Validate(services)
-	}
+	services, err := nftdp.ParseServices(text)
 	if err != nil {
 		return nil, fmt.Errorf("%s:\n%w", file, err)
 	}
 	return services, nil
 }
 
-// parseServices takes one JSON array and refuses fields that it does not know,
-// since a misspelt field would silently mean its zero value.
-func parseServices(text []byte) ([]nftdp.Service, error) {
-	var raw []json.RawMessage
-	if err := json.Unmarshal(text, &raw); err != nil {
-		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-			return nil, fmt.Errorf("line %d: %w", 1+bytes.Count(text[:syntax.Offset], []byte("\n")), err)
-		}
-		return nil, fmt.Errorf("not an array of services: %w", err)
+// How services are printed.
+
+func frontendsOf(s nftdp.Service) string {
+	return list(s.Frontends, "no frontend", func(f nftdp.Frontend) string { return frontendWords(f.Addr, f.Port) })
+}
+
+func frontendWords(a netip.Addr, port uint16) string {
+	switch a {
+	case netip.Addr{}:
+		return fmt.Sprintf("any node address:%d", port)
+	case netip.IPv4Unspecified():
+		return fmt.Sprintf("any node IPv4:%d", port)
+	case netip.IPv6Unspecified():
+		return fmt.Sprintf("any node IPv6:%d", port)
 	}
-	services := make([]nftdp.Service, len(raw))
-	var errs []error
-	for i, r := range raw {
-		d := json.NewDecoder(bytes.NewReader(r))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&services[i]); err != nil {
-			errs = append(errs, fmt.Errorf("services[%d]: %w", i, err))
+	return netip.AddrPortFrom(a, port).String()
+}
+
+func (n *node) backendsOf(s nftdp.Service) string {
+	return list(s.Backends, "no backend", func(b nftdp.Backend) string {
+		if b.State != nftdp.StateActive {
+			return fmt.Sprintf("%s (%v)", n.Name(b.Addr), b.State)
 		}
+		return n.Name(b.Addr)
+	})
+}
+
+func (n *node) countsOf(f nftdp.FrontendStatus) string {
+	if f.NoBackend != nil {
+		return "none: " + f.NoBackend.String()
 	}
-	return services, errors.Join(errs...)
+	return list(f.Backends, "", func(b nftdp.BackendStatus) string {
+		return fmt.Sprintf("%s %d", n.Name(b.Addr), b.Counter.Connections)
+	})
+}
+
+func list[T any](all []T, none string, word func(T) string) string {
+	var words []string
+	for _, x := range all {
+		words = append(words, word(x))
+	}
+	return cmp.Or(strings.Join(words, ", "), none)
 }

@@ -3,64 +3,67 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
-	"syscall"
 	"time"
 
+	"github.com/nftdp/go-nftdp/examples/internal/lab"
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
+// showListeners looks for sockets of the node on the services' ports.
+func (n *node) showListeners(context.Context) error {
+	n.Heading("Sockets of the node on these ports")
+	found := 0
+	for _, s := range n.services {
+		if s.Protocol == nftdp.ProtocolSCTP {
+			continue // The kernel does not list them with the others.
+		}
+		sockets, err := n.Node.Listening(s.Protocol.String())
+		if err != nil {
+			return err
+		}
+		for _, addr := range sockets {
+			if slices.ContainsFunc(s.Frontends, func(f nftdp.Frontend) bool { return f.Port == addr.Port() }) {
+				found++
+				n.Printf("%v %v, a port of service %q\n", s.Protocol, addr, s.Name)
+			}
+		}
+	}
+	if found == 0 {
+		n.Printf("none\n")
+	}
+	return nil
+}
+
 // visitCount is the number of connections to each frontend.
 const visitCount = 300
 
-// target is a frontend as a client sees it.
-type target struct {
-	from     *nstest.Namespace
-	protocol nftdp.Protocol
-	addr     netip.AddrPort
-}
-
-// landing is where the connections to a target went.
-type landing struct {
-	servers tally
-	sources tally // client addresses as the servers saw them
-	failed  tally // reasons
-}
-
-// visitFrontends sends connections to every frontend of the built-in service.
-func (l *lab) visitFrontends(ctx context.Context) error {
-	a := l.addrs
-	targets := []target{
-		{l.Client, nftdp.ProtocolTCP, netip.AddrPortFrom(a.Node, 80)},
-		{l.Client, nftdp.ProtocolTCP, netip.AddrPortFrom(a.Node, nodePort)},
-		{l.Client, nftdp.ProtocolTCP, netip.AddrPortFrom(a.ClusterIP, 80)},
-		{l.Node, nftdp.ProtocolTCP, netip.AddrPortFrom(a.Node, 80)},
-		{l.Backends[0], nftdp.ProtocolTCP, netip.AddrPortFrom(a.ClusterIP, 80)},
-	}
-	l.heading("%d connections each, and where they landed", visitCount)
+// visitFrontends sends connections to every frontend of the built-in service,
+// from everywhere. None may fail.
+func (n *node) visitFrontends(ctx context.Context) error {
+	targets := n.targetsOf(n.services[0])
+	toNode, toClusterIP := targets[0], targets[2]
+	toNode.From, toClusterIP.From = n.Node, n.Backends[0]
+	n.Heading("%d connections each, and where they landed", visitCount)
 	failed := 0
-	err := l.table(func(w io.Writer) {
+	err := n.Table(func(w io.Writer) error {
 		fmt.Fprintln(w, "FROM\tTO\tLANDED\tSOURCE SEEN")
-		for _, t := range targets {
-			got := land(ctx, t, visitCount, visitCount, connectTimeout)
-			failed += got.failed.sum()
-			fmt.Fprintf(w, "%s\t%v\t%v\t%v\n", t.from.Name, t.addr, got.outcome(), got.sources.keys())
+		for _, t := range append(targets, toNode, toClusterIP) {
+			got := t.Repeat(ctx, visitCount, visitCount, lab.Timeout)
+			failed += got.Failed.Sum()
+			fmt.Fprintf(w, "%s\t%v\t%v\t%v\n", t.From.Name, t.To, got, got.Sources)
 		}
+		return nil
 	})
-	if err == nil && ctx.Err() == nil && failed > 0 {
+	if err == nil && failed > 0 {
 		err = fmt.Errorf("%d connections failed", failed)
 	}
-	return errors.Join(err, ctx.Err())
+	return err
 }
 
 // Bounds for a user's own services, whose frontends may well be dead ends.
@@ -71,23 +74,23 @@ const (
 )
 
 // probeFrontends sends connections to every frontend of the user's services.
-func (l *lab) probeFrontends(ctx context.Context) error {
-	l.heading("%d connections to each frontend, %d failures at most", probeCount, probeFailures)
-	err := l.table(func(w io.Writer) {
+func (n *node) probeFrontends(ctx context.Context) error {
+	n.Heading("%d connections to each frontend, %d failures at most", probeCount, probeFailures)
+	return n.Table(func(w io.Writer) error {
 		fmt.Fprintln(w, "SERVICE\tTO\t\tLANDED\tSOURCE SEEN")
-		for _, s := range l.services {
-			for _, t := range l.targetsOf(s) {
-				got := land(ctx, t, probeCount, probeFailures, probeTimeout)
-				fmt.Fprintf(w, "%s\t%v\t%v\t%v\t%v\n", s.Name, t.addr, t.protocol, got.outcome(), got.sources.keys())
+		for _, s := range n.services {
+			for _, t := range n.targetsOf(s) {
+				got := t.Repeat(ctx, probeCount, probeFailures, probeTimeout)
+				fmt.Fprintf(w, "%s\t%v\t%v\t%v\t%v\n", s.Name, t.To, t.Protocol, got, got.Sources)
 			}
 		}
+		return nil
 	})
-	return errors.Join(err, ctx.Err())
 }
 
-// targetsOf gives the addresses by which the client reaches a service's
+// targetsOf lists the addresses by which the client reaches a service's
 // frontends; a node-wide one is reached by the node's address.
-func (l *lab) targetsOf(s nftdp.Service) (targets []target) {
+func (n *node) targetsOf(s nftdp.Service) (targets []lab.Visit) {
 	for _, f := range s.Frontends {
 		addrs := []netip.Addr{f.Addr.Unmap()}
 		switch {
@@ -99,76 +102,8 @@ func (l *lab) targetsOf(s nftdp.Service) (targets []target) {
 			addrs = []netip.Addr{nstest.IPv6().Node}
 		}
 		for _, a := range addrs {
-			targets = append(targets, target{l.Client, s.Protocol, netip.AddrPortFrom(a, f.Port)})
+			targets = append(targets, lab.Visit{From: n.Client, Protocol: s.Protocol.String(), To: netip.AddrPortFrom(a, f.Port)})
 		}
 	}
 	return targets
-}
-
-// land makes n connections, one after the other, and gives up after some
-// failures.
-func land(ctx context.Context, t target, n, failures int, timeout time.Duration) landing {
-	got := landing{tally{}, tally{}, tally{}}
-	for range n {
-		a, err := t.connect(ctx, timeout)
-		if ctx.Err() != nil {
-			break
-		}
-		if err == nil {
-			got.servers[a.Server]++
-			got.sources[a.Client.Addr().String()]++
-			continue
-		}
-		got.failed[reason(err)]++
-		if got.failed.sum() == failures {
-			break
-		}
-	}
-	return got
-}
-
-func (t target) connect(ctx context.Context, timeout time.Duration) (nstest.Answer, error) {
-	if t.protocol == nftdp.ProtocolTCP {
-		return get(ctx, t.from, t.addr, timeout)
-	}
-	return nstest.Dial(t.from, t.protocol.String(), netip.Addr{}, t.addr, timeout)
-}
-
-// outcome is servers and failures with their numbers.
-func (g landing) outcome() string {
-	var parts []string
-	for _, t := range []tally{g.servers, g.failed} {
-		for _, k := range slices.Sorted(maps.Keys(t)) {
-			parts = append(parts, fmt.Sprintf("%s %d", k, t[k]))
-		}
-	}
-	return strings.Join(parts, ", ")
-}
-
-// tally counts by name.
-type tally map[string]int
-
-func (t tally) sum() (n int) {
-	for _, v := range t {
-		n += v
-	}
-	return n
-}
-
-// keys is all names, or a dash.
-func (t tally) keys() string {
-	return cmp.Or(strings.Join(slices.Sorted(maps.Keys(t)), ", "), "-")
-}
-
-// reason puts a failed connection into a word or two.
-func reason(err error) string {
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "refused"
-	case errors.Is(err, syscall.EPERM):
-		return "not permitted"
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		return "timed out"
-	}
-	return err.Error()
 }

@@ -79,7 +79,7 @@ func (s *Service) class(f *Frontend) class {
 	c.ranged = f.End > 0
 	c.limited = len(s.Limits) > 0
 	c.affinity = s.Affinity > 0
-	if c.scheduler == RoundRobin || c.ranged {
+	if schedulers[c.scheduler].own || c.ranged {
 		c.owner = owner{proto: s.Proto, port: f.Port}
 		if !c.node {
 			c.owner.addr = f.Addr
@@ -113,9 +113,9 @@ func (c class) reservedClass() class {
 	return out
 }
 
-// parts are the chains that the class consists of, and the sets they ask.
-func (c class) parts() iter.Seq[part] {
-	return func(yield func(part) bool) {
+// units are the chains that the class consists of, and the sets they ask.
+func (c class) units() iter.Seq[unit] {
+	return func(yield func(unit) bool) {
 		for more := true; more; c, more = c.next() {
 			if c.plain() && c.size == 0 {
 				return // it has no chain of its own
@@ -123,7 +123,7 @@ func (c class) parts() iter.Seq[part] {
 			if !yield(c) {
 				return
 			}
-			if (c.clients != Clients{}) && !c.clients.parts(yield) {
+			if (c.clients != Clients{}) && !c.clients.units(yield) {
 				return
 			}
 			if c.plainSplit() && !yield(c.reservedClass()) {
@@ -183,7 +183,7 @@ func (p *pool) name() string {
 			name += w.word
 		}
 	}
-	name += balanceNames[p.scheduler] + "-" + strconv.Itoa(p.size)
+	name += schedulers[p.scheduler].name + "-" + strconv.Itoa(p.size)
 	if p.owner == (owner{}) {
 		return name
 	}
@@ -193,8 +193,6 @@ func (p *pool) name() string {
 	}
 	return name + "-" + strconv.Itoa(int(p.owner.port))
 }
-
-var balanceNames = [...]string{Random: "random", RoundRobin: "round-robin", SourceHash: "hash", Maglev: "maglev"}
 
 func (class) set() *ruleset.Set { return nil }
 
@@ -233,10 +231,9 @@ func (c class) chain() *ruleset.Chain {
 // slot serves, and if the whole pool is gone, the packet is dropped: it has no
 // conntrack entry yet, so that the client's next one is evaluated afresh.
 func (c class) choose() []ruleset.Rule {
-	field := [...]ruleset.Field{
-		Random: ruleset.Random, RoundRobin: ruleset.Increment, SourceHash: ruleset.Hash, Maglev: ruleset.Hash,
-	}[c.scheduler]
-	rules := []ruleset.Rule{c.slot(ruleset.Operand{Field: field, Mod: uint32(c.size)})}
+	number := schedulers[c.scheduler].number
+	number.Mod = uint32(c.size)
+	rules := []ruleset.Rule{c.slot(number)}
 	if c.size > 1 {
 		rules = append(rules, c.slot(firstSlot()))
 	}

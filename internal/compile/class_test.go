@@ -61,10 +61,10 @@ func TestNamesFit(t *testing.T) {
 			Clients: Clients{Allow: list, Deny: list}, Source: Source{Mode: External, Addr: long},
 		}}
 		state := New(Config{}, []*Service{s})
-		for p := range state.shared.parts[1] {
+		for p := range state.shared.units[1] {
 			longest = max(longest, len(p.name()))
 		}
-		for p := range state.shared.parts[1] {
+		for p := range state.shared.units[1] {
 			if c := p.chain(); c != nil && len(c.Name) > maxName {
 				t.Errorf("%s has %d bytes", c.Name, len(c.Name))
 			}

@@ -55,7 +55,7 @@ func (c Clients) rules() []ruleset.Rule {
 	return out
 }
 
-func (c Clients) parts(yield func(part) bool) bool {
+func (c Clients) units(yield func(unit) bool) bool {
 	return (c.Deny == "" || yield(prefixes{c.Deny})) && (c.Allow == "" || yield(prefixes{c.Allow}))
 }
 

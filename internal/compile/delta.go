@@ -13,6 +13,7 @@ import (
 type Delta struct {
 	state  *State
 	set    []*Service
+	equal  []*Service // compile to the same, but may say more about flows
 	delete []string
 	shared shared // by how much the uses change
 	sets   [2][NumSets]setDelta
@@ -35,21 +36,21 @@ func (s *State) Stage(set []*Service, remove []string) *Delta {
 		}
 	}
 	for _, svc := range set {
-		d.set = append(d.set, svc) // an equal one too: it may say more about flows
 		old := s.services[svc.Name]
 		if old != nil && old.Equal(svc) {
+			d.equal = append(d.equal, svc)
 			continue
 		}
+		d.set = append(d.set, svc)
 		if old != nil {
 			old.emit((*removing)(d))
 		}
 		svc.emit((*adding)(d))
 	}
 	d.stageHairpins()
-	decl := declarations()
 	for i := range d.sets {
 		for id := range d.sets[i] {
-			d.sets[i][id].cancel(&decl[id])
+			d.sets[i][id].cancel(&declared[id])
 		}
 	}
 	return d
@@ -63,9 +64,9 @@ type (
 func (d *adding) element(f int, id SetID, e ruleset.Element) {
 	d.sets[f][id].add = append(d.sets[f][id].add, e)
 }
-func (d *adding) use(f int, p part)             { d.shared.parts[f][p]++ }
+func (d *adding) use(f int, p unit)             { d.shared.units[f][p]++ }
 func (d *adding) hairpin(f int, a netip.Addr)   { d.shared.hairpins[f][a]++ }
-func (d *removing) use(f int, p part)           { d.shared.parts[f][p]-- }
+func (d *removing) use(f int, p unit)           { d.shared.units[f][p]-- }
 func (d *removing) hairpin(f int, a netip.Addr) { d.shared.hairpins[f][a]-- }
 func (d *removing) element(f int, id SetID, e ruleset.Element) {
 	d.sets[f][id].del = append(d.sets[f][id].del, e)
@@ -111,14 +112,14 @@ func (s *setDelta) cancel(set *ruleset.Set) {
 			gone = append(gone, s.del[i])
 		}
 	}
-	bereft := set.Bereft(gone, s.add, func(yield func(*ruleset.Element) bool) {
+	inheritors := set.Inheritors(gone, s.add, func(yield func(*ruleset.Element) bool) {
 		for i := range s.del {
 			if kept[s.del[i].Key] && !yield(&s.del[i]) {
 				return
 			}
 		}
 	})
-	s.del, s.add = append(gone, bereft...), append(s.add, bereft...)
+	s.del, s.add = append(gone, inheritors...), append(s.add, inheritors...)
 }
 
 // Fits reports whether the kernel's sets have room for the change.
@@ -134,49 +135,50 @@ func (d *Delta) Fits() bool {
 	return true
 }
 
-// Changes lists what has to be done in the kernel: chains and sets that are
-// met for the first time, elements, chains and sets that nothing uses any more.
-func (d *Delta) Changes() []ruleset.Change {
-	decl := declarations()
-	var fresh, del, add, gone []ruleset.Change
+// Transaction returns what has to be done in the kernel.
+func (d *Delta) Transaction() *ruleset.Transaction {
+	out := &ruleset.Transaction{}
+	var gone []ruleset.Change
+	var add []ruleset.Change
 	for i, f := range ruleset.Families {
 		at := ruleset.Change{Family: f, Table: d.state.cfg.Table}
-		fresh = append(fresh, addParts(d.parts(i, 0, 1), at)...)
-		gone = append(gone, deleteParts(d.parts(i, 1, 0), at)...)
+		out.Ahead = append(out.Ahead, addUnits(d.units(i, 0, 1), at)...)
+		gone = append(gone, deleteUnits(d.units(i, 1, 0), at)...)
 		for id := range d.sets[i] {
-			set := &d.sets[i][id]
-			at.Set = &decl[id]
-			if len(set.del) > 0 {
-				at.Verb, at.Elements = ruleset.Delete, set.del
-				del = append(del, at)
-			}
-			if len(set.add) > 0 {
-				at.Verb, at.Elements = ruleset.Add, set.add
-				add = append(add, at)
-			}
+			set, elements := &declared[id], &d.sets[i][id]
+			late, del := set.Late(elements.del, elements.add)
+			out.Behind = at.OfElements(ruleset.Delete, set, late, out.Behind)
+			out.Now = at.OfElements(ruleset.Delete, set, del, out.Now)
+			add = at.OfElements(ruleset.Add, set, elements.add, add)
 		}
 	}
-	return slices.Concat(fresh, del, add, gone)
+	out.Now = append(out.Now, add...)
+	if len(out.Behind) > 0 { // late elements may lead to a chain that goes
+		out.Behind = append(out.Behind, gone...)
+	} else {
+		out.Now = append(out.Now, gone...)
+	}
+	return out
 }
 
-// parts are those of a family that were in use or not, and will be or not: 0
+// units are those of a family that were in use or not, and will be or not: 0
 // is not.
-func (d *Delta) parts(i, before, after int) []part {
-	found := map[part]int{}
-	for p, by := range d.shared.parts[i] {
-		n := d.state.shared.parts[i][p]
+func (d *Delta) units(i, before, after int) []unit {
+	found := map[unit]int{}
+	for p, by := range d.shared.units[i] {
+		n := d.state.shared.units[i][p]
 		if min(n, 1) == before && min(n+by, 1) == after {
 			found[p] = n
 		}
 	}
-	return sortedParts(found)
+	return sortedUnits(found)
 }
 
-// addParts makes chains before rules, which may lead to any of them.
-func addParts(parts []part, at ruleset.Change) []ruleset.Change {
+// addUnits makes chains before rules, which may lead to any of them.
+func addUnits(units []unit, at ruleset.Change) []ruleset.Change {
 	var sets, chains, rules []ruleset.Change
 	at.Verb = ruleset.Add
-	for _, p := range parts {
+	for _, p := range units {
 		c := at
 		if c.Set = p.set(); c.Set != nil {
 			sets = append(sets, c)
@@ -194,11 +196,11 @@ func addParts(parts []part, at ruleset.Change) []ruleset.Change {
 	return slices.Concat(sets, chains, rules)
 }
 
-// deleteParts empties all chains before it deletes them, since they may lead to
+// deleteUnits empties all chains before it deletes them, since they may lead to
 // each other.
-func deleteParts(parts []part, at ruleset.Change) []ruleset.Change {
+func deleteUnits(units []unit, at ruleset.Change) []ruleset.Change {
 	var flushed, chains, sets []ruleset.Change
-	for _, p := range parts {
+	for _, p := range units {
 		c := at
 		c.Verb = ruleset.Delete
 		if c.Set = p.set(); c.Set != nil {
@@ -213,17 +215,27 @@ func deleteParts(parts []part, at ruleset.Change) []ruleset.Change {
 	return slices.Concat(flushed, chains, sets)
 }
 
-// Commit makes the delta part of its State, which it was computed from.
+// Commit applies the delta to its State, which it was computed from.
 func (d *Delta) Commit() {
 	s := d.state
 	for _, name := range d.delete {
+		s.index.remove(s.services[name])
 		delete(s.services, name)
 	}
 	for _, svc := range d.set {
+		if old := s.services[svc.Name]; old != nil {
+			s.index.remove(old)
+		}
+	}
+	for _, svc := range d.set {
+		s.index.add(svc)
+		s.services[svc.Name] = svc
+	}
+	for _, svc := range d.equal {
 		s.services[svc.Name] = svc
 	}
 	for i := range d.sets {
-		merge(s.shared.parts[i], d.shared.parts[i])
+		merge(s.shared.units[i], d.shared.units[i])
 		merge(s.shared.hairpins[i], d.shared.hairpins[i])
 		for id := range d.sets[i] {
 			s.elements[i][id] += len(d.sets[i][id].add) - len(d.sets[i][id].del)

@@ -15,10 +15,13 @@ type Place struct {
 	Key    ruleset.Tuple
 }
 
-// Declaration is the set of a number, without elements.
-func Declaration(id SetID) *ruleset.Set {
-	s := declarations()[id]
-	return &s
+// OwnerOf is the service that has the frontend which an element belongs to.
+func (s *State) OwnerOf(p Place) (name string, ok bool) {
+	addr, proto, port, ok := FrontendOf(p.Set, p.Family, p.Key)
+	if !ok {
+		return "", false
+	}
+	return s.index.Owner(Key{addr, port, proto, p.Set.Ranged()})
 }
 
 // Excerpt is the ruleset with those elements of services only that are at the
@@ -28,7 +31,7 @@ func Declaration(id SetID) *ruleset.Set {
 func (s *State) Excerpt(at map[Place]bool, services map[string]bool, chains bool) *ruleset.Ruleset {
 	x := excerpt{Ruleset: s.hollow(), at: at}
 	if chains {
-		s.addParts(x.Ruleset)
+		s.addUnits(x.Ruleset)
 	}
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		if svc := s.services[name]; svc != nil {
@@ -37,13 +40,13 @@ func (s *State) Excerpt(at map[Place]bool, services map[string]bool, chains bool
 	}
 	var hairpins []netip.Addr
 	for p := range at {
-		if a, ok := hairpinOf(p); ok && s.shared.hairpins[familyIndex(a)][a] > 0 {
+		if a, ok := hairpinOf(p); ok && s.shared.hairpins[ruleset.FamilyOf(a).Index()][a] > 0 {
 			hairpins = append(hairpins, a)
 		}
 	}
 	slices.SortFunc(hairpins, netip.Addr.Compare)
 	for _, a := range hairpins {
-		x.element(familyIndex(a), Hairpin, hairpinElement(a))
+		x.element(ruleset.FamilyOf(a).Index(), Hairpin, hairpinElement(a))
 	}
 	return x.Ruleset
 }
@@ -60,7 +63,7 @@ func (x excerpt) element(f int, id SetID, e ruleset.Element) {
 	}
 }
 
-func (excerpt) use(int, part)           {}
+func (excerpt) use(int, unit)           {}
 func (excerpt) hairpin(int, netip.Addr) {}
 
 // hairpinOf is the address that an element of the set of hairpins is for.

@@ -17,18 +17,18 @@ func FuzzExcerpt(f *testing.F) {
 		d := &dice{b}
 		config := d.config()
 		state, other := New(config, d.services()), New(config, d.services())
-		var part [2]map[Place]bool
-		for i := range part {
-			part[i] = map[Place]bool{}
+		var unit [2]map[Place]bool
+		for i := range unit {
+			unit[i] = map[Place]bool{}
 		}
 		for _, t := range slices.Concat(state.Ruleset().Tables, other.Ruleset().Tables) {
 			for id := range NumSets {
 				for _, e := range t.Sets[id].Elements {
-					part[d.roll(2)][Place{t.Family, id, e.Key}] = true
+					unit[d.roll(2)][Place{t.Family, id, e.Key}] = true
 				}
 			}
 		}
-		for _, at := range part {
+		for _, at := range unit {
 			want := state.Ruleset()
 			for i, f := range ruleset.Families {
 				for id := range NumSets {

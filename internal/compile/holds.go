@@ -154,7 +154,7 @@ func (r *reader) frontend(byName map[string]*Held, id SetID, e *ruleset.Element)
 	}
 	front := HeldFrontend{Frontend: Frontend{Addr: addr, Port: port}, Packets: e.Packets, Bytes: e.Bytes}
 	if n := e.End.Len(); n > 0 && n == e.Key.Len() && id.Ranged() {
-		front.End = e.End.PortAt(n - ruleset.Port.Len(r.Family))
+		front.End = LastPort(e)
 	}
 	key, _ := r.key(id, &e.Key)
 	r.follow(h, &front, key, e.Verdict)
@@ -184,7 +184,7 @@ func (r *reader) follow(h *Held, front *HeldFrontend, key frontendKey, v ruleset
 			front.NoBackend = true
 			return
 		case choosing(c):
-			h.Scheduler = balanceOf(v.Chain)
+			h.Scheduler = schedulerOf(v.Chain)
 			return
 		}
 		for _, rule := range c.Rules {
@@ -246,7 +246,7 @@ func (r *reader) stage(h *Held, front *HeldFrontend, rule ruleset.Rule) {
 	}
 	if look.Set == internalSet {
 		front.Internal = []netip.AddrPort{}
-		h.Scheduler = balanceOf(v.Chain)
+		h.Scheduler = schedulerOf(v.Chain)
 		return
 	}
 	s := r.Set(look.Set)
@@ -260,14 +260,14 @@ func (r *reader) stage(h *Held, front *HeldFrontend, rule ruleset.Rule) {
 	}
 }
 
-// balanceOf reads the kind of balancing from the name of a pool's chain.
-func balanceOf(chain string) Scheduler {
+// schedulerOf reads the scheduler from the name of a pool's chain.
+func schedulerOf(chain string) Scheduler {
 	for _, prefix := range []string{"node-", "internal-", "limited-", "range-"} {
 		chain = strings.TrimPrefix(chain, prefix)
 	}
-	for b, name := range balanceNames {
-		if strings.HasPrefix(chain, name+"-") {
-			return Scheduler(b)
+	for i := range schedulers {
+		if strings.HasPrefix(chain, schedulers[i].name+"-") {
+			return Scheduler(i)
 		}
 	}
 	return Random
@@ -374,7 +374,20 @@ func FrontendOf(id SetID, f ruleset.Family, key ruleset.Tuple) (addr netip.Addr,
 	return addr, proto, key.PortAt(at), true
 }
 
-// SetNamed gives the number of the set of that name, or NumSets.
+// KeyOf reads the key of the frontend that an element of a change belongs to.
+func KeyOf(c *ruleset.Change, e *ruleset.Element) (Key, bool) {
+	id := SetNamed(c.Set.Name)
+	addr, proto, port, ok := FrontendOf(id, c.Family, e.Key)
+	return Key{addr, port, proto, id.Ranged()}, ok
+}
+
+// LastPort is the last port of an element of a map of ranges, at the end of its
+// key.
+func LastPort(e *ruleset.Element) uint16 {
+	return e.End.PortAt(e.End.Len() - ruleset.Port.Len(ruleset.IPv4))
+}
+
+// SetNamed returns the number of the set of that name, or NumSets.
 func SetNamed(name string) SetID {
 	for id, n := range setNames {
 		if n == name {

@@ -79,7 +79,7 @@ func TestFrontendOf(t *testing.T) {
 }
 
 func TestSetNamed(t *testing.T) {
-	for id, s := range declarations() {
+	for id, s := range declared {
 		if got := SetNamed(s.Name); got != SetID(id) {
 			t.Errorf("%s is %d, want %d", s.Name, got, id)
 		}

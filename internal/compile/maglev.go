@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"net/netip"
@@ -24,13 +25,14 @@ func MaglevSize(backends int) int {
 
 // maglev fills a table of prime size as in section 3.4 of "Maglev: A Fast and
 // Reliable Software Network Load Balancer" (NSDI 2016): in turn, each backend
-// takes the next free slot of its own permutation of all slots. A backend
-// stands in turns as often as it has weight. The hash is fixed, so that all
-// nodes agree.
-func maglev(turns []netip.AddrPort, backends, size int) []netip.AddrPort {
+// takes the next free slot of its own permutation of all slots. A backend has as
+// many turns as it has weight. The hash is fixed, so that all nodes agree. A
+// size of 0 is that of MaglevSize.
+func maglev(pool []Weighted, size int) []netip.AddrPort {
 	type walk struct{ next, skip uint64 }
-	walks := make(map[netip.AddrPort]*walk, backends)
-	m := uint64(size)
+	walks := make(map[netip.AddrPort]*walk, len(pool))
+	turns := inTurns(pool, 0)
+	m := uint64(cmp.Or(size, MaglevSize(len(pool))))
 	for _, a := range turns {
 		if walks[a] == nil {
 			b, _ := a.MarshalBinary() // which never fails
@@ -38,15 +40,15 @@ func maglev(turns []netip.AddrPort, backends, size int) []netip.AddrPort {
 			walks[a] = &walk{binary.BigEndian.Uint64(h[:]) % m, binary.BigEndian.Uint64(h[8:])%(m-1) + 1}
 		}
 	}
-	table := make([]netip.AddrPort, size)
-	for filled := 0; ; {
+	table := make([]netip.AddrPort, m)
+	for filled := uint64(0); ; {
 		for _, a := range turns {
 			w := walks[a]
 			for table[w.next].IsValid() {
 				w.next = (w.next + w.skip) % m
 			}
 			table[w.next] = a
-			if filled++; filled == size {
+			if filled++; filled == m {
 				return table
 			}
 		}

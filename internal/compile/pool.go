@@ -4,18 +4,34 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 // Scheduler is how connections are spread over a pool.
 type Scheduler uint8
 
-// The ways to balance.
+// The schedulers, in the order of those of package nftdp.
 const (
 	Random Scheduler = iota
 	RoundRobin
 	SourceHash
 	Maglev
 )
+
+// schedulers has a row for each scheduler.
+var schedulers = [...]struct {
+	name    string // in names of chains; none begins with another one and a hyphen
+	number  ruleset.Operand
+	arrange func(pool []Weighted, size int) []netip.AddrPort
+	own     bool // every frontend has a chain of its own
+}{
+	Random: {name: "random", number: ruleset.Operand{Field: ruleset.Random}, arrange: inOrder},
+	// The kernel keeps the position of the rotation in the rule.
+	RoundRobin: {name: "round-robin", number: ruleset.Operand{Field: ruleset.Increment}, arrange: inTurns, own: true},
+	SourceHash: {name: "hash", number: ruleset.Operand{Field: ruleset.Hash}, arrange: inOrder},
+	Maglev:     {name: "maglev", number: ruleset.Operand{Field: ruleset.Hash}, arrange: maglev},
+}
 
 // Weighted is a backend with its share of a pool, at least 1.
 type Weighted struct {
@@ -41,15 +57,17 @@ func Slots(b Scheduler, pool []Weighted, size int) []netip.AddrPort {
 	}
 	pool = slices.Clone(pool)
 	slices.SortFunc(pool, func(x, y Weighted) int { return x.Addr.Compare(y.Addr) })
-	slots := normalize(pool)
-	switch b {
-	case RoundRobin:
-		return smooth(pool)
-	case Maglev:
-		return maglev(smooth(pool), len(pool), cmp.Or(size, MaglevSize(len(pool))))
-	case Random, SourceHash:
+	normalize(pool)
+	return schedulers[b].arrange(pool, size)
+}
+
+// inOrder gives each backend as many slots as it has weight.
+func inOrder(pool []Weighted, _ int) []netip.AddrPort {
+	n := 0
+	for _, w := range pool {
+		n += w.Weight
 	}
-	out := make([]netip.AddrPort, 0, slots)
+	out := make([]netip.AddrPort, 0, n)
 	for _, w := range pool {
 		for range w.Weight {
 			out = append(out, w.Addr)
@@ -62,8 +80,7 @@ func Slots(b Scheduler, pool []Weighted, size int) []netip.AddrPort {
 // common divisor and, if there are too many slots then, scaled down by the
 // method of largest remainders. Every backend keeps one slot at least. The
 // share of any other one is off by less than one slot plus what those take.
-// It returns the number of slots.
-func normalize(pool []Weighted) int {
+func normalize(pool []Weighted) {
 	divisor, sum := 0, 0
 	for _, w := range pool {
 		divisor = gcd(divisor, w.Weight)
@@ -73,11 +90,9 @@ func normalize(pool []Weighted) int {
 		sum += pool[i].Weight
 	}
 	limit := min(max(MaxWeightSlots, minSlots*len(pool)), maxSlots)
-	if sum <= limit {
-		return sum
+	if sum > limit {
+		scale(pool, sum, limit)
 	}
-	scale(pool, sum, limit)
-	return limit
 }
 
 func gcd(a, b int) int {
@@ -117,9 +132,9 @@ func scale(pool []Weighted, sum, slots int) {
 	}
 }
 
-// smooth orders slots so that those of one backend are spread evenly over the
+// inTurns orders slots so that those of one backend are spread evenly over the
 // period: the k-th of w slots has its place at (k + 1/2) / w.
-func smooth(pool []Weighted) []netip.AddrPort {
+func inTurns(pool []Weighted, _ int) []netip.AddrPort {
 	type slot struct{ backend, place int } // place is 2k + 1
 	var slots []slot
 	for i, w := range pool {

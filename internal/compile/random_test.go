@@ -111,7 +111,7 @@ func (d *dice) pools(s *Service, ranges bool) (out [2][]netip.AddrPort) {
 }
 
 func (d *dice) frontend(f *Frontend, all, some [2][]netip.AddrPort) {
-	i := familyIndex(f.Addr)
+	i := ruleset.FamilyOf(f.Addr).Index()
 	f.Pool = all[i]
 	if d.roll(4) == 0 && len(all[i]) > 0 {
 		f.Pool, f.Internal = some[i], all[i]

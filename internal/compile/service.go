@@ -77,15 +77,8 @@ func same(a, b []netip.AddrPort) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
-func familyIndex(a netip.Addr) int {
-	if a.Is4() {
-		return 0
-	}
-	return 1
-}
-
-// part is what services have in common: a chain, or a set of prefixes.
-type part interface {
+// unit is what services have in common: a chain, or a set of prefixes.
+type unit interface {
 	name() string
 	chain() *ruleset.Chain // nil for a set
 	set() *ruleset.Set
@@ -94,7 +87,7 @@ type part interface {
 // sink takes what a service is made of.
 type sink interface {
 	element(family int, id SetID, e ruleset.Element)
-	use(family int, p part)           // a use of what services share
+	use(family int, p unit)           // a use of what services share
 	hairpin(family int, a netip.Addr) // a use of the backend's address
 }
 
@@ -106,7 +99,7 @@ func (s *Service) emit(to sink) {
 	var addrs []netip.Addr
 	for i := range s.Frontends {
 		f := &s.Frontends[i]
-		family := familyIndex(f.Addr)
+		family := ruleset.FamilyOf(f.Addr).Index()
 		if i == 0 || !samePools(f, &s.Frontends[i-1]) {
 			addrs = distinct(f.Pool, f.Internal)
 			hairpins[family] = append(hairpins[family], addrs...)
@@ -163,7 +156,7 @@ func (e *emission) emit() {
 	el := e.key(id.of(c.node))
 	el.Verdict, el.Comment = c.verdict(), e.Name
 	e.to.element(e.family, id.of(c.node), el)
-	for p := range c.parts() {
+	for p := range c.units() {
 		e.to.use(e.family, p)
 	}
 	if len(e.addrs) == 0 {
@@ -280,7 +273,7 @@ func (e *emission) byBackend(id SetID, c class, v ruleset.Verdict) {
 	}
 }
 
-func gotoChain(p part) ruleset.Verdict {
+func gotoChain(p unit) ruleset.Verdict {
 	return ruleset.Verdict{Kind: ruleset.Goto, Chain: p.name()}
 }
 

@@ -87,10 +87,6 @@ func (id SetID) Frontends() bool { return id <= NodeFrontendRanges }
 // Backends reports whether the set has the slots of pools.
 func (id SetID) Backends() bool { return id >= Backends && id <= NodeRangeBackends }
 
-// Postrouting reports whether the set is asked in postrouting, about
-// connections whose destination has been chosen.
-func (id SetID) Postrouting() bool { return id >= Masq && id < NumSets }
-
 // Shared reports whether a set that is not numbered belongs to services, which
 // share it, and not to the skeleton.
 func Shared(name string) bool { return strings.HasPrefix(name, prefixesPrefix) }
@@ -142,7 +138,15 @@ var setNames = [NumSets]string{
 
 func (id SetID) name() string { return setNames[id] }
 
-// declarations of the sets by SetID.
+// declared are the sets without elements by SetID. They are never changed.
+var declared = declarations()
+
+// Declaration returns a set without elements.
+func Declaration(id SetID) *ruleset.Set {
+	s := declared[id]
+	return &s
+}
+
 func declarations() [NumSets]ruleset.Set {
 	port := []ruleset.Type{ruleset.Proto, ruleset.Port}
 	frontend := append([]ruleset.Type{ruleset.Addr}, port...)
@@ -172,7 +176,7 @@ func declarations() [NumSets]ruleset.Set {
 		Hairpin:             {Key: []ruleset.Type{ruleset.Addr, ruleset.Addr}},
 	}
 	for id := range out {
-		out[id].Name = SetID(id).name()
+		out[id].Name, out[id].AfterDNAT = SetID(id).name(), SetID(id) >= Masq
 	}
 	return out
 }
@@ -199,9 +203,10 @@ func ops(fields ...ruleset.Field) []ruleset.Operand {
 // come first, by SetID.
 func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 	t := &ruleset.Table{Family: f, Name: c.Table, Comment: Schema, Flags: c.Flags}
-	for _, s := range declarations() {
-		s.Size = sizeFor(&s, 0)
-		t.Sets = append(t.Sets, &s)
+	for id := range NumSets {
+		s := Declaration(id)
+		s.Size = sizeFor(s, 0)
+		t.Sets = append(t.Sets, s)
 	}
 	t.Sets = append(t.Sets,
 		prefixSet(internalSet, f, c.Internal),

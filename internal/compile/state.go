@@ -15,6 +15,7 @@ import (
 type State struct {
 	cfg      Config
 	services map[string]*Service
+	index    *Index
 	shared   shared
 	elements [2][NumSets]int    // how many there are
 	sizes    [2][NumSets]uint32 // how many fit in the kernel's sets; 0 is unlimited
@@ -22,15 +23,15 @@ type State struct {
 
 // shared counts the uses of what several services have in common.
 type shared struct {
-	parts    [2]map[part]int
+	units    [2]map[unit]int
 	hairpins [2]map[netip.Addr]int
 }
 
 // newShared has room for that many backends of each family.
 func newShared(backends [2]int) shared {
 	var s shared
-	for i := range s.parts {
-		s.parts[i] = map[part]int{}
+	for i := range s.units {
+		s.units[i] = map[unit]int{}
 		s.hairpins[i] = make(map[netip.Addr]int, backends[i])
 	}
 	return s
@@ -44,13 +45,16 @@ func New(cfg Config, services []*Service) *State {
 		for i := range svc.Frontends {
 			f := &svc.Frontends[i]
 			if i == 0 || !samePools(f, &svc.Frontends[i-1]) {
-				backends[familyIndex(f.Addr)] += len(f.Pool)
+				backends[ruleset.FamilyOf(f.Addr).Index()] += len(f.Pool)
 			}
 		}
 	}
-	s := &State{cfg: cfg, services: make(map[string]*Service, len(services)), shared: newShared(backends)}
+	s := &State{
+		cfg: cfg, services: make(map[string]*Service, len(services)), index: NewIndex(len(services)), shared: newShared(backends),
+	}
 	for _, svc := range services {
 		s.services[svc.Name] = svc
+		s.index.add(svc)
 		svc.emit((*counting)(s))
 	}
 	for i := range s.elements {
@@ -76,7 +80,7 @@ func (s *State) With(set []*Service, remove []string) *State {
 type counting State
 
 func (s *counting) element(f int, id SetID, _ ruleset.Element) { s.elements[f][id]++ }
-func (s *counting) use(f int, p part)                          { s.shared.parts[f][p]++ }
+func (s *counting) use(f int, p unit)                          { s.shared.units[f][p]++ }
 func (s *counting) hairpin(f int, a netip.Addr)                { s.shared.hairpins[f][a]++ }
 
 // Names iterates over the names of the services, in no order.
@@ -84,6 +88,9 @@ func (s *State) Names() iter.Seq[string] { return maps.Keys(s.services) }
 
 // Service returns the service of that name, or nil.
 func (s *State) Service(name string) *Service { return s.services[name] }
+
+// Index returns the frontends of all services. It changes with the State.
+func (s *State) Index() *Index { return s.index }
 
 // Services returns all services, sorted by name.
 func (s *State) Services() []*Service {
@@ -94,7 +101,7 @@ func (s *State) Services() []*Service {
 // whatever order they came.
 func (s *State) Ruleset() *ruleset.Ruleset {
 	out := s.hollow()
-	s.addParts(out)
+	s.addUnits(out)
 	fill := &filling{Ruleset: out, uses: &s.shared, seen: map[netip.Addr]bool{}}
 	for i, uses := range s.shared.hairpins {
 		fill.repeats[i] = repeats(uses)
@@ -123,10 +130,10 @@ func (s *State) hollow() *ruleset.Ruleset {
 	return out
 }
 
-// addParts adds the chains and sets that services share.
-func (s *State) addParts(to *ruleset.Ruleset) {
+// addUnits adds the chains and sets that services share.
+func (s *State) addUnits(to *ruleset.Ruleset) {
 	for i, t := range to.Tables {
-		for _, p := range sortedParts(s.shared.parts[i]) {
+		for _, p := range sortedUnits(s.shared.units[i]) {
 			if set := p.set(); set != nil {
 				t.Sets = append(t.Sets, set)
 			} else {
@@ -158,7 +165,7 @@ func (r *filling) element(f int, id SetID, e ruleset.Element) {
 	s.Elements = append(s.Elements, e)
 }
 
-func (*filling) use(int, part) {}
+func (*filling) use(int, unit) {}
 
 func (r *filling) hairpin(f int, a netip.Addr) {
 	if r.repeats[f] && r.uses.hairpins[f][a] > 1 {
@@ -174,10 +181,10 @@ func hairpinElement(a netip.Addr) ruleset.Element {
 	return ruleset.Element{Key: ruleset.Tuple{}.Addr(a).Addr(a)}
 }
 
-func sortedParts(m map[part]int) []part {
+func sortedUnits(m map[unit]int) []unit {
 	type named struct {
 		name string
-		part
+		unit
 	}
 	list := make([]named, 0, len(m))
 	for p := range m {
@@ -186,9 +193,9 @@ func sortedParts(m map[part]int) []part {
 	slices.SortFunc(list, func(x, y named) int {
 		return cmp.Or(cmp.Compare(len(x.name), len(y.name)), cmp.Compare(x.name, y.name))
 	})
-	out := make([]part, len(list))
+	out := make([]unit, len(list))
 	for i := range list {
-		out[i] = list[i].part
+		out[i] = list[i].unit
 	}
 	return out
 }
@@ -204,10 +211,10 @@ func (s *State) SetSizes(current *ruleset.Ruleset, changes []ruleset.Change) {
 
 // SetSizesOf is SetSizes for one family alone.
 func (s *State) SetSizesOf(f ruleset.Family, current *ruleset.Ruleset, changes []ruleset.Change) {
-	i := slices.Index(ruleset.Families[:], f)
-	sizes := &s.sizes[i]
-	for id, d := range declarations() {
-		sizes[id] = sizeFor(&d, s.elements[i][id])
+	sizes := &s.sizes[f.Index()]
+	for id := range declared {
+		d := &declared[id]
+		sizes[id] = sizeFor(d, s.elements[f.Index()][id])
 		if t := current.Table(f); t != nil && t.Set(d.Name) != nil {
 			sizes[id] = t.Set(d.Name).Size
 		}

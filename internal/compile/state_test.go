@@ -34,14 +34,14 @@ func checkStage(t *testing.T, state *State, set []*Service, remove []string) {
 
 	wantNamesOnce(t, want)
 	delta := state.Stage(set, remove)
-	changes := delta.Changes()
+	changes := delta.Transaction().Changes()
 	if state.Ruleset().String() != former.String() {
 		t.Error("Stage changed the state")
 	}
 	if diff := gocmp.Diff(text(want), text(ruleset.Apply(former, changes))); diff != "" {
 		t.Errorf("the change leads elsewhere (-want +got):\n%s\n%v", diff, changes)
 	}
-	if diff := gocmp.Diff(commands(ruleset.Diff(former, want)), commands(changes)); diff != "" {
+	if diff := gocmp.Diff(commands(ruleset.Diff(former, want).Changes()), commands(changes)); diff != "" {
 		t.Errorf("the change has other commands than a comparison (-want +got):\n%s", diff)
 	}
 
@@ -50,7 +50,7 @@ func checkStage(t *testing.T, state *State, set []*Service, remove []string) {
 		t.Errorf("the state compiles otherwise than a new one (-want +got):\n%s", diff)
 	}
 	exact := gocmp.Options{
-		gocmp.AllowUnexported(State{}, shared{}, class{}, pool{}, owner{}, limit{}, learner{}, prefixes{}),
+		gocmp.AllowUnexported(State{}, Index{}, portRange{}, place{}, shared{}, class{}, pool{}, owner{}, limit{}, learner{}, prefixes{}),
 		cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}),
 	}
 	if diff := gocmp.Diff(full, state, exact); diff != "" {

@@ -4,7 +4,7 @@
 // ctnetlink. It asks the kernel for as few flows as it can name, and decodes
 // of each just what tells whose it is.
 //
-// A library for ctnetlink exists (github.com/ti-mo/conntrack), but gives all
+// A library for ctnetlink exists (github.com/ti-mo/conntrack), but returns all
 // flows fully decoded at once: with a large table that is most of the cost of
 // deleting a few.
 package conntrack
@@ -13,11 +13,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -27,16 +26,58 @@ const (
 	msgDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
 )
 
-// List gives the flows that pass the filter and that the caller accepts. A
+// Conn talks to conntrack of a network namespace. It is not safe for concurrent
+// use.
+type Conn struct {
+	socket *netlink.Socket
+	loaded bool // the subsystem has been asked for
+}
+
+// Dial opens a socket in the network namespace of a file descriptor, or
+// netlink.Here.
+func Dial(ns int) (*Conn, error) {
+	s, err := netlink.Dial(unix.NETLINK_NETFILTER, ns)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{socket: s}, nil
+}
+
+// Close closes the socket.
+func (c *Conn) Close() error { return c.socket.Close() }
+
+// List lists the flows that pass the filter and that the caller accepts. A
 // flow that begins or ends meanwhile may be in it or not, and what is moved
 // while the kernel resizes its table may be missed. What accept gets is valid
 // until it returns.
-func List(ctx context.Context, c *kernel.Conn, f Filter, accept func(*Flow) bool) ([]Flow, error) {
+func (c *Conn) List(ctx context.Context, f Filter, accept func(*Flow) bool) (out []Flow, err error) {
+	err = again(func() error {
+		out, err = c.list(ctx, f, accept)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list flows: %w", err)
+	}
+	return out, nil
+}
+
+// again repeats a request whose replies were lost.
+func again(ask func() error) (err error) {
+	const attempts = 16
+	for range attempts {
+		if err = ask(); !errors.Is(err, netlink.ErrLost) {
+			break
+		}
+	}
+	return err
+}
+
+func (c *Conn) list(ctx context.Context, f Filter, accept func(*Flow) bool) ([]Flow, error) {
 	var out []Flow
 	seen := map[string]bool{}
-	err := c.Request(ctx, msgGet, unix.NLM_F_DUMP, int(f.Family), f.marshal(), func(b []byte) error {
+	err := c.ask(ctx, msgGet, unix.NLM_F_DUMP, f.Family, f.marshal(), func(b []byte) error {
 		flow, ok := decode(b)
-		if !ok || !f.matches(&flow) || !accept(&flow) {
+		if !ok || !f.Matches(&flow) || !accept(&flow) {
 			return nil
 		}
 		// The kernel continues a dump at the flow it ended with, and at the
@@ -48,23 +89,18 @@ func List(ctx context.Context, c *kernel.Conn, f Filter, accept func(*Flow) bool
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("list flows: %w", err)
-	}
-	return out, nil
+	return out, err
 }
 
-// Delete deletes a flow that List gave, and reports whether it still was
+// Delete deletes a flow that List returned, and reports whether it was still
 // there. A newer flow with the same addresses is left alone, unless the kernel
 // put it in the same place of its memory, which is what it makes identifiers
 // of (nf_ct_get_id): between a List and the Delete after it that is rare, and
 // costs such a flow no more than to begin anew.
-func Delete(ctx context.Context, c *kernel.Conn, f *Flow) (bool, error) {
-	family := ruleset.IPv4
-	if f.Dst.Addr().Is6() {
-		family = ruleset.IPv6
-	}
-	err := c.Request(ctx, msgDelete, unix.NLM_F_ACK, int(family), f.name, func([]byte) error { return nil })
+func (c *Conn) Delete(ctx context.Context, f *Flow) (bool, error) {
+	err := again(func() error {
+		return c.ask(ctx, msgDelete, unix.NLM_F_ACK, ruleset.FamilyOf(f.Dst.Addr()), f.name, func([]byte) error { return nil })
+	})
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return false, nil
@@ -74,19 +110,14 @@ func Delete(ctx context.Context, c *kernel.Conn, f *Flow) (bool, error) {
 	return true, nil
 }
 
-// Filter names flows by their original direction.
-type Filter struct {
-	Family ruleset.Family
-	Proto  uint8
-	Addr   netip.Addr // destination of the family; unset: any
-	Port   uint16     // destination; 0: any
-
-	Translated bool // only those whose destination is translated
-}
-
-// matches decides, as the kernel leaves out part of the others only: kernels
-// before 5.14 or so do not look at the status.
-func (f *Filter) matches(flow *Flow) bool {
-	return flow.Proto == f.Proto && (f.Port == 0 || f.Port == flow.Dst.Port()) &&
-		(!f.Addr.IsValid() || f.Addr == flow.Dst.Addr()) && (!f.Translated || flow.Dst != flow.ReplySrc)
+func (c *Conn) ask(ctx context.Context, typ, flags int, f ruleset.Family, attrs []byte, each func([]byte) error) error {
+	var body netlink.Buffer
+	body.Netfilter(uint8(f), 0)
+	body = append(body, attrs...)
+	ask := func() error { return c.socket.Ask(ctx, typ, flags, body, each) }
+	if c.loaded {
+		return ask()
+	}
+	c.loaded = true
+	return netlink.UntilLoaded(ctx, ask)
 }

@@ -6,20 +6,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/netlink"
 )
-
-// Flow is an entry of the conntrack table.
-type Flow struct {
-	Proto              uint8          // IP protocol number
-	Src, Dst           netip.AddrPort // of the first packet, as it came
-	ReplySrc, ReplyDst netip.AddrPort // of replies, before they are translated back
-	Ended              bool           // TCP and SCTP: nothing is expected any more
-
-	name []byte // attributes that name this flow and no other, for Delete
-}
 
 // Attributes of linux/netfilter/nfnetlink_conntrack.h.
 const (
@@ -68,27 +56,26 @@ const (
 	sctpClosed  = 1
 )
 
-const header = 4 // struct nfgenmsg
-
 // decode reads a flow; ok is false for what is none with ports.
 func decode(b []byte) (f Flow, ok bool) {
-	if len(b) < header {
+	if len(b) < netlink.NetfilterHeaderLen {
 		return f, false
 	}
 	var orig, reply tuple
-	ok = kernel.Attributes(b[header:], func(typ int, p []byte) {
-		switch typ {
+	a := netlink.ReadAttributes(b[netlink.NetfilterHeaderLen:])
+	for a.Next() {
+		switch a.Type {
 		case ctaTupleOrig:
-			orig = decodeTuple(p)
+			orig = decodeTuple(a.Value)
 		case ctaTupleReply:
-			reply = decodeTuple(p)
+			reply = decodeTuple(a.Value)
 		case ctaProtoinfo:
-			f.Ended = decodeEnded(p)
+			f.Ended = decodeEnded(a.Value)
 		}
-	})
+	}
 	f.Proto, f.Src, f.Dst = orig.proto, orig.src(), orig.dst()
 	f.ReplySrc, f.ReplyDst = reply.src(), reply.dst()
-	return f, ok && orig.complete() && reply.complete()
+	return f, a.Err() == nil && orig.complete() && reply.complete()
 }
 
 // tuple is one direction of a flow.
@@ -108,18 +95,23 @@ func (t *tuple) complete() bool {
 }
 
 func decodeTuple(b []byte) (t tuple) {
-	kernel.Attributes(b, func(typ int, p []byte) {
-		switch typ {
+	for a := netlink.ReadAttributes(b); a.Next(); {
+		set := t.addr
+		switch a.Type {
 		case ctaTupleIP:
-			kernel.Attributes(p, t.addr)
 		case ctaTupleProto:
-			kernel.Attributes(p, t.field)
+			set = t.field
+		default:
+			continue
 		}
-	})
+		for in := netlink.ReadAttributes(a.Value); in.Next(); {
+			set(in.Type, in.Value)
+		}
+	}
 	return t
 }
 
-func (t *tuple) addr(typ int, p []byte) {
+func (t *tuple) addr(typ uint16, p []byte) {
 	switch {
 	case (typ == ctaIPv4Src || typ == ctaIPv4Dst) && len(p) == 4:
 		t.addrs[typ-ctaIPv4Src] = netip.AddrFrom4([4]byte(p))
@@ -128,7 +120,7 @@ func (t *tuple) addr(typ int, p []byte) {
 	}
 }
 
-func (t *tuple) field(typ int, p []byte) {
+func (t *tuple) field(typ uint16, p []byte) {
 	switch {
 	case typ == ctaProtoNum && len(p) == 1:
 		t.proto = p[0]
@@ -141,64 +133,61 @@ func (t *tuple) field(typ int, p []byte) {
 
 // decodeEnded reads the state that the protocol keeps.
 func decodeEnded(b []byte) (ended bool) {
-	kernel.Attributes(b, func(proto int, p []byte) {
-		kernel.Attributes(p, func(typ int, p []byte) {
+	for proto := netlink.ReadAttributes(b); proto.Next(); {
+		for a := netlink.ReadAttributes(proto.Value); a.Next(); {
 			switch {
-			case typ != ctaState || len(p) != 1:
-			case proto == ctaProtoinfoTCP:
-				ended = p[0] == tcpTimeWait || p[0] == tcpClose
-			case proto == ctaProtoinfoSCTP:
-				ended = p[0] == sctpClosed
+			case a.Type != ctaState || len(a.Value) != 1:
+			case proto.Type == ctaProtoinfoTCP:
+				ended = a.Value[0] == tcpTimeWait || a.Value[0] == tcpClose
+			case proto.Type == ctaProtoinfoSCTP:
+				ended = a.Value[0] == sctpClosed
 			}
-		})
-	})
+		}
+	}
 	return ended
 }
 
 // appendName appends those attributes of a flow that a request to delete it
 // needs: the original tuple, the zone, and the identifier, so that a flow
 // which takes its place later is another one.
-func appendName(to, b []byte) []byte {
-	kernel.Attributes(b[header:], func(typ int, p []byte) {
-		switch typ {
+func appendName(to netlink.Buffer, b []byte) netlink.Buffer {
+	for a := netlink.ReadAttributes(b[netlink.NetfilterHeaderLen:]); a.Next(); {
+		switch a.Type {
 		case ctaTupleOrig:
-			to = appendAttr(to, typ|unix.NLA_F_NESTED, p)
+			to.PutNested(a.Type, a.Value)
 		case ctaZone, ctaID:
-			to = appendAttr(to, typ, p)
+			to.Put(a.Type, a.Value)
 		}
-	})
-	return to
-}
-
-func appendAttr(to []byte, typ int, payload []byte) []byte {
-	to = binary.NativeEndian.AppendUint16(to, uint16(unix.NLA_HDRLEN+len(payload)))
-	to = binary.NativeEndian.AppendUint16(to, uint16(typ))
-	to = append(to, payload...)
-	for len(to)%4 != 0 {
-		to = append(to, 0)
 	}
 	return to
 }
 
-// marshal gives the attributes that make the kernel list only what matches.
+// marshal writes the attributes that make the kernel list only what matches.
+// Kernels before 5.14 or so do not look at the status.
 func (f *Filter) marshal() []byte {
+	var b netlink.Buffer
 	flags := uint32(filterProto)
-	proto := appendAttr(nil, ctaProtoNum, []byte{f.Proto})
-	if f.Port != 0 {
-		flags |= filterDstPort
-		proto = appendAttr(proto, ctaProtoDstPort, binary.BigEndian.AppendUint16(nil, f.Port))
-	}
-	var tuple []byte
+	orig := b.Nest(ctaTupleOrig)
 	if f.Addr.Is4() {
 		// Asked for an IPv6 address, Linux 6.18 lists all others instead.
 		flags |= filterDst
-		tuple = appendAttr(tuple, ctaTupleIP|unix.NLA_F_NESTED, appendAttr(nil, ctaIPv4Dst, f.Addr.AsSlice()))
+		ip := b.Nest(ctaTupleIP)
+		b.Put(ctaIPv4Dst, f.Addr.AsSlice())
+		b.Unnest(ip)
 	}
-	tuple = appendAttr(tuple, ctaTupleProto|unix.NLA_F_NESTED, proto)
-	b := appendAttr(nil, ctaTupleOrig|unix.NLA_F_NESTED, tuple)
+	proto := b.Nest(ctaTupleProto)
+	b.PutUint8(ctaProtoNum, f.Proto)
+	if f.Port != 0 {
+		flags |= filterDstPort
+		b.PutUint16(ctaProtoDstPort, f.Port)
+	}
+	b.Unnest(proto)
+	b.Unnest(orig)
 	if f.Translated {
-		b = appendAttr(b, ctaStatus, binary.BigEndian.AppendUint32(nil, statusDNAT))
+		b.PutUint32(ctaStatus, statusDNAT)
 	}
-	return appendAttr(b, ctaFilter|unix.NLA_F_NESTED,
-		appendAttr(nil, ctaFilterOrigFlags, binary.NativeEndian.AppendUint32(nil, flags)))
+	filter := b.Nest(ctaFilter)
+	b.PutHostUint32(ctaFilterOrigFlags, flags)
+	b.Unnest(filter)
+	return b
 }

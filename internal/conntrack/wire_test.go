@@ -10,30 +10,44 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/netlink"
 )
 
 // message is a flow as the kernel gives it, built of attributes.
 func message(proto, state byte, extra ...byte) []byte {
-	tuple := func(typ int, src, dst netip.AddrPort) []byte {
-		first := ctaIPv4Src
+	tuple := func(typ uint16, src, dst netip.AddrPort) []byte {
+		first := uint16(ctaIPv4Src)
 		if src.Addr().Is6() {
 			first = ctaIPv6Src
 		}
-		ip := appendAttr(appendAttr(nil, first, src.Addr().AsSlice()), first+1, dst.Addr().AsSlice())
-		ports := appendAttr(nil, ctaProtoNum, []byte{proto})
-		ports = appendAttr(ports, ctaProtoSrcPort, []byte{byte(src.Port() >> 8), byte(src.Port())})
-		ports = appendAttr(ports, ctaProtoDstPort, []byte{byte(dst.Port() >> 8), byte(dst.Port())})
-		return appendAttr(nil, typ|unix.NLA_F_NESTED,
-			append(appendAttr(nil, ctaTupleIP|unix.NLA_F_NESTED, ip), appendAttr(nil, ctaTupleProto|unix.NLA_F_NESTED, ports)...))
+		var b netlink.Buffer
+		outer := b.Nest(typ)
+		ip := b.Nest(ctaTupleIP)
+		b.Put(first, src.Addr().AsSlice())
+		b.Put(first+1, dst.Addr().AsSlice())
+		b.Unnest(ip)
+		ports := b.Nest(ctaTupleProto)
+		b.PutUint8(ctaProtoNum, proto)
+		b.PutUint16(ctaProtoSrcPort, src.Port())
+		b.PutUint16(ctaProtoDstPort, dst.Port())
+		b.Unnest(ports)
+		b.Unnest(outer)
+		return b
 	}
-	b := []byte{unix.AF_INET6, 0, 0, 0}
+	var b netlink.Buffer
+	b.Netfilter(unix.AF_INET6, 0)
 	b = append(b, tuple(ctaTupleOrig, addrPort("[fd00::1]:1000"), addrPort("[fd00::2]:53"))...)
 	b = append(b, tuple(ctaTupleReply, addrPort("[fd00::3]:5353"), addrPort("[fd00::4]:2000"))...)
-	b = appendAttr(b, ctaID, []byte{1, 2, 3, 4})
-	b = appendAttr(b, ctaZone, []byte{0, 7})
-	kind := map[byte]int{unix.IPPROTO_TCP: ctaProtoinfoTCP, unix.IPPROTO_SCTP: ctaProtoinfoSCTP}[proto]
+	b.Put(ctaID, []byte{1, 2, 3, 4})
+	b.PutUint16(ctaZone, 7)
+	kind := map[byte]uint16{unix.IPPROTO_TCP: ctaProtoinfoTCP, unix.IPPROTO_SCTP: ctaProtoinfoSCTP}[proto]
 	if kind != 0 {
-		b = appendAttr(b, ctaProtoinfo|unix.NLA_F_NESTED, appendAttr(nil, kind|unix.NLA_F_NESTED, appendAttr(nil, ctaState, []byte{state})))
+		info := b.Nest(ctaProtoinfo)
+		of := b.Nest(kind)
+		b.PutUint8(ctaState, state)
+		b.Unnest(of)
+		b.Unnest(info)
 	}
 	return append(b, extra...)
 }

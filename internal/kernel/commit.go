@@ -6,65 +6,27 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/nfnl"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// RefusedError is a change that the kernel refused, and with it the batch.
-type RefusedError struct {
-	Change  *ruleset.Change // nil: the batch as a whole
-	Element int             // of Change; -1: unknown, or not about an element
-	Errno   unix.Errno
-}
-
-// Error names the change and the errno.
-func (e *RefusedError) Error() string {
-	return fmt.Sprintf("refused %s: %v", e.Command(), e.Errno)
-}
-
-// Command is the refused change in nft words.
-func (e *RefusedError) Command() string {
-	switch {
-	case e.Change == nil:
-		return "batch"
-	case e.Element >= 0:
-		return e.Change.ElementString(e.Element)
-	case len(e.Change.Elements) > 1:
-		return fmt.Sprintf("%s %d elements of %s %s %s", e.Change.Verb, len(e.Change.Elements),
-			e.Change.Family, e.Change.Table, e.Change.Set.Name)
-	}
-	return e.Change.String()
-}
-
-// Unwrap gives the errno.
-func (e *RefusedError) Unwrap() error { return e.Errno }
-
-// TooBigError is a batch that the socket can not take. Nothing was sent.
-type TooBigError struct {
-	Size, Limit int
-}
-
-// Error names both sizes and the remedy.
-func (e *TooBigError) Error() string {
-	return fmt.Sprintf("batch of %d bytes, but the socket takes %d: raise net.core.wmem_max", e.Size, e.Limit)
-}
-
-// Unwrap gives what the kernel would have answered.
-func (e *TooBigError) Unwrap() error { return unix.EMSGSIZE }
-
 // Commit applies the changes as one batch if the rules of the namespace are
-// still of that generation, and returns the next one. ErrStale: they were not.
-// ErrUnknown: it may or may not have been applied. Once the batch is handed to
-// the kernel the context has no influence.
+// still of that generation, and returns the next one. For generation 0 they may
+// be of any, and what is returned means nothing.
+//
+// ruleset.ErrStale: they are of another generation. ruleset.ErrUnknown: it may
+// or may not have been applied. *ruleset.RefusedError: the kernel refused a
+// change. *ruleset.TooBigError: the socket cannot take it; nothing was sent.
+// Once the batch is handed to the kernel the context has no influence.
 func (c *Conn) Commit(ctx context.Context, generation uint32, changes []ruleset.Change) (uint32, error) {
 	if len(changes) == 0 {
 		return generation, nil
 	}
-	batch := nfnl.NewBatch(c.seq, generation)
+	batch := nfnl.NewBatch(c.socket.NextSeq(0), generation)
 	for i := range changes {
 		if err := batch.Add(&changes[i]); err != nil {
 			return 0, err
@@ -73,7 +35,7 @@ func (c *Conn) Commit(ctx context.Context, generation uint32, changes []ruleset.
 	if err := c.sendBatch(ctx, batch); err != nil {
 		return 0, err
 	}
-	if err := c.outcome(batch); err != nil {
+	if err := c.outcomeOf(batch); err != nil {
 		return 0, err
 	}
 	return nextGeneration(generation), nil
@@ -85,41 +47,41 @@ func nextGeneration(generation uint32) uint32 { return max(generation+1, 1) }
 
 func (c *Conn) sendBatch(ctx context.Context, batch *nfnl.Batch) error {
 	b := batch.Finish()
-	c.seq = batch.NextSeq()
+	c.socket.NextSeq(batch.NextSeq() - batch.FirstSeq())
 	limit, err := c.MaxBatch(len(b))
 	if err != nil {
 		return err
 	}
 	if len(b) > limit {
-		return &TooBigError{Size: len(b), Limit: limit}
+		return &ruleset.TooBigError{Size: len(b), Limit: limit, Errno: unix.EMSGSIZE}
 	}
-	return c.send(ctx, b)
+	return c.socket.Send(ctx, b)
 }
 
-// outcome waits for the answer to a batch and gives the first error.
-func (c *Conn) outcome(batch *nfnl.Batch) error {
+// outcomeOf waits for the answer to a batch and returns the first error.
+func (c *Conn) outcomeOf(batch *nfnl.Batch) error {
 	var refused error
-	err := c.answers(batch, func(m message, errno unix.Errno) {
+	err := c.answers(batch, func(m *netlink.Message, errno unix.Errno) {
 		switch {
 		case errno == unix.ENOMEM: // not about the message that is answered
-			refused = &RefusedError{Element: -1, Errno: errno}
+			refused = &ruleset.RefusedError{Element: -1, Errno: errno}
 		case refused == nil:
-			change, element := batch.Find(m.seq, badAttribute(m))
-			refused = &RefusedError{Change: change, Element: element, Errno: errno}
+			change, element := batch.Find(m.Seq, badAttribute(m))
+			refused = &ruleset.RefusedError{Change: change, Element: element, Errno: errno}
 		}
 	})
 	switch {
 	case err != nil:
 		return err
 	case errors.Is(refused, unix.ERESTART):
-		return ErrStale
+		return ruleset.ErrStale
 	}
 	return refused
 }
 
-// answers waits for the answer to a batch and gives each error. They come in
-// the order of the messages, and the last message is answered in any case,
-// unless the batch as a whole was refused (nfnetlink_rcv_batch in
+// answers waits for the answer to a batch and calls each for every error. They
+// come in the order of the messages, and the last message is answered in any
+// case, unless the batch as a whole was refused (nfnetlink_rcv_batch in
 // net/netfilter/nfnetlink.c):
 //
 //   - mostly its begin is answered then;
@@ -127,12 +89,12 @@ func (c *Conn) outcome(batch *nfnl.Batch) error {
 //     with ENOMEM;
 //   - if the kernel began anew because a message wanted a module, and somebody
 //     else's commit came meanwhile, that message is, with ERESTART.
-func (c *Conn) answers(batch *nfnl.Batch, each func(message, unix.Errno)) error {
-	return c.receive(func(m message) (bool, error) {
-		if m.typ != unix.NLMSG_ERROR || m.seq-batch.FirstSeq() > batch.LastSeq()-batch.FirstSeq() {
+func (c *Conn) answers(batch *nfnl.Batch, each func(*netlink.Message, unix.Errno)) error {
+	return outcome(c.socket.Receive(func(m *netlink.Message) (bool, error) {
+		if m.Type != unix.NLMSG_ERROR || m.Seq-batch.FirstSeq() > batch.LastSeq()-batch.FirstSeq() {
 			return false, nil // left over from an earlier batch
 		}
-		errno, err := errnoOf(m)
+		errno, err := m.Errno()
 		if err != nil {
 			return true, err
 		}
@@ -140,25 +102,25 @@ func (c *Conn) answers(batch *nfnl.Batch, each func(message, unix.Errno)) error 
 			each(m, errno)
 		}
 		whole := errno == unix.ERESTART || errno == unix.ENOMEM
-		return whole || m.seq == batch.LastSeq() || m.seq == batch.FirstSeq(), nil
-	})
+		return whole || m.Seq == batch.LastSeq() || m.Seq == batch.FirstSeq(), nil
+	}))
 }
 
 // badAttribute reads NLMSGERR_ATTR_OFFS, where in the request the offending
 // attribute is; 0 is unknown.
-func badAttribute(m message) (offset int) {
+func badAttribute(m *netlink.Message) (offset int) {
 	const (
 		tlvsFlag = 0x200 // NLM_F_ACK_TLVS
 		offs     = 2     // NLMSGERR_ATTR_OFFS
 		fixed    = 4 + unix.NLMSG_HDRLEN
 	)
-	if m.flags&tlvsFlag == 0 || len(m.data) < fixed {
+	if m.Flags&tlvsFlag == 0 || len(m.Data) < fixed {
 		return 0
 	}
-	Attributes(m.data[fixed:], func(typ int, p []byte) {
-		if typ == offs && len(p) >= 4 {
-			offset = int(binary.NativeEndian.Uint32(p))
+	for a := netlink.ReadAttributes(m.Data[fixed:]); a.Next(); {
+		if a.Type == offs && len(a.Value) >= 4 {
+			offset = int(binary.NativeEndian.Uint32(a.Value))
 		}
-	})
+	}
 	return offset
 }

@@ -4,11 +4,9 @@ package kernel
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"math"
 	"net/netip"
-	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -77,11 +75,11 @@ func TestCommitReplacesAndRemoves(t *testing.T) {
 		{"nothing", &ruleset.Ruleset{}},
 	} {
 		current, generation := read(t, c)
-		if _, err := c.Commit(t.Context(), generation, ruleset.Diff(current, step.next)); err != nil {
+		if _, err := c.Commit(t.Context(), generation, ruleset.Diff(current, step.next).Changes()); err != nil {
 			t.Fatalf("%s: %v", step.name, err)
 		}
 		got, _ := read(t, c)
-		if left := ruleset.Diff(got, step.next); len(left) > 0 {
+		if left := ruleset.Diff(got, step.next).Changes(); len(left) > 0 {
 			t.Fatalf("%s: %d changes are left to do, the first is %s", step.name, len(left), &left[0])
 		}
 	}
@@ -91,9 +89,9 @@ func TestCommitReplacesAndRemoves(t *testing.T) {
 func TestCommitStale(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	generation := load(t, c, compiled(3))
-	changes := ruleset.Diff(compiled(3), compiled(4))
+	changes := ruleset.Diff(compiled(3), compiled(4)).Changes()
 	for _, wrong := range []uint32{generation - 1, generation + 1, generation + 1000} {
-		if _, err := c.Commit(t.Context(), wrong, changes); !errors.Is(err, ErrStale) {
+		if _, err := c.Commit(t.Context(), wrong, changes); !errors.Is(err, ruleset.ErrStale) {
 			t.Errorf("for generation %d of %d: %v", wrong, generation, err)
 		}
 	}
@@ -114,7 +112,7 @@ func TestCommitOfAnother(t *testing.T) {
 	generation := load(t, ours, compiled(1))
 	foreign := ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "foreign"}}}
 	load(t, other, &foreign)
-	if _, err := ours.Commit(t.Context(), generation, ruleset.Diff(compiled(1), compiled(2))); !errors.Is(err, ErrStale) {
+	if _, err := ours.Commit(t.Context(), generation, ruleset.Diff(compiled(1), compiled(2)).Changes()); !errors.Is(err, ruleset.ErrStale) {
 		t.Errorf("after a change of another: %v", err)
 	}
 }
@@ -163,7 +161,7 @@ func TestRefusedElement(t *testing.T) {
 			last := &changes[len(changes)-1]
 			last.Elements[at] = test.bad
 			_, err := c.Commit(t.Context(), generation, changes)
-			var refused *RefusedError
+			var refused *ruleset.RefusedError
 			if !errors.As(err, &refused) || !errors.Is(err, test.errno) {
 				t.Fatalf("%s at %d: %v, want %v", test.verb, at, err, test.errno)
 			}
@@ -188,7 +186,7 @@ func TestRefusedFull(t *testing.T) {
 		Set: setOfPorts(0, 8).Tables[0].Set("ports"), Elements: ports(4, 5),
 	}}
 	_, err := c.Commit(t.Context(), generation, changes)
-	var refused *RefusedError
+	var refused *ruleset.RefusedError
 	if !errors.As(err, &refused) || !errors.Is(err, unix.ENFILE) || refused.Command() != "add element ip t ports { udp . 8 }" {
 		t.Errorf("%v, want ENFILE for port 8", err)
 	}
@@ -248,7 +246,7 @@ func TestRefusedOther(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := c.Commit(t.Context(), generation, test.changes)
-			var refused *RefusedError
+			var refused *ruleset.RefusedError
 			if !errors.As(err, &refused) || !errors.Is(err, test.errno) || refused.Command() != test.want {
 				t.Errorf("%v, want %v for %q", err, test.errno, test.want)
 			}
@@ -275,20 +273,20 @@ func TestFirstRefusalCounts(t *testing.T) {
 		})
 	}
 	_, err := c.Commit(t.Context(), generation, changes)
-	var refused *RefusedError
+	var refused *ruleset.RefusedError
 	if !errors.As(err, &refused) || refused.Command() != "delete element ip t ports { udp . 100 }" {
 		t.Errorf("%v, want that of port 100", err)
 	}
-	if _, err := c.Commit(t.Context(), generation, ruleset.Diff(setOfPorts(1, 0), setOfPorts(2, 0))); err != nil {
+	if _, err := c.Commit(t.Context(), generation, ruleset.Diff(setOfPorts(1, 0), setOfPorts(2, 0)).Changes()); err != nil {
 		t.Errorf("what was left of the answers spoils the next commit: %v", err)
 	}
 }
 
-// TestCommitUnencodable: nothing is sent of what can not be encoded.
+// TestCommitUnencodable: nothing is sent of what cannot be encoded.
 func TestCommitUnencodable(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	generation := load(t, c, setOfPorts(1, 0))
-	changes := ruleset.Diff(setOfPorts(1, 0), setOfPorts(3, 0))
+	changes := ruleset.Diff(setOfPorts(1, 0), setOfPorts(3, 0)).Changes()
 	changes[0].Elements[1].Opaque = true
 	if _, err := c.Commit(t.Context(), generation, changes); err == nil {
 		t.Error("no error")
@@ -303,13 +301,13 @@ func TestCommitCancelled(t *testing.T) {
 	generation := load(t, c, setOfPorts(1, 0))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := c.Commit(ctx, generation, ruleset.Diff(setOfPorts(1, 0), setOfPorts(2, 0))); !errors.Is(err, context.Canceled) {
+	if _, err := c.Commit(ctx, generation, ruleset.Diff(setOfPorts(1, 0), setOfPorts(2, 0)).Changes()); !errors.Is(err, context.Canceled) {
 		t.Errorf("commit: %v", err)
 	}
 	if _, err := c.Generation(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("generation: %v", err)
 	}
-	if _, _, err := c.Read(ctx, "t"); !errors.Is(err, context.Canceled) {
+	if _, _, err := readWhole(ctx, c, "t"); !errors.Is(err, context.Canceled) {
 		t.Errorf("read: %v", err)
 	}
 	got, after := read(t, c)
@@ -328,7 +326,7 @@ func TestNamespaceHandle(t *testing.T) {
 	}
 	c := dial(t, ns)
 	var here *Conn
-	if err := ns.Do(func() (err error) { here, err = Dial(-1); return err }); err != nil {
+	if err := ns.Do(func() (err error) { here, err = Dial(Here); return err }); err != nil {
 		t.Fatal(err)
 	}
 	defer here.Close()
@@ -362,49 +360,13 @@ func TestForgedReply(t *testing.T) {
 	ns := newNamespace(t)
 	c := dial(t, ns)
 	generation := load(t, c, setOfPorts(1, 0))
-	forge(t, ns, unix.NETLINK_NETFILTER, c.socket, unix.NLMSG_ERROR)
-	changes := ruleset.Diff(setOfPorts(0, 0), setOfPorts(1, 0)) // port 0 is there
-	if _, err := c.Commit(t.Context(), generation, changes); !errors.Is(err, unix.EEXIST) {
-		t.Errorf("%v, want the kernel's answer", err)
-	}
-}
-
-// forge has another process of the namespace send a socket what ends whatever
-// it asks next, as if it came from the kernel: an acknowledgement, or the end of
-// a dump.
-func forge(t *testing.T, ns *nstest.Namespace, protocol int, to *socket, typ uint16) {
-	t.Helper()
-	reply := netlinkMessage(typ, 0, make([]byte, 4)...)
-	err := ns.Do(func() error {
-		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		for seq := to.seq; seq < to.seq+4; seq++ {
-			binary.NativeEndian.PutUint32(reply[8:], seq)
-			if err := unix.Sendto(fd, reply, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: to.nl.PID()}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := nstest.Forge(ns, unix.NETLINK_NETFILTER, c.Port(), unix.NLMSG_ERROR, c.socket.NextSeq(0), 4)
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// TestForgedAddrs is the same for the addresses of the node.
-func TestForgedAddrs(t *testing.T) {
-	ns := newNamespace(t)
-	c := dial(t, ns)
-	want, err := c.LocalAddrs(t.Context(), ruleset.IPv4)
-	if err != nil || len(want) == 0 {
-		t.Fatal(want, err)
-	}
-	forge(t, ns, unix.NETLINK_ROUTE, c.route, unix.NLMSG_DONE)
-	if got, err := c.LocalAddrs(t.Context(), ruleset.IPv4); err != nil || !slices.Equal(got, want) {
-		t.Errorf("%v, error %v, want %v", got, err, want)
+	changes := ruleset.Diff(setOfPorts(0, 0), setOfPorts(1, 0)).Changes() // port 0 is there
+	if _, err := c.Commit(t.Context(), generation, changes); !errors.Is(err, unix.EEXIST) {
+		t.Errorf("%v, want the kernel's answer", err)
 	}
 }
 
@@ -429,7 +391,7 @@ func TestMaxBatch(t *testing.T) {
 		Set: setOfPorts(0, 0).Tables[0].Set("ports"), Elements: make([]ruleset.Element, limit/least),
 	}}
 	_, err = c.Commit(t.Context(), 1, changes)
-	var big *TooBigError
+	var big *ruleset.TooBigError
 	if !errors.As(err, &big) || !errors.Is(err, unix.EMSGSIZE) || big.Limit != limit || big.Size <= limit {
 		t.Errorf("%v, want that %d bytes are the limit", err, limit)
 	}
@@ -440,7 +402,7 @@ func TestMaxBatch(t *testing.T) {
 func TestRepliesLost(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	generation := load(t, c, setOfPorts(1, 0))
-	if err := c.nl.SetReadBuffer(1); err != nil { // the kernel has a minimum
+	if err := c.socket.Conn().SetReadBuffer(1); err != nil { // the kernel has a minimum
 		t.Fatal(err)
 	}
 	var changes []ruleset.Change
@@ -450,15 +412,15 @@ func TestRepliesLost(t *testing.T) {
 			Set: setOfPorts(0, 0).Tables[0].Set("ports"), Elements: ports(100+i, 1),
 		})
 	}
-	if _, err := c.Commit(t.Context(), generation, changes); !errors.Is(err, ErrUnknown) {
+	if _, err := c.Commit(t.Context(), generation, changes); !errors.Is(err, ruleset.ErrUnknown) {
 		t.Errorf("%v, want that the outcome is unknown", err)
 	}
-	if err := c.nl.SetReadBuffer(recvBuffer); err != nil {
+	if err := c.socket.Conn().SetReadBuffer(recvBuffer); err != nil {
 		t.Fatal(err)
 	}
 	got, after := read(t, c)
 	wantRuleset(t, setOfPorts(1, 0), got)
-	if _, err := c.Commit(t.Context(), after, ruleset.Diff(got, setOfPorts(2, 0))); err != nil {
+	if _, err := c.Commit(t.Context(), after, ruleset.Diff(got, setOfPorts(2, 0)).Changes()); err != nil {
 		t.Error(err)
 	}
 }

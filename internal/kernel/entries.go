@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/nfnl"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
@@ -18,12 +19,12 @@ import (
 // Packets go on making and renewing them meanwhile, and one that is under way
 // may be given or not. So may others while the kernel moves the set to a hash
 // table of another size, which begins the walk anew (nft_rhash_walk): then some
-// come twice, and few may be missed. ErrStale: rules were changed meanwhile.
-func (c *Conn) Entries(ctx context.Context, table string, f ruleset.Family, s *ruleset.Set) ([]nfnl.Entry, error) {
-	var out []nfnl.Entry
+// come twice, and few may be missed.
+func (c *Conn) Entries(ctx context.Context, table string, f ruleset.Family, s *ruleset.Set) ([]ruleset.Entry, error) {
+	var out []ruleset.Entry
 	seen := map[string]bool{}
-	err := c.dump(ctx, unix.NFT_MSG_GETSETELEM, f, elementList(table, s.Name), func(b []byte) error {
-		_, _, err := nfnl.DecodeEntries(b, s, f, func(e nfnl.Entry) {
+	err := c.dumpIn(ctx, unix.NFT_MSG_GETSETELEM, f, elementList(table, s.Name), func(b []byte) error {
+		_, _, err := nfnl.DecodeEntries(b, s, f, func(e ruleset.Entry) {
 			if key := string(bytes.Join(e.Key, nil)); !seen[key] {
 				seen[key] = true
 				out = append(out, e)
@@ -41,16 +42,16 @@ func (c *Conn) Entries(ctx context.Context, table string, f ruleset.Family, s *r
 // (net.core.wmem_max is 212992 by default): one takes some 200 bytes in IPv6.
 const maxEntries = 500
 
-// CommitEntries adds entries to a dynamic set or deletes them, if the rules of
-// the namespace are still of that generation, as Commit does, in as many
-// batches as it takes. It returns how many are there as given, or are deleted, and
-// the generation after that, also with an error.
+// CommitEntries adds entries to a dynamic set or deletes them, bound to a
+// generation as Commit is, in as many batches as it takes. It returns how many
+// are there as given, or are deleted, and the generation after that, also with an
+// error.
 //
 // Entries come and go by themselves. One that is to be added and whose key
 // there is already stays as it is, and one that is to be deleted and is gone
 // is none of our concern; that a set is gone, its entries included, is not
 // noticed by a deletion.
-func (c *Conn) CommitEntries(ctx context.Context, generation uint32, change *nfnl.EntryChange) (done int, next uint32, err error) {
+func (c *Conn) CommitEntries(ctx context.Context, generation uint32, change *ruleset.EntryChange) (done int, next uint32, err error) {
 	for chunk := range slices.Chunk(change.Entries, maxEntries) {
 		for len(chunk) > 0 {
 			part := *change
@@ -62,7 +63,9 @@ func (c *Conn) CommitEntries(ctx context.Context, generation uint32, change *nfn
 			}
 			if len(moot) == 0 {
 				done += len(chunk)
-				generation = nextGeneration(generation)
+				if generation != 0 {
+					generation = nextGeneration(generation)
+				}
 				break
 			}
 			chunk = without(chunk, moot) // nothing was applied: again, for the others
@@ -76,8 +79,8 @@ func (c *Conn) CommitEntries(ctx context.Context, generation uint32, change *nfn
 //
 // Linux 6.3 has a message that deletes what may be gone
 // (NFT_MSG_DESTROYSETELEM), but older ones are supported.
-func (c *Conn) commitEntries(ctx context.Context, generation uint32, change *nfnl.EntryChange) (moot map[int]bool, err error) {
-	batch := nfnl.NewBatch(c.seq, generation)
+func (c *Conn) commitEntries(ctx context.Context, generation uint32, change *ruleset.EntryChange) (moot map[int]bool, err error) {
+	batch := nfnl.NewBatch(c.socket.NextSeq(0), generation)
 	if err := batch.AddEntries(change); err != nil {
 		return nil, err
 	}
@@ -86,11 +89,11 @@ func (c *Conn) commitEntries(ctx context.Context, generation uint32, change *nfn
 	}
 	moot = map[int]bool{}
 	var refused error
-	err = c.answers(batch, func(m message, errno unix.Errno) {
-		of, i := batch.FindEntry(m.seq)
+	err = c.answers(batch, func(m *netlink.Message, errno unix.Errno) {
+		of, i := batch.FindEntry(m.Seq)
 		switch {
 		case errno == unix.ERESTART:
-			refused = ErrStale
+			refused = ruleset.ErrStale
 		case of != nil && isMoot(change.Verb, errno):
 			moot[i] = true
 		case refused == nil:
@@ -114,8 +117,8 @@ func isMoot(v ruleset.Verb, errno unix.Errno) bool {
 	return errno == unix.EEXIST || errno == unix.EBUSY
 }
 
-func without(entries []nfnl.Entry, moot map[int]bool) []nfnl.Entry {
-	out := make([]nfnl.Entry, 0, len(entries)-len(moot))
+func without(entries []ruleset.Entry, moot map[int]bool) []ruleset.Entry {
+	out := make([]ruleset.Entry, 0, len(entries)-len(moot))
 	for i, e := range entries {
 		if !moot[i] {
 			out = append(out, e)

@@ -14,18 +14,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/nftdp/go-nftdp/internal/nfnl"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 // affinities are n entries of the specimen's map, from the first on.
-func affinities(f ruleset.Family, first, n int, timeout time.Duration) *nfnl.EntryChange {
-	c := &nfnl.EntryChange{Verb: ruleset.Add, Family: f, Table: "t", Set: specimen(f).Set("affinity")}
+func affinities(f ruleset.Family, first, n int, timeout time.Duration) *ruleset.EntryChange {
+	c := &ruleset.EntryChange{Verb: ruleset.Add, Family: f, Table: "t", Set: specimen(f).Set("affinity")}
 	one, two := testAddr(f, 1).AsSlice(), testAddr(f, 2).AsSlice()
 	for i := range n {
 		client := testAddr(f, 0).AsSlice()
 		binary.BigEndian.PutUint16(client[len(client)-2:], uint16(first+i))
-		c.Entries = append(c.Entries, nfnl.Entry{
+		c.Entries = append(c.Entries, ruleset.Entry{
 			Key: [][]byte{client, one, {tcp}, {0, 80}}, Data: [][]byte{two, {0x1f, 0x90}}, Timeout: timeout,
 		})
 	}
@@ -34,7 +33,7 @@ func affinities(f ruleset.Family, first, n int, timeout time.Duration) *nfnl.Ent
 
 // readEntries reads until the kernel has come to an end with the size of its
 // hash table, which it changes behind our back: two walks find as much then.
-func readEntries(t *testing.T, c *Conn, of *nfnl.EntryChange) []nfnl.Entry {
+func readEntries(t *testing.T, c *Conn, of *ruleset.EntryChange) []ruleset.Entry {
 	t.Helper()
 	for last := -1; ; {
 		out, err := c.Entries(t.Context(), of.Table, of.Family, of.Set)
@@ -42,7 +41,7 @@ func readEntries(t *testing.T, c *Conn, of *nfnl.EntryChange) []nfnl.Entry {
 			t.Fatal(err)
 		}
 		if len(out) == last {
-			slices.SortFunc(out, func(a, b nfnl.Entry) int { return bytes.Compare(a.Key[0], b.Key[0]) })
+			slices.SortFunc(out, func(a, b ruleset.Entry) int { return bytes.Compare(a.Key[0], b.Key[0]) })
 			return out
 		}
 		last = len(out)
@@ -50,7 +49,7 @@ func readEntries(t *testing.T, c *Conn, of *nfnl.EntryChange) []nfnl.Entry {
 }
 
 // wantEntries compares all but what is left of the time, which it bounds.
-func wantEntries(t *testing.T, want, got []nfnl.Entry) {
+func wantEntries(t *testing.T, want, got []ruleset.Entry) {
 	t.Helper()
 	for i := range got {
 		if e := &got[i]; e.Expires <= 0 || e.Expires > e.Timeout {
@@ -63,7 +62,7 @@ func wantEntries(t *testing.T, want, got []nfnl.Entry) {
 	}
 }
 
-func commitEntries(t *testing.T, c *Conn, change *nfnl.EntryChange, want int) {
+func commitEntries(t *testing.T, c *Conn, change *ruleset.EntryChange, want int) {
 	t.Helper()
 	done, next, err := c.CommitEntries(t.Context(), generation(t, c), change)
 	if err != nil || done != want {
@@ -139,7 +138,7 @@ func TestEntriesRefused(t *testing.T) {
 		t.Errorf("into a set that is full: %d entries, generation %d of %d, error %v", done, next, now, err)
 	}
 	three.Entries = three.Entries[:2]
-	if _, _, err := c.CommitEntries(t.Context(), now+1, three); !errors.Is(err, ErrStale) {
+	if _, _, err := c.CommitEntries(t.Context(), now+1, three); !errors.Is(err, ruleset.ErrStale) {
 		t.Errorf("for another generation: %v", err)
 	}
 	wantEntries(t, nil, readEntries(t, c, three))

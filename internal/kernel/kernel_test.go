@@ -3,6 +3,7 @@
 package kernel
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -77,24 +78,37 @@ func compiled(n int) *ruleset.Ruleset { return compile.New(config(), services(n)
 // load makes the namespace hold a ruleset, which it does not hold any of yet.
 func load(t *testing.T, c *Conn, r *ruleset.Ruleset) (generation uint32) {
 	t.Helper()
-	generation, err := c.Generation(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	generation, err = c.Commit(t.Context(), generation, ruleset.Diff(&ruleset.Ruleset{}, r))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return generation
+	return replace(t, c, &ruleset.Ruleset{}, r)
 }
 
 func read(t *testing.T, c *Conn) (*ruleset.Ruleset, uint32) {
 	t.Helper()
-	r, generation, err := c.Read(t.Context(), "t")
+	r, generation, err := readWhole(t.Context(), c, "t")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r, generation
+}
+
+// readWhole reads everything of one generation, as its callers do.
+func readWhole(ctx context.Context, c *Conn, table string) (*ruleset.Ruleset, uint32, error) {
+	before, err := c.Generation(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	r, err := readAll(ctx, c, table)
+	if err != nil {
+		return nil, 0, err
+	}
+	after, err := c.Generation(ctx)
+	if err == nil && after != before {
+		err = ruleset.ErrStale
+	}
+	return r, after, err
+}
+
+func readAll(ctx context.Context, c *Conn, table string) (*ruleset.Ruleset, error) {
+	return c.Read(ctx, table, ruleset.Families[:], func(ruleset.Family, string) bool { return true })
 }
 
 // wantRuleset compares the text, which has counters and sizes too.
@@ -103,7 +117,7 @@ func wantRuleset(t *testing.T, want, got *ruleset.Ruleset) {
 	if diff := cmp.Diff(want.String(), got.String()); diff != "" {
 		t.Errorf("ruleset (-want +got):\n%s", diff)
 	}
-	if left := ruleset.Diff(got, want); len(left) > 0 {
+	if left := ruleset.Diff(got, want).Changes(); len(left) > 0 {
 		t.Errorf("%d changes are left to do, the first is %s", len(left), &left[0])
 	}
 }

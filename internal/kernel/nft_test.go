@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
@@ -96,6 +97,7 @@ func specimenSets(f ruleset.Family) []*ruleset.Set {
 			{Key: at(1).Proto(tcp).Port(80).Slot(0), Verdict: goTo("limit-20")},
 		}},
 		{Name: "slots", Key: types{addr, proto, port, slot}, Verdict: true},
+		{Name: "backends", Key: types{addr, proto, port, slot}, Data: types{addr, port}, Size: 1024},
 		{Name: "protocols", Key: types{proto}, Elements: []ruleset.Element{{Key: ruleset.Tuple{}.Proto(tcp)}, {Key: ruleset.Tuple{}.Proto(udp)}}},
 	}
 }
@@ -120,6 +122,13 @@ func specimenChains(f ruleset.Family) []*ruleset.Chain {
 			{inRange(ruleset.Random)},
 			{inRange(ruleset.Increment)},
 			{inRange(ruleset.Hash)},
+			{ruleset.DNAT{Key: append(fields(ruleset.Daddr, ruleset.L4proto), ruleset.Operand{
+				Field: ruleset.Hash, Mod: 3, Offset: 1 << 16, Inputs: fields(ruleset.Saddr, ruleset.Sport),
+			}), Map: "range_backends", AddrOnly: true}},
+			{known, ruleset.Lookup{Key: fields(ruleset.Saddr, ruleset.L4proto, ruleset.Sport), Set: "members"}, drop},
+			{known, ruleset.DNAT{Key: append(slices.Clone(frontend), ruleset.Operand{
+				Field: ruleset.Hash, Mod: 3, Inputs: fields(ruleset.Saddr, ruleset.Sport),
+			}), Map: "backends"}},
 			{ruleset.DNAT{Key: append(fields(ruleset.L4proto), slot(ruleset.Random)), Map: "node_range_backends", AddrOnly: true}},
 			{known, ruleset.VMap{Key: append(frontend, slot(ruleset.Random)), Map: "limited"}},
 		}},
@@ -198,6 +207,8 @@ func TestForms(t *testing.T) {
 		for _, words := range []string{
 			"update @affinity { " + fam + " saddr . ct original " + fam + " daddr . meta l4proto . ct original proto-dst timeout 10s : " + fam + " daddr . tcp dport }",
 			"dnat " + fam + " to " + fam + " saddr . " + fam + " daddr . meta l4proto . th dport map @affinity",
+			"jhash " + fam + " saddr . th sport mod 3 seed 0x6e667464 offset 65536 map @range_backends",
+			"dnat " + fam + " to " + fam + " daddr . meta l4proto . th dport . jhash " + fam + " saddr . th sport mod 3 seed 0x6e667464 map @backends",
 			"jhash " + fam + " saddr mod 3 seed 0x6e667464 offset 65536 map @range_backends",
 			"dnat to " + netip.AddrPortFrom(testAddr(f, 1), 8080).String(),
 			fam + " saddr != @clients drop",
@@ -211,8 +222,8 @@ func TestForms(t *testing.T) {
 		t.Log(listing)
 	}
 
-	if _, err := c.Commit(t.Context(), generation(t, c), ruleset.Diff(got, emptied(want))); err != nil {
-		t.Fatal("elements can not be deleted:", err)
+	if _, err := c.Commit(t.Context(), generation(t, c), ruleset.Diff(got, emptied(want)).Changes()); err != nil {
+		t.Fatal("elements cannot be deleted:", err)
 	}
 	got, _ = read(t, c)
 	wantRuleset(t, emptied(want), got)
@@ -274,7 +285,7 @@ func TestNftLoadsForms(t *testing.T) {
 // gives out, sorted.
 func rawDump(t *testing.T, c *Conn, typ int) (out []string) {
 	t.Helper()
-	numbers := map[int][]int{
+	numbers := map[int][]uint16{
 		unix.NFT_MSG_GETSET:   {16},
 		unix.NFT_MSG_GETCHAIN: {2},
 		unix.NFT_MSG_GETRULE:  {unix.NFTA_RULE_HANDLE, unix.NFTA_RULE_POSITION},
@@ -282,11 +293,11 @@ func rawDump(t *testing.T, c *Conn, typ int) (out []string) {
 	for _, f := range ruleset.Families {
 		err := c.dump(t.Context(), typ, f, nil, func(b []byte) error {
 			var line bytes.Buffer
-			Attributes(b[4:], func(typ int, payload []byte) {
-				if !slices.Contains(numbers, typ) {
-					fmt.Fprintf(&line, "%s %d: %q\n", f, typ, payload)
+			for a := netlink.ReadAttributes(b[netlink.NetfilterHeaderLen:]); a.Next(); {
+				if !slices.Contains(numbers, a.Type) {
+					fmt.Fprintf(&line, "%s %d: %q\n", f, a.Type, a.Value)
 				}
-			})
+			}
 			out = append(out, line.String())
 			return nil
 		})

@@ -11,87 +11,97 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/nfnl"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 // Generation reads the number of the namespace's rules: it moves with every
 // change that anybody makes to them.
-func (c *Conn) Generation(ctx context.Context) (uint32, error) {
-	var generation uint32
-	err := c.request(ctx, unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil, func(b []byte) error {
-		const genID, header = 1, 4 // NFTA_GEN_ID
-		if len(b) < header+8 || binary.NativeEndian.Uint16(b[header+2:]) != genID {
-			return errMalformed
-		}
-		generation = binary.BigEndian.Uint32(b[header+4:])
+func (c *Conn) Generation(ctx context.Context) (generation uint32, err error) {
+	err = c.ask(ctx, c.socket, unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil, func(b []byte) error {
+		generation, _ = generationOf(b)
 		return nil
 	})
+	if err == nil && generation == 0 {
+		err = netlink.ErrMalformed
+	}
 	if err != nil {
 		return 0, fmt.Errorf("read generation of the rules: %w", err)
 	}
 	return generation, nil
 }
 
-// Read reads the tables of that name, with counters, and the generation that
-// they are of. ErrStale: they changed while being read.
-func (c *Conn) Read(ctx context.Context, table string) (*ruleset.Ruleset, uint32, error) {
-	return c.ReadPart(ctx, table, ruleset.Families[:], func(ruleset.Family, string) bool { return true })
+// generationOf reads a message of type NFT_MSG_NEWGEN; 0 is none.
+func generationOf(b []byte) (generation uint32, by ruleset.Process) {
+	for a := netlink.ReadAttributes(b[min(netlink.NetfilterHeaderLen, len(b)):]); a.Next(); {
+		switch {
+		case a.Type == unix.NFTA_GEN_ID && len(a.Value) == 4:
+			generation = binary.BigEndian.Uint32(a.Value)
+		case a.Type == unix.NFTA_GEN_PROC_PID && len(a.Value) == 4:
+			by.PID = int(binary.BigEndian.Uint32(a.Value))
+		case a.Type == unix.NFTA_GEN_PROC_NAME:
+			by.Name = netlink.String(a.Value)
+		}
+	}
+	return generation, by
 }
 
-// ReadPart is Read for some families, and there without the elements of sets
-// which are not wanted.
-func (c *Conn) ReadPart(ctx context.Context, table string, families []ruleset.Family,
+// Read reads the tables of that name in some families, with counters, but the
+// elements of those sets only that are wanted. What others change meanwhile may
+// be there or not; the caller compares generations, or listens. ErrStale: so
+// much changed that nothing can be made of it.
+func (c *Conn) Read(ctx context.Context, table string, families []ruleset.Family,
 	elements func(f ruleset.Family, set string) bool,
-) (*ruleset.Ruleset, uint32, error) {
-	before, err := c.Generation(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
+) (*ruleset.Ruleset, error) {
 	out := &ruleset.Ruleset{}
 	for _, f := range families {
 		t, err := c.readTable(ctx, table, f, func(set string) bool { return elements(f, set) })
 		if errors.Is(err, unix.ENOENT) {
-			return nil, 0, ErrStale // it went while being read
+			return nil, ruleset.ErrStale // it went while it was read
 		}
 		if err != nil {
-			return nil, 0, fmt.Errorf("read table %s %s: %w", f, table, err)
+			return nil, fmt.Errorf("read table %s %s: %w", f, table, err)
 		}
 		if t != nil {
 			out.Tables = append(out.Tables, t)
 		}
 	}
-	after, err := c.Generation(ctx)
-	if err != nil {
-		return nil, 0, err
+	return out, nil
+}
+
+// Tables reads the tables of that name without what is in them.
+func (c *Conn) Tables(ctx context.Context, table string) (*ruleset.Ruleset, error) {
+	out := &ruleset.Ruleset{}
+	for _, f := range ruleset.Families {
+		t, err := c.tableHead(ctx, table, f)
+		if err != nil {
+			return nil, err
+		}
+		if t != nil {
+			out.Tables = append(out.Tables, t)
+		}
 	}
-	if before != after {
-		return nil, 0, ErrStale
-	}
-	return out, after, nil
+	return out, nil
 }
 
 func (c *Conn) readTable(ctx context.Context, name string, f ruleset.Family, elements func(set string) bool) (*ruleset.Table, error) {
-	t, err := c.ReadTable(ctx, name, f)
+	t, err := c.tableHead(ctx, name, f)
 	if err != nil || t == nil {
 		return nil, err
 	}
 	if err := c.readSets(ctx, t, elements); err != nil {
 		return nil, err
 	}
-	for _, read := range []func(context.Context, *ruleset.Table) error{c.readChains, c.readRules} {
-		if err := read(ctx, t); err != nil {
-			return nil, err
-		}
+	if err := c.readChains(ctx, t); err != nil {
+		return nil, err
 	}
-	return t, nil
+	return t, c.readRules(ctx, t)
 }
 
-// ReadTable reads a table's own attributes, without what is in it; nil if
-// there is none of that name.
-func (c *Conn) ReadTable(ctx context.Context, name string, f ruleset.Family) (*ruleset.Table, error) {
-	var t *ruleset.Table
-	err := c.dump(ctx, unix.NFT_MSG_GETTABLE, f, nil, func(b []byte) error {
+// tableHead reads a table's own attributes; nil if there is none of that name.
+func (c *Conn) tableHead(ctx context.Context, name string, f ruleset.Family) (t *ruleset.Table, err error) {
+	err = c.dumpAll(ctx, unix.NFT_MSG_GETTABLE, f, func() { t = nil }, func(b []byte) error {
 		got, err := nfnl.DecodeTable(b)
 		if err == nil && got.Name == name {
 			t = got
@@ -101,9 +111,36 @@ func (c *Conn) ReadTable(ctx context.Context, name string, f ruleset.Family) (*r
 	return t, err
 }
 
+// dumpIn reads what is in a table. Commits elsewhere do not disturb that, since
+// the kernel continues at an index that counts what it is asked for
+// (nf_tables_dump_sets, nf_tables_dump_rules and nf_tables_dump_set in
+// net/netfilter/nf_tables_api.c).
+func (c *Conn) dumpIn(ctx context.Context, typ int, f ruleset.Family, filter []byte, each func([]byte) error) error {
+	err := c.dump(ctx, typ, f, filter, each)
+	if errors.Is(err, netlink.ErrInterrupted) {
+		return nil
+	}
+	return err
+}
+
+// maxDumps bounds how often a list of objects is read anew.
+const maxDumps = 16
+
+// dumpAll reads the objects of all tables and, if the rules of the namespace
+// changed meanwhile, reads them anew: the index at which the kernel continues
+// counts those of others, too (nf_tables_dump_chains).
+func (c *Conn) dumpAll(ctx context.Context, typ int, f ruleset.Family, begin func(), each func([]byte) error) error {
+	for range maxDumps {
+		begin()
+		if err := c.dump(ctx, typ, f, nil, each); !errors.Is(err, netlink.ErrInterrupted) {
+			return err
+		}
+	}
+	return ruleset.ErrStale
+}
+
 func (c *Conn) readSets(ctx context.Context, t *ruleset.Table, elements func(set string) bool) error {
-	filter := nfnl.AppendAttrString(nil, unix.NFTA_SET_TABLE, t.Name)
-	err := c.dump(ctx, unix.NFT_MSG_GETSET, t.Family, filter, func(b []byte) error {
+	err := c.dumpIn(ctx, unix.NFT_MSG_GETSET, t.Family, text(unix.NFTA_SET_TABLE, t.Name), func(b []byte) error {
 		table, _, s, err := nfnl.DecodeSet(b)
 		if err == nil && table == t.Name {
 			t.Sets = append(t.Sets, s)
@@ -126,7 +163,7 @@ func (c *Conn) readSets(ctx context.Context, t *ruleset.Table, elements func(set
 
 func (c *Conn) readElements(ctx context.Context, t *ruleset.Table, s *ruleset.Set) error {
 	filter := elementList(t.Name, s.Name)
-	err := c.dump(ctx, unix.NFT_MSG_GETSETELEM, t.Family, filter, func(b []byte) error {
+	err := c.dumpIn(ctx, unix.NFT_MSG_GETSETELEM, t.Family, filter, func(b []byte) error {
 		_, _, err := nfnl.DecodeElements(b, s, t.Family, func(e ruleset.Element) {
 			if n := len(s.Elements); n == cap(s.Elements) {
 				s.Elements = slices.Grow(s.Elements, max(n, 64)) // append alone copies four times as much
@@ -139,13 +176,20 @@ func (c *Conn) readElements(ctx context.Context, t *ruleset.Table, s *ruleset.Se
 	return err
 }
 
-func elementList(table, set string) []byte {
-	b := nfnl.AppendAttrString(nil, unix.NFTA_SET_ELEM_LIST_TABLE, table)
-	return nfnl.AppendAttrString(b, unix.NFTA_SET_ELEM_LIST_SET, set)
+func elementList(table, set string) netlink.Buffer {
+	b := text(unix.NFTA_SET_ELEM_LIST_TABLE, table)
+	b.PutString(unix.NFTA_SET_ELEM_LIST_SET, set)
+	return b
+}
+
+// text is an attribute with a string.
+func text(typ uint16, s string) (b netlink.Buffer) {
+	b.PutString(typ, s)
+	return b
 }
 
 func (c *Conn) readChains(ctx context.Context, t *ruleset.Table) error {
-	return c.dump(ctx, unix.NFT_MSG_GETCHAIN, t.Family, nil, func(b []byte) error {
+	return c.dumpAll(ctx, unix.NFT_MSG_GETCHAIN, t.Family, func() { t.Chains = nil }, func(b []byte) error {
 		table, _, chain, err := nfnl.DecodeChain(b)
 		if err == nil && table == t.Name {
 			t.Chains = append(t.Chains, chain)
@@ -155,15 +199,14 @@ func (c *Conn) readChains(ctx context.Context, t *ruleset.Table) error {
 }
 
 func (c *Conn) readRules(ctx context.Context, t *ruleset.Table) error {
-	filter := nfnl.AppendAttrString(nil, unix.NFTA_RULE_TABLE, t.Name)
-	return c.dump(ctx, unix.NFT_MSG_GETRULE, t.Family, filter, func(b []byte) error {
+	return c.dumpIn(ctx, unix.NFT_MSG_GETRULE, t.Family, text(unix.NFTA_RULE_TABLE, t.Name), func(b []byte) error {
 		table, _, chain, rule, err := nfnl.DecodeRule(b, t)
 		if err != nil || table != t.Name {
 			return err
 		}
 		in := t.Chain(chain)
 		if in == nil {
-			return ErrStale // it came after the chains were read
+			return ruleset.ErrStale // it came after the chains were read
 		}
 		in.Rules = append(in.Rules, rule)
 		return nil
@@ -188,7 +231,7 @@ func (c *Conn) ReadCounters(ctx context.Context, change *ruleset.Change, element
 
 func (c *Conn) readCounters(ctx context.Context, change *ruleset.Change, elements []ruleset.Element) error {
 	attrs := append(elementList(change.Table, change.Set.Name), nfnl.ElementKeys(change, elements)...)
-	err := c.request(ctx, unix.NFT_MSG_GETSETELEM, unix.NLM_F_ACK, int(change.Family), attrs, func(b []byte) error {
+	err := c.ask(ctx, c.socket, unix.NFT_MSG_GETSETELEM, unix.NLM_F_ACK, change.Family, attrs, func(b []byte) error {
 		_, _, err := nfnl.DecodeElements(b, change.Set, change.Family, func(e ruleset.Element) {
 			for i := range elements {
 				if elements[i].Key == e.Key {
@@ -202,27 +245,4 @@ func (c *Conn) readCounters(ctx context.Context, change *ruleset.Change, element
 		return nil // others deleted one
 	}
 	return err
-}
-
-// dump reads all objects of a kind.
-func (c *Conn) dump(ctx context.Context, typ int, f ruleset.Family, attrs []byte, each func([]byte) error) error {
-	return c.request(ctx, typ, unix.NLM_F_DUMP, int(f), attrs, each)
-}
-
-// request is Request for nf_tables.
-func (c *Conn) request(ctx context.Context, typ, flags, family int, attrs []byte, each func([]byte) error) error {
-	return c.Request(ctx, unix.NFNL_SUBSYS_NFTABLES<<8|typ, flags, family, attrs, each)
-}
-
-// Request sends one message to a subsystem of netfilter and gives each reply's
-// payload, valid until it returns, to each. A request that is no dump and
-// wants no acknowledgement has one reply.
-func (c *Conn) Request(ctx context.Context, typ, flags, family int, attrs []byte, each func([]byte) error) error {
-	body := append(nfnl.AppendHeader(nil, family, 0), attrs...)
-	ask := func() error { return c.ask(ctx, typ, flags, body, each) }
-	if subsystem := typ >> 8; !c.asked[subsystem] {
-		c.asked[subsystem] = true
-		return untilLoaded(ctx, ask)
-	}
-	return ask()
 }

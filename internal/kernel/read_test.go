@@ -27,7 +27,7 @@ func TestReadOthers(t *testing.T) {
 	load(t, c, compiled(5))
 	got, _ = read(t, c)
 	wantRuleset(t, compiled(5), got)
-	got, _, err := c.Read(t.Context(), "t2")
+	got, _, err := readWhole(t.Context(), c, "t2")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,13 +68,13 @@ func testReadDisturbed(t *testing.T, now, later *ruleset.Ruleset) {
 			replace(t, other, now, later)
 			now, later = later, now
 		}}
-		got, _, err := c.Read(ctx, "t")
+		got, _, err := readWhole(ctx, c, "t")
 		switch {
 		case !disturbed && n < 5:
 			t.Fatalf("all was read after %d looks", n)
 		case err == nil && got.String() != now.String() && got.String() != later.String():
 			t.Fatalf("disturbed at look %d, it is read in parts:\n%s", n, got)
-		case err != nil && !errors.Is(err, ErrStale):
+		case err != nil && !errors.Is(err, ruleset.ErrStale):
 			t.Fatalf("disturbed at look %d: %v", n, err)
 		case !disturbed:
 			return
@@ -82,15 +82,13 @@ func testReadDisturbed(t *testing.T, now, later *ruleset.Ruleset) {
 	}
 }
 
-func replace(t *testing.T, c *Conn, from, to *ruleset.Ruleset) {
+func replace(t *testing.T, c *Conn, from, to *ruleset.Ruleset) (next uint32) {
 	t.Helper()
-	generation, err := c.Generation(t.Context())
+	next, err := c.Commit(t.Context(), generation(t, c), ruleset.Diff(from, to).Changes())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Commit(t.Context(), generation, ruleset.Diff(from, to)); err != nil {
-		t.Fatal(err)
-	}
+	return next
 }
 
 // TestReadDynamic: elements that packets make are not asked for.
@@ -99,7 +97,7 @@ func TestReadDynamic(t *testing.T) {
 		c := dial(t, newNamespace(t))
 		load(t, c, &ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "t", Sets: sets}}})
 		ctx := &disturbing{t.Context(), -1, nil}
-		if _, _, err := c.Read(ctx, "t"); err != nil {
+		if _, _, err := readWhole(ctx, c, "t"); err != nil {
 			t.Fatal(err)
 		}
 		return -1 - ctx.n
@@ -149,22 +147,23 @@ func TestReadCounters(t *testing.T) {
 	}
 }
 
-// TestReadTable reads what tells whose a table is, without its contents.
-func TestReadTable(t *testing.T) {
+// TestTables reads what tells whose a table is, without its contents.
+func TestTables(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	want := compiled(1)
 	load(t, c, want)
+	all, err := c.Tables(t.Context(), "t")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, f := range ruleset.Families {
-		got, err := c.ReadTable(t.Context(), "t", f)
-		if err != nil {
-			t.Fatal(err)
+		got := all.Table(f)
+		if got == nil || got.Comment != want.Table(f).Comment || len(got.Chains)+len(got.Sets) > 0 {
+			t.Errorf("%s: %+v", f, got)
 		}
-		if got.Comment != want.Table(f).Comment || got.Family != f || len(got.Chains)+len(got.Sets) > 0 {
-			t.Errorf("%+v", got)
-		}
-		if got, err := c.ReadTable(t.Context(), "other", f); got != nil || err != nil {
-			t.Errorf("a table that is not there: %+v, error %v", got, err)
-		}
+	}
+	if got, err := c.Tables(t.Context(), "other"); err != nil || len(got.Tables) > 0 {
+		t.Errorf("tables that are not there: %+v, error %v", got, err)
 	}
 }
 
@@ -186,13 +185,13 @@ func TestReadWhileWritten(t *testing.T) {
 	})
 	whole, torn := 0, 0
 	for (whole < enough || torn < enough) && whole+torn < most {
-		got, _, err := c.Read(t.Context(), "t")
+		got, _, err := readWhole(t.Context(), c, "t")
 		switch {
-		case err == nil && len(ruleset.Diff(got, states[0])) > 0 && len(ruleset.Diff(got, states[1])) > 0:
+		case err == nil && len(ruleset.Diff(got, states[0]).Changes()) > 0 && len(ruleset.Diff(got, states[1]).Changes()) > 0:
 			t.Fatalf("it is read in parts:\n%s", got)
 		case err == nil:
 			whole++
-		case errors.Is(err, ErrStale):
+		case errors.Is(err, ruleset.ErrStale):
 			torn++
 		default:
 			t.Fatal(err)

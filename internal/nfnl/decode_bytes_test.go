@@ -14,9 +14,9 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// What stock nft does not send is made of bytes here.
+// Messages that stock nft does not cause are built of bytes here.
 
-// attr is an attribute of the parts one behind the other.
+// attr is an attribute whose value is the concatenated parts.
 func attr(typ uint16, parts ...[]byte) []byte {
 	val := slices.Concat(parts...)
 	b := binary.NativeEndian.AppendUint16(nil, uint16(len(val)+unix.NLA_HDRLEN))
@@ -112,7 +112,7 @@ func TestDecodeRuleBytes(t *testing.T) {
 	dnat := ruleset.DNAT{Key: ops(ruleset.Daddr, ruleset.Dport), Map: "map"}
 	isTCP := equals(ruleset.L4proto, tcp)
 	dnatBit := host(ruleset.StatusDNAT)
-	dropped := verdictExpr(nfDrop)
+	dropped := verdictExpr(0)
 	eq, neq := uint32(unix.NFT_CMP_EQ), uint32(unix.NFT_CMP_NEQ)
 	for name, c := range map[string]struct {
 		expressions [][]byte
@@ -148,7 +148,7 @@ func TestDecodeRuleBytes(t *testing.T) {
 		"part of an address as key":  {[][]byte{loadPayload(8, 1, 16, 3), lookUp("addrs", 8)}, opaqueRule("lookup: type of a lookup's key")},
 		"masked key":                 {[][]byte{loadDaddr(8), and(8, 8, []byte{0xff, 0, 0, 0}), lookUp("addrs", 8)}, opaqueRule("lookup: type of a lookup's key")},
 		"key that is not loaded":     {[][]byte{loadDaddr(8), lookUp("map", 8, into(12))}, opaqueRule("lookup: register that is not loaded")},
-		"key behind the registers":   {[][]byte{loadDaddr(23), lookUp("map", 23, into(12))}, opaqueRule("lookup: register that is not loaded")},
+		"key after the registers":    {[][]byte{loadDaddr(23), lookUp("map", 23, into(12))}, opaqueRule("lookup: register that is not loaded")},
 		"map into the last register": {[][]byte{loadDaddr(8), loadDport(9), lookUp("map", 8, into(23))}, opaqueRule("lookup: register")},
 		"data into the verdict":      {[][]byte{loadDport(8), lookUp("ports", 8, into(0))}, opaqueRule("lookup: register")},
 		"no such register":           {[][]byte{loadDaddr(7)}, opaqueRule("payload: register")},
@@ -183,8 +183,8 @@ func TestDecodeRuleBytes(t *testing.T) {
 
 func opaqueRule(what string) ruleset.Rule { return ruleset.Rule{ruleset.Opaque{What: what}} }
 
-// TestDecodeForeignRule decodes rules whose table is another than the one
-// whose sets are known, and one with an attribute that is not.
+// TestDecodeForeignRule decodes rules of a table whose sets are not known, and one
+// with an attribute that is not known.
 func TestDecodeForeignRule(t *testing.T) {
 	lookup := ruleMessage(ruleset.IPv4, loadDaddr(8), lookUp("addrs", 8))
 	other := syntheticTable()
@@ -316,7 +316,7 @@ func TestDecodeSetBytes(t *testing.T) {
 		"dynamic":              {[][]byte{key, flags(0x30)}, ruleset.Set{Key: addr, Dynamic: true}},
 		"dynamic intervals":    {[][]byte{key, flags(0x34)}, ruleset.Set{Key: addr, Interval: true, Opaque: "flags 0x34"}},
 		"new attribute":        {[][]byte{key, attr(23)}, ruleset.Set{Key: addr, Opaque: "attribute 23"}},
-		"what 6.16 tells":      {[][]byte{key, attr(nftaSetType, zstr("hash")), attr(nftaSetCount, num(4))}, ruleset.Set{Key: addr}},
+		"what 6.16 reports":    {[][]byte{key, attr(nftaSetType, zstr("hash")), attr(nftaSetCount, num(4))}, ruleset.Set{Key: addr}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.want.Name = "s"
@@ -331,7 +331,7 @@ func TestDecodeSetBytes(t *testing.T) {
 	}
 }
 
-// TestDecodeMalformed decodes what is no row of attributes, or nobody's.
+// TestDecodeMalformed decodes messages with malformed attributes or without names.
 func TestDecodeMalformed(t *testing.T) {
 	cut := func(b []byte) []byte { return b[:len(b)-1] }
 	short := []byte{3, 0, 1, 0}
@@ -357,7 +357,7 @@ func TestDecodeMalformed(t *testing.T) {
 	}
 }
 
-// decodeAny gives a message to all decoders.
+// decodeAny passes a message to all decoders.
 func decodeAny(msg []byte) map[string]error {
 	errs := map[string]error{}
 	_, errs["table"] = DecodeTable(msg)

@@ -21,16 +21,16 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-var update = flag.Bool("update", false, "write the dumps in testdata anew, with stock nft and this kernel")
+var update = flag.Bool("update", false, "rewrite the dumps in testdata with stock nft and this kernel")
 
 // The decoder is tested with what a kernel dumped after stock nft had loaded a
-// ruleset. The dumps are kept in testdata, so that the tests need neither nft
-// nor rights; where both are at hand, the running kernel's dump is tested too.
+// ruleset. The dumps are kept in testdata, so that the tests need neither nft nor
+// privileges; where both are available, the running kernel's dump is tested too.
 
-// dump is a row of netlink messages as the kernel sent them.
+// dump is a list of netlink messages as the kernel sent them.
 type dump []netlink.Message
 
-// source is where a dump comes from.
+// source provides a dump.
 type source struct {
 	name string
 	dump func(*testing.T) dump
@@ -85,12 +85,12 @@ func liveDump(t *testing.T, script string) dump {
 	return dumpAll(t, conn)
 }
 
-// skip says why a test has not run; where everything ought to be there, that
-// is a failure.
+// skip says why a test has not run; in CI, which should have everything, that is a
+// failure.
 func skip(t *testing.T, why error) {
 	t.Helper()
 	if os.Getenv("CI") != "" {
-		t.Fatalf("CI is set, and this can not run: %v", why)
+		t.Fatalf("CI is set, and this cannot run: %v", why)
 	}
 	t.Skipf("needs nft and network namespaces: %v", why)
 }
@@ -133,7 +133,7 @@ func request(t *testing.T, conn *netlink.Conn, typ int, family byte, attrs []byt
 	return msgs
 }
 
-// of gives the messages of a type.
+// of returns the messages of a type.
 func (d dump) of(typ int) (msgs [][]byte) {
 	for _, m := range d {
 		if int(m.Header.Type) == unix.NFNL_SUBSYS_NFTABLES<<8|typ {
@@ -164,7 +164,7 @@ func dumpFile(name string) string { return filepath.Join("testdata", name+".dump
 func keptDump(tb testing.TB, name string) dump {
 	tb.Helper()
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
-		tb.Skip("the kept dumps are little-endian, as the kernels were that made them")
+		tb.Skip("the kept dumps are of little-endian kernels")
 	}
 	file, err := os.ReadFile(dumpFile(name))
 	if err != nil {
@@ -184,7 +184,7 @@ func keptDump(tb testing.TB, name string) dump {
 }
 
 // tables decodes everything in a dump, and sorts sets and elements, which the
-// kernel has in no order.
+// kernel dumps in no order.
 func (d dump) tables(t *testing.T) []*ruleset.Table {
 	t.Helper()
 	var tables []*ruleset.Table

@@ -9,21 +9,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// DecodeElements decodes a message of type NFT_MSG_NEWSETELEM, which has some
-// of the elements of a set, and calls yield for each, if the set has the name
-// of s. The table's name is for the caller to compare. The elements of an
-// interval set are halves until FoldIntervals has seen all of them. Those of a
-// dynamic set are no part of a ruleset, and none is yielded.
+// DecodeElements decodes a message of type NFT_MSG_NEWSETELEM, which contains
+// elements of a set, and calls yield for each of them if the set has the name of
+// s. The caller has to compare the table's name. The elements of an interval set
+// are halves until FoldIntervals has joined them. Those of a dynamic set are no
+// part of a ruleset, and are not yielded.
 //
-// An element without a key, such as the catch-all element, can not be deleted
-// by its key: it makes s as a whole opaque.
+// An element without a key, such as the catch-all element, cannot be deleted by
+// its key, so it makes s as a whole opaque.
 //
-// A node with many services has hundreds of thousands of elements, all of
-// which are read when a process starts: this path allocates memory for
-// comments and for names of chains only.
+// A node with many services has hundreds of thousands of elements, all of which
+// are read when a process starts. So this path allocates memory only for comments
+// and for names of chains.
 func DecodeElements(msg []byte, s *ruleset.Set, f ruleset.Family, yield func(ruleset.Element)) (table, set string, err error) {
 	table, set, list, err := elementList(msg, f)
 	if err == nil && set == s.Name && !s.Dynamic {
@@ -36,29 +37,30 @@ func DecodeElements(msg []byte, s *ruleset.Set, f ruleset.Family, yield func(rul
 	return table, set, nil
 }
 
-// elementList finds whose elements a message has, and their list.
+// elementList returns the names of the table and set whose elements a message
+// contains, and the list of them.
 func elementList(msg []byte, f ruleset.Family) (table, set string, list []byte, err error) {
-	family, attrs, err := body(msg)
-	if err != nil {
-		return "", "", nil, err
+	if len(msg) < netlink.NetfilterHeaderLen {
+		return "", "", nil, errHeader
 	}
-	c := cursor{rest: attrs}
-	for c.next() {
-		switch c.typ {
+	family := ruleset.Family(msg[0])
+	c := netlink.ReadAttributes(msg[netlink.NetfilterHeaderLen:])
+	for c.Next() {
+		switch c.Type {
 		case unix.NFTA_SET_ELEM_LIST_TABLE:
-			table = cstring(c.val)
+			table = netlink.String(c.Value)
 		case unix.NFTA_SET_ELEM_LIST_SET:
-			set = cstring(c.val)
+			set = netlink.String(c.Value)
 		case unix.NFTA_SET_ELEM_LIST_ELEMENTS:
 			if list != nil {
 				return table, set, nil, errors.New("two lists")
 			}
-			list = c.val
+			list = c.Value
 		}
 	}
 	switch {
-	case c.err != nil:
-		err = c.err
+	case c.Err() != nil:
+		err = c.Err()
 	case table == "" || set == "":
 		err = errors.New("no name")
 	case family != f:
@@ -81,12 +83,12 @@ type elementDecoder struct {
 }
 
 func (d *elementDecoder) list(b []byte) error {
-	c := cursor{rest: b}
-	for c.next() {
-		// The kernel takes and gives no other type here.
-		if c.typ != unix.NFTA_LIST_ELEM {
+	c := netlink.ReadAttributes(b)
+	for c.Next() {
+		// The kernel neither accepts nor sends another type here.
+		if c.Type != unix.NFTA_LIST_ELEM {
 			d.e = ruleset.Element{Opaque: true}
-		} else if err := d.element(c.val); err != nil {
+		} else if err := d.element(c.Value); err != nil {
 			return err
 		}
 		if d.set.Opaque == "" && bound(&d.e).IsZero() {
@@ -94,14 +96,14 @@ func (d *elementDecoder) list(b []byte) error {
 		}
 		d.yield(d.e)
 	}
-	return c.err
+	return c.Err()
 }
 
 func (d *elementDecoder) element(b []byte) error {
 	d.e, d.flags, d.counter = ruleset.Element{}, 0, counter{}
-	c := cursor{rest: b}
-	for c.next() {
-		ok, err := d.attribute(c.typ, c.val)
+	c := netlink.ReadAttributes(b)
+	for c.Next() {
+		ok, err := d.attribute(c.Type, c.Value)
 		if err != nil {
 			return err
 		}
@@ -110,7 +112,7 @@ func (d *elementDecoder) element(b []byte) error {
 		}
 	}
 	d.finish()
-	return c.err
+	return c.Err()
 }
 
 // attribute reads one attribute of an element; ok is false for one that is
@@ -125,7 +127,7 @@ func (d *elementDecoder) attribute(typ uint16, val []byte) (ok bool, err error) 
 		if !d.set.Verdict {
 			return d.data.read(val, &d.e.Data)
 		}
-		d.e.Verdict, ok, err = readVerdictData(val, d.lastChain)
+		d.e.Verdict, ok, err = readVerdict(val, d.lastChain)
 		d.lastChain = d.e.Verdict.Chain
 		return ok, err
 	case unix.NFTA_SET_ELEM_FLAGS:
@@ -155,7 +157,7 @@ func (d *elementDecoder) comment(b []byte) bool {
 	return ok
 }
 
-// finish looks at the element as a whole.
+// finish checks the element as a whole.
 func (d *elementDecoder) finish() {
 	e := &d.e
 	e.Packets, e.Bytes = d.counter.packets, d.counter.bytes
@@ -169,7 +171,7 @@ func (d *elementDecoder) finish() {
 	case !d.set.Interval && !e.End.IsZero():
 		e.Opaque = true
 	case d.set.Interval && len(d.set.Key) > 1 && e.End.IsZero():
-		// A single key, which nft_set_pipapo.c takes without an end.
+		// A single key, which nft_set_pipapo.c accepts without an end.
 		e.End = e.Key
 	}
 	complete := !e.Key.IsZero() &&
@@ -187,32 +189,28 @@ type counter struct {
 	seen           bool
 }
 
-// readList reads a list that is expected to have one counter in it.
+// readList reads a list that should contain one counter.
 func (n *counter) readList(b []byte) (ok bool, err error) {
-	c := cursor{rest: b}
-	ok = true
-	for c.next() {
-		isCounter, err := n.readExpr(c.val)
-		if err != nil {
-			return false, err
-		}
-		ok = ok && isCounter && c.typ == unix.NFTA_LIST_ELEM
+	item, ok, err := only(b, unix.NFTA_LIST_ELEM)
+	if err != nil {
+		return false, err
 	}
-	return ok && n.seen, c.err
+	isCounter, err := n.readExpr(item)
+	return ok && isCounter, err
 }
 
-// readExpr reads an expression that is expected to be the only counter.
+// readExpr reads an expression that should be the only counter.
 func (n *counter) readExpr(b []byte) (ok bool, err error) {
 	ok = !n.seen
 	n.seen = true
 	isCounter := false
-	c := cursor{rest: b}
-	for c.next() {
+	c := netlink.ReadAttributes(b)
+	for c.Next() {
 		switch {
-		case c.typ == unix.NFTA_EXPR_NAME:
-			isCounter = string(c.val) == "counter\x00"
-		case c.typ == unix.NFTA_EXPR_DATA && isCounter:
-			known, err := n.readState(c.val)
+		case c.Type == unix.NFTA_EXPR_NAME:
+			isCounter = string(c.Value) == "counter\x00"
+		case c.Type == unix.NFTA_EXPR_DATA && isCounter:
+			known, err := n.readState(c.Value)
 			if err != nil {
 				return false, err
 			}
@@ -221,21 +219,21 @@ func (n *counter) readExpr(b []byte) (ok bool, err error) {
 			ok = false
 		}
 	}
-	return ok && isCounter, c.err
+	return ok && isCounter, c.Err()
 }
 
 func (n *counter) readState(b []byte) (ok bool, err error) {
 	ok = true
-	c := cursor{rest: b}
-	for c.next() {
+	c := netlink.ReadAttributes(b)
+	for c.Next() {
 		switch {
-		case c.typ == unix.NFTA_COUNTER_BYTES && len(c.val) == 8:
-			n.bytes = binary.BigEndian.Uint64(c.val)
-		case c.typ == unix.NFTA_COUNTER_PACKETS && len(c.val) == 8:
-			n.packets = binary.BigEndian.Uint64(c.val)
-		case c.typ != unix.NFTA_COUNTER_PAD:
+		case c.Type == unix.NFTA_COUNTER_BYTES && len(c.Value) == 8:
+			n.bytes = binary.BigEndian.Uint64(c.Value)
+		case c.Type == unix.NFTA_COUNTER_PACKETS && len(c.Value) == 8:
+			n.packets = binary.BigEndian.Uint64(c.Value)
+		case c.Type != unix.NFTA_COUNTER_PAD:
 			ok = false
 		}
 	}
-	return ok, c.err
+	return ok, c.Err()
 }

@@ -35,9 +35,9 @@ func backendMessages(n int) (s *ruleset.Set, msgs [][]byte) {
 	return s, msgs
 }
 
-// TestDecodeElementsAllocations bounds what a process allocates when it reads
-// a map of backends: the two names in each message and the decoder, but
-// nothing for an element.
+// TestDecodeElementsAllocations limits what a process allocates when it reads a map
+// of backends: the two names in each message and the decoder, but nothing for an
+// element.
 func TestDecodeElementsAllocations(t *testing.T) {
 	s, msgs := backendMessages(120)
 	n := 0
@@ -53,8 +53,7 @@ func TestDecodeElementsAllocations(t *testing.T) {
 	}
 }
 
-// TestDecodeElementsStrings shares equal strings of elements that follow each
-// other.
+// TestDecodeElementsStrings: consecutive elements share equal strings.
 func TestDecodeElementsStrings(t *testing.T) {
 	s := &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Addr}, Verdict: true}
 	one := element(attr(unix.NFTA_SET_ELEM_KEY, valueOf(netip.MustParseAddr("10.0.0.1").AsSlice()...)),

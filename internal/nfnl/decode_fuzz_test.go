@@ -11,7 +11,7 @@ import (
 )
 
 // The fuzz targets look for panics and for values that contradict what the
-// decoder promises. They begin with what kernels have dumped.
+// decoder promises. Their seeds are dumps of kernels.
 
 // seed adds the messages of a type in all dumps.
 func seed(f *testing.F, typ int) {
@@ -86,7 +86,7 @@ func FuzzDecodeRule(f *testing.F) {
 			if err == nil && (name == "" || chain == "" || !known(family) && !isOpaque(r)) {
 				t.Errorf("%q %v %q %+v", name, family, chain, r)
 			}
-			// The text is what rules are compared by.
+			// Rules are compared by their text.
 			_ = r.Text(family)
 		}
 	})

@@ -3,14 +3,15 @@
 package nfnl
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 // The kernel keeps an interval of single keys as two elements: its first key,
-// and the key behind its last one, flagged as an end (nft_set_rbtree.c). They
-// come in any order and in different messages. Until they are folded, an end
+// and the key after its last one, flagged as an end (nft_set_rbtree.c). They
+// arrive in any order and in different messages. Until they are folded, an end
 // is an element with an End and no Key.
 
 // endHalf is the half that ends an interval before the key of e.
@@ -18,14 +19,14 @@ func endHalf(e *ruleset.Element) ruleset.Element {
 	return ruleset.Element{End: e.Key, Opaque: e.Opaque || e.Key.IsZero()}
 }
 
-// FoldIntervals makes intervals of all the elements that DecodeElements found
-// in s, and reuses their memory. The intervals are ordered. The elements of
-// other sets, and of those whose keys are concatenations, are whole already
-// and returned as they are.
+// FoldIntervals joins all the elements that DecodeElements found in s to
+// intervals, and reuses their memory. The intervals are ordered. The elements of
+// other sets, and of those whose keys are concatenations, are whole already and
+// returned unchanged.
 //
-// An interval without an end reaches up to the start of the next one, or to
-// the highest key. An end without a start says nothing: nft puts one before
-// the first interval.
+// An interval without an end extends to the start of the next one, or to the
+// highest key. An end without a start has no meaning: nft puts one before the
+// first interval.
 func FoldIntervals(s *ruleset.Set, halves []ruleset.Element) []ruleset.Element {
 	if !s.Interval || len(s.Key) != 1 {
 		return halves
@@ -62,19 +63,10 @@ func bound(h *ruleset.Element) *ruleset.Tuple {
 	return &h.Key
 }
 
-// compareHalves orders by key; where one interval ends and the next starts,
-// the end comes first.
+// compareHalves orders by key; where one interval ends and the next starts at the
+// same key, the end comes first.
 func compareHalves(a, b ruleset.Element) int {
-	if c := bound(&a).Compare(bound(&b)); c != 0 {
-		return c
-	}
-	switch {
-	case a.Key.IsZero() == b.Key.IsZero():
-		return 0
-	case a.Key.IsZero():
-		return -1
-	}
-	return 1
+	return cmp.Or(bound(&a).Compare(bound(&b)), cmp.Compare(min(a.Key.Len(), 1), min(b.Key.Len(), 1)))
 }
 
 // closeBefore ends an interval at the key before next.
@@ -104,13 +96,8 @@ func closeAtTop(t ruleset.Type, e *ruleset.Element) {
 
 // unpadded is a view of the tuple's number.
 func unpadded(t ruleset.Type, u *ruleset.Tuple) []byte {
-	b := u.Bytes()
-	switch t {
-	case ruleset.Proto:
-		return b[:min(1, len(b))]
-	case ruleset.Port:
-		return b[:min(2, len(b))]
-	default:
-		return b
+	if t == ruleset.Addr {
+		return u.Bytes()
 	}
+	return u.Bytes()[:min(t.Size(ruleset.IPv4), u.Len())]
 }

@@ -14,9 +14,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// TestDecodersAllocateLittle: what a message makes the decoders allocate is
-// bounded by its size, whatever is in it: lengths that it claims count for
-// nothing.
+// TestDecodersAllocateLittle: what the decoders allocate for a message is bounded
+// by its size, whatever it contains: the lengths that it claims do not matter.
 func TestDecodersAllocateLittle(t *testing.T) {
 	const base, perByte = 64 << 10, 256
 	dice := rand.New(rand.NewPCG(1, 2))
@@ -53,8 +52,8 @@ func TestDecodersAllocateLittle(t *testing.T) {
 	}
 }
 
-// spoiled is a message with some of its bytes at random, among them lengths,
-// or with its tail repeated.
+// spoiled is a message with some random bytes, among them lengths, or with its
+// tail repeated.
 func spoiled(dice *rand.Rand, m []byte) []byte {
 	out := slices.Clone(m)
 	for range dice.IntN(4) {

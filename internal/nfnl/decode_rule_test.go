@@ -9,13 +9,13 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// ruleCase is a rule in stock nft's words and what is decoded from it. A rule
-// without a form is expected to be opaque for the reason that opaque begins
-// with.
+// ruleCase is a rule in stock nft's words and its decoded form. A rule that package
+// ruleset cannot express is opaque, for a reason that begins with opaque.
 type ruleCase struct {
 	nft    string
 	want   ruleset.Rule
@@ -27,8 +27,8 @@ var (
 	drop   = ruleset.Verdict{Kind: ruleset.Drop}
 )
 
-// ruleSets are the sets that the rules look up. Types as in ours.nft are
-// decoded there.
+// ruleSets are the sets of the rules' lookups. The types of ours.nft are tested
+// there.
 const ruleSets = `
 	set s_addrs { type %[1]s; }
 	set s_seen { type %[1]s; flags dynamic; size 16; }
@@ -51,7 +51,7 @@ const ruleSets = `
 	chain other { }
 `
 
-// bothFamilies are rules whose words differ in the family's name only. The
+// bothFamilies are rules that differ between the families only by their names. The
 // base chain's hook allows everything that is tried here.
 func bothFamilies(addr netip.Addr) []ruleCase {
 	isTCP := equals(ruleset.L4proto, tcp)
@@ -78,7 +78,8 @@ func bothFamilies(addr netip.Addr) []ruleCase {
 		{nft: "meta l4proto > 6 drop", opaque: "cmp: operation"},
 		{nft: "meta l4proto { tcp, udp } drop", opaque: "lookup: set __set"},
 		{nft: "meta l4proto sctp th dport 80 drop", opaque: "cmp: field"},
-		{nft: "meta l4proto sctp th sport 80 drop", opaque: "payload: 2 bytes at 0 of header 2"},
+		{nft: "meta l4proto sctp th sport 80 drop", opaque: "cmp: field"},
+		{nft: "tcp sequence 80 drop", opaque: "payload: 4 bytes at 4 of header 2"},
 		{nft: "fib daddr type local drop", want: ruleset.Rule{equals(ruleset.FibDaddr, ruleset.FibLocal), drop}},
 		{nft: "fib daddr type multicast drop", want: ruleset.Rule{equals(ruleset.FibDaddr, 5), drop}},
 		{nft: "fib daddr type != local drop", opaque: "cmp: operation"},
@@ -121,7 +122,8 @@ func bothFamilies(addr netip.Addr) []ruleCase {
 		{nft: "FAM saddr @s_addrs drop", want: ruleset.Rule{ruleset.Lookup{Key: ops(ruleset.Saddr), Set: "s_addrs"}, drop}},
 		{nft: "ct original FAM daddr @s_addrs drop", want: ruleset.Rule{ruleset.Lookup{Key: ops(ruleset.OrigDaddr), Set: "s_addrs"}, drop}},
 		{nft: "th dport vmap @m_verdicts", want: ruleset.Rule{ruleset.VMap{Key: port, Map: "m_verdicts"}}},
-		{nft: "th sport vmap @m_verdicts", opaque: "payload: 2 bytes at 0 of header 2"},
+		{nft: "th sport vmap @m_verdicts", want: ruleset.Rule{ruleset.VMap{Key: ops(ruleset.Sport), Map: "m_verdicts"}}},
+		{nft: "udp length 80 drop", opaque: "payload: 2 bytes at 4 of header 2"},
 		{nft: "update @s_seen { FAM saddr }", opaque: "dynset"},
 		{nft: "update @m_last { FAM saddr timeout 1m : FAM daddr }", want: ruleset.Rule{ruleset.Update{
 			Map: "m_last", Seconds: 60, Key: ops(ruleset.Saddr), Data: ops(ruleset.Daddr),
@@ -142,7 +144,13 @@ func bothFamilies(addr netip.Addr) []ruleCase {
 			Key: []ruleset.Operand{{Field: ruleset.Hash, Mod: 7}}, Map: "m_slots",
 		}}},
 		{nft: "meta l4proto tcp dnat FAM to jhash FAM saddr mod 7 seed 0x1 map @m_slots", opaque: "hash"},
-		{nft: "meta l4proto tcp dnat FAM to jhash FAM daddr mod 7 seed 0x6e667464 map @m_slots", opaque: "hash"},
+		{nft: "meta l4proto tcp dnat FAM to jhash FAM daddr mod 7 seed 0x6e667464 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{
+			Key: []ruleset.Operand{{Field: ruleset.Hash, Mod: 7, Inputs: ops(ruleset.Daddr)}}, Map: "m_slots",
+		}}},
+		{nft: "meta l4proto tcp dnat FAM to jhash FAM saddr . th sport mod 7 seed 0x6e667464 offset 2 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{
+			Key: []ruleset.Operand{{Field: ruleset.Hash, Mod: 7, Offset: 2, Inputs: ops(ruleset.Saddr, ruleset.Sport)}}, Map: "m_slots",
+		}}},
+		{nft: "meta l4proto tcp dnat FAM to jhash FAM saddr . ct mark mod 7 seed 0x6e667464 map @m_slots", opaque: "ct: key 3"},
 		{nft: "meta l4proto tcp dnat FAM to jhash FAM saddr mod 7 map @m_slots", opaque: "hash"},
 		{nft: "meta l4proto tcp dnat FAM to numgen random mod 7 offset 65536 map @m_slots", want: ruleset.Rule{isTCP, ruleset.DNAT{
 			Key: []ruleset.Operand{{Field: ruleset.Random, Mod: 7, Offset: 65536}}, Map: "m_slots",
@@ -174,8 +182,8 @@ func bothFamilies(addr netip.Addr) []ruleCase {
 	}
 }
 
-// addrCases are comparisons of addresses. nft loads less of an address than
-// there is for prefixes that end with a byte.
+// addrCases are comparisons of addresses. For prefixes that end at a byte, nft
+// loads only a part of the address.
 func addrCases(f ruleset.Family) []ruleCase {
 	saddr := func(p string) ruleset.MatchAddr {
 		return ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: netip.MustParsePrefix(p)}
@@ -207,7 +215,7 @@ func addrCases(f ruleset.Family) []ruleCase {
 		{nft: "ip daddr != 127.0.0.0/8 drop", want: ruleset.Rule{notDaddr("127.0.0.0/8"), drop}},
 		{nft: "ip daddr != 100.64.0.0/10 drop", want: ruleset.Rule{notDaddr("100.64.0.0/10"), drop}},
 		{nft: "ip saddr & 255.0.255.0 == 10.0.1.0 drop", opaque: "cmp: mask"},
-		{nft: "ip saddr & 255.0.0.0 == 10.1.0.0 drop", opaque: "cmp: bits behind"},
+		{nft: "ip saddr & 255.0.0.0 == 10.1.0.0 drop", opaque: "cmp: bits after"},
 		{nft: "ip saddr | 0.0.0.1 == 10.0.0.1 drop", opaque: "bitwise: operation"},
 		{nft: "ip saddr > 10.0.0.1 drop", opaque: "cmp: operation"},
 		{nft: "ip saddr 10.0.0.1-10.0.0.9 drop", opaque: "cmp: operation"},
@@ -250,8 +258,8 @@ func TestDecodeRules(t *testing.T) {
 	}
 }
 
-// check compares the reason why a rule is opaque in the kept dump only: other
-// releases of nft find other expressions for what has no form.
+// check compares the reason why a rule is opaque only in the kept dump: other
+// releases of nft write other expressions.
 func (c ruleCase) check(t *testing.T, got *ruleset.Chain, reason bool) {
 	t.Helper()
 	if len(got.Rules) != 1 {
@@ -269,8 +277,7 @@ func (c ruleCase) check(t *testing.T, got *ruleset.Chain, reason bool) {
 	}
 }
 
-// ruleScript puts each rule into a chain of its own, with a hook that allows
-// it, since the kernel refuses some elsewhere.
+// ruleScript puts each rule into a chain of its own.
 func ruleScript(f ruleset.Family, cases []ruleCase) string {
 	typ, icmp := "ipv4_addr", "icmp type net-unreachable"
 	if f == ruleset.IPv6 {
@@ -288,4 +295,25 @@ func ruleScript(f ruleset.Family, cases []ruleCase) string {
 	}
 	b.WriteString("}\n")
 	return b.String()
+}
+
+// BenchmarkDecodeRules decodes the rules of the layout that services are
+// compiled to.
+func BenchmarkDecodeRules(b *testing.B) {
+	table := ourTable(ruleset.IPv4, "10.9.0.", "10.8.%.2", "127.0.0.0/8")
+	var msgs [][]byte
+	for _, m := range keptDump(b, "ours").of(unix.NFT_MSG_NEWRULE) {
+		if ruleset.Family(m[0]) == table.Family {
+			msgs = append(msgs, m)
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		for _, m := range msgs {
+			if _, _, _, r, err := DecodeRule(m, table); err != nil || isOpaque(r) {
+				b.Fatal(r, err)
+			}
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(msgs)), "ns/rule")
 }

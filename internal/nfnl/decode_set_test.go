@@ -12,14 +12,14 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// setCase is a set as stock nft declares it, with NAME in the place of its
-// name, and what is decoded.
+// setCase is a set as stock nft declares it, with NAME in the place of its name,
+// and its decoded form.
 type setCase struct {
 	nft  string
 	want ruleset.Set
 }
 
-// setCases are sets of an IPv4 table. The types of ours.nft are decoded there.
+// setCases are sets of an IPv4 table. The types of ours.nft are tested there.
 func setCases() []setCase {
 	addr, port, proto := []ruleset.Type{ruleset.Addr}, []ruleset.Type{ruleset.Port}, []ruleset.Type{ruleset.Proto}
 	endpoint := []ruleset.Type{ruleset.Addr, ruleset.Port}

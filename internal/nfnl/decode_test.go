@@ -13,7 +13,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// byValue makes cmp take the types that are compared with ==.
+// byValue makes cmp accept the types that are compared with ==.
 var byValue = cmp.Options{
 	cmp.AllowUnexported(ruleset.Tuple{}),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
@@ -21,8 +21,8 @@ var byValue = cmp.Options{
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 }
 
-// TestDecodeOurs decodes the layout that services are compiled to, as stock
-// nft loads it.
+// TestDecodeOurs decodes the layout that services are compiled to, loaded by stock
+// nft.
 func TestDecodeOurs(t *testing.T) {
 	script := readFile(t, "testdata/ours.nft") + readFile(t, "testdata/ours6.nft")
 	want := []*ruleset.Table{
@@ -58,8 +58,8 @@ const (
 	sctp = 132
 )
 
-// ourTable is what testdata/ours.nft and ours6.nft have. Frontends are the
-// prefix with a number behind it, backends have a number in the place of %.
+// ourTable is the contents of testdata/ours.nft or ours6.nft. Frontends are the
+// prefix followed by a number, backends have a number in the place of %.
 func ourTable(f ruleset.Family, frontend, backend, loopback string, internal ...ruleset.Element) *ruleset.Table {
 	t := &ruleset.Table{Family: f, Name: "nftdp", Comment: "nftdp schema 1"}
 	t.Sets = ourSets(addrs{frontend, backend})

@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package nfnl encodes changes of a ruleset as netlink messages of nf_tables,
-// and decodes what the kernel tells about its rulesets.
+// and decodes those that describe the kernel's rulesets.
 package nfnl
 
 import (
@@ -9,29 +9,34 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// maxPayload bounds the elements of one message: the length of the attribute
-// that holds them has 16 bits, and the largest element must still fit.
+// maxPayload is how full a message may be before another element is added: the
+// length of the attribute that contains them has 16 bits, and the largest element
+// must still fit.
 const maxPayload = 1<<16 - 1024
 
-// Batch is a transaction in the making: a buffer of netlink messages that the
-// kernel applies as one, and for each message what it is for.
+const msgHeader = netlink.MessageHeaderLen + netlink.NetfilterHeaderLen
+
+// Batch is a transaction under construction: netlink messages that the kernel
+// applies as a whole, and the change that each of them belongs to.
 type Batch struct {
-	buf   []byte
+	buf   netlink.Buffer
 	first uint32 // sequence number of the begin message
 	refs  []ref  // by sequence number after first
 	setID uint32
 }
 
-// ref says what a message does.
+// ref says which change a message belongs to.
 type ref struct {
 	change  *ruleset.Change
-	entries *EntryChange
-	element int // the first of its elements, or its entry
+	entries *ruleset.EntryChange
+	element int // index of its first element, or of its entry
 	at      int // where the message begins in the buffer
 }
 
@@ -40,38 +45,54 @@ type ref struct {
 // are numbered from seq.
 func NewBatch(seq, generation uint32) *Batch {
 	b := &Batch{first: seq}
-	at := b.begin(unix.NFNL_MSG_BATCH_BEGIN, unix.NFPROTO_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0, nil)
-	b.attr32(nfnlBatchGenID, generation)
-	b.end(at)
+	at := b.begin(unix.NFNL_MSG_BATCH_BEGIN, unix.NFPROTO_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0)
+	b.refs = append(b.refs, ref{at: at})
+	b.buf.PutUint32(unix.NFNL_BATCH_GENID, generation)
+	b.buf.EndMessage(at)
 	return b
 }
 
-// Finish ends the transaction and gives its bytes. The kernel acknowledges the
-// message before the end, LastSeq, so the last change must not be empty.
+// message begins a message about a table or an object of it. In messages of every
+// type, the first attribute is the table's name (NFTA_TABLE_NAME,
+// NFTA_RULE_TABLE and so on). The offset that it returns is for EndMessage.
+func (b *Batch) message(typ, flags uint16, f ruleset.Family, table string, r ref) int {
+	r.at = b.begin(unix.NFNL_SUBSYS_NFTABLES<<8|typ, f, 0, flags)
+	b.refs = append(b.refs, r)
+	b.buf.PutString(unix.NFTA_TABLE_NAME, table)
+	return r.at
+}
+
+func (b *Batch) begin(typ uint16, f ruleset.Family, resource, flags uint16) int {
+	at := b.buf.Message(typ, unix.NLM_F_REQUEST|flags, b.NextSeq())
+	b.buf.Netfilter(uint8(f), resource)
+	return at
+}
+
+// Finish ends the transaction and returns its bytes. The kernel acknowledges the
+// message before the end, LastSeq, so there must be a change.
 func (b *Batch) Finish() []byte {
 	last := b.refs[len(b.refs)-1].at
 	flags := binary.NativeEndian.Uint16(b.buf[last+6:])
 	binary.NativeEndian.PutUint16(b.buf[last+6:], flags|unix.NLM_F_ACK)
-	b.end(b.begin(unix.NFNL_MSG_BATCH_END, unix.NFPROTO_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0, nil))
+	at := b.begin(unix.NFNL_MSG_BATCH_END, unix.NFPROTO_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0)
+	b.buf.EndMessage(at)
 	return b.buf
 }
 
-// FirstSeq and LastSeq number the begin message, which errors of the whole
-// batch refer to, and the message that is acknowledged.
+// FirstSeq is the sequence number of the begin message, which errors of the whole
+// batch refer to.
 func (b *Batch) FirstSeq() uint32 { return b.first }
 
-// LastSeq is the sequence number of the last change's last message.
+// LastSeq is the sequence number of the last change's last message, which is
+// acknowledged.
 func (b *Batch) LastSeq() uint32 { return b.first + uint32(len(b.refs)) - 1 }
 
 // NextSeq is the first sequence number that the batch does not use.
 func (b *Batch) NextSeq() uint32 { return b.first + uint32(len(b.refs)) }
 
-// Len is the batch's size in bytes so far.
-func (b *Batch) Len() int { return len(b.buf) }
-
-// Find gives the change that a message was for and, where the kernel named the
-// offending attribute by its offset in the message, the element; otherwise
-// element is -1 (unless the message has one element only).
+// Find returns the change that a message belongs to. If the kernel reported the
+// offset of the offending attribute in the message, or if the message has only one
+// element, it also returns the element; otherwise element is -1.
 func (b *Batch) Find(seq uint32, offset int) (c *ruleset.Change, element int) {
 	i := seq - b.first
 	if int64(i) >= int64(len(b.refs)) || b.refs[i].change == nil {
@@ -84,27 +105,26 @@ func (b *Batch) Find(seq uint32, offset int) (c *ruleset.Change, element int) {
 	return r.change, b.elementAt(r, offset)
 }
 
-// elementAt walks the elements of a message up to the offset.
+// elementAt walks over the elements, which are at the end of a message, up to the
+// offset.
 func (b *Batch) elementAt(r ref, offset int) int {
 	size := int(binary.NativeEndian.Uint32(b.buf[r.at:]))
-	at, n := r.at+msgHeader, -1
-	for at < r.at+size { // the attributes of the message; the elements are the last
-		length := int(binary.NativeEndian.Uint16(b.buf[at:]))
-		if binary.NativeEndian.Uint16(b.buf[at+2:])&^unix.NLA_F_NESTED == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+	list := netlink.ReadAttributes(b.buf[r.at+msgHeader : r.at+size])
+	for list.Next() {
+		if list.Type == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 			break
 		}
-		at += align4(length)
 	}
-	count := 0
-	for at += attrHeader; at < r.at+size; count++ {
-		next := at + align4(int(binary.NativeEndian.Uint16(b.buf[at:])))
-		if offset > 0 && r.at+offset >= at && r.at+offset < next {
+	n, count, end := -1, 0, size-len(list.Value)
+	for e := netlink.ReadAttributes(list.Value); e.Next(); count++ {
+		begin := end
+		end += netlink.AttributeHeaderLen + netlink.Align(len(e.Value))
+		if begin <= offset && offset < end {
 			n = count
 		}
-		at = next
 	}
 	switch {
-	case halved(r.change.Set): // an element takes two places there
+	case halved(r.change.Set): // an element is written as two
 		return -1
 	case count == 1:
 		return r.element
@@ -133,20 +153,19 @@ func (b *Batch) Add(c *ruleset.Change) error {
 
 func (b *Batch) table(c *ruleset.Change) {
 	typ, flags := verb(c, unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE)
-	at := b.message(c, typ, flags)
-	b.attrString(unix.NFTA_TABLE_NAME, c.Table)
+	at := b.message(typ, flags, c.Family, c.Table, ref{change: c})
 	if c.Verb != ruleset.Delete {
-		b.attr32(unix.NFTA_TABLE_FLAGS, uint32(c.Flags))
+		b.buf.PutUint32(unix.NFTA_TABLE_FLAGS, uint32(c.Flags))
 		if c.Comment != "" {
-			b.attrBytes(nftaTableUserdata, appendComment(nil, c.Comment))
+			putComment(&b.buf, nftaTableUserdata, c.Comment)
 		}
 	}
-	b.end(at)
+	b.buf.EndMessage(at)
 }
 
-// verb gives the message type and flags for adding, updating or deleting an
+// verb returns the message type and flags for adding, adopting or deleting an
 // object.
-func verb(c *ruleset.Change, add, del int) (typ, flags int) {
+func verb(c *ruleset.Change, add, del uint16) (typ, flags uint16) {
 	switch c.Verb {
 	case ruleset.Add:
 		return add, unix.NLM_F_CREATE | unix.NLM_F_EXCL
@@ -159,25 +178,23 @@ func verb(c *ruleset.Change, add, del int) (typ, flags int) {
 
 func (b *Batch) chain(c *ruleset.Change) {
 	if c.Verb == ruleset.Flush { // a rule deletion without a handle deletes all
-		at := b.message(c, unix.NFT_MSG_DELRULE, 0)
-		b.attrString(unix.NFTA_RULE_TABLE, c.Table)
-		b.attrString(unix.NFTA_RULE_CHAIN, c.Chain.Name)
-		b.end(at)
+		at := b.message(unix.NFT_MSG_DELRULE, 0, c.Family, c.Table, ref{change: c})
+		b.buf.PutString(unix.NFTA_RULE_CHAIN, c.Chain.Name)
+		b.buf.EndMessage(at)
 		return
 	}
 	typ, flags := verb(c, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN)
-	at := b.message(c, typ, flags)
-	b.attrString(unix.NFTA_CHAIN_TABLE, c.Table)
-	b.attrString(unix.NFTA_CHAIN_NAME, c.Chain.Name)
+	at := b.message(typ, flags, c.Family, c.Table, ref{change: c})
+	b.buf.PutString(unix.NFTA_CHAIN_NAME, c.Chain.Name)
 	if h := c.Chain.Hook; h != nil && c.Verb == ruleset.Add {
-		hook := b.nest(unix.NFTA_CHAIN_HOOK)
-		b.attr32(unix.NFTA_HOOK_HOOKNUM, uint32(h.Num))
-		b.attr32(unix.NFTA_HOOK_PRIORITY, uint32(h.Priority))
-		b.unnest(hook)
-		b.attr32(unix.NFTA_CHAIN_POLICY, nfAccept)
-		b.attrString(unix.NFTA_CHAIN_TYPE, chainType(h))
+		hook := b.buf.Nest(unix.NFTA_CHAIN_HOOK)
+		b.buf.PutUint32(unix.NFTA_HOOK_HOOKNUM, uint32(h.Num))
+		b.buf.PutUint32(unix.NFTA_HOOK_PRIORITY, uint32(h.Priority))
+		b.buf.Unnest(hook)
+		b.buf.PutUint32(unix.NFTA_CHAIN_POLICY, uint32(expr.VerdictAccept))
+		b.buf.PutString(unix.NFTA_CHAIN_TYPE, chainType(h))
 	}
-	b.end(at)
+	b.buf.EndMessage(at)
 }
 
 func chainType(h *ruleset.Hook) string {
@@ -188,19 +205,18 @@ func chainType(h *ruleset.Hook) string {
 }
 
 func (b *Batch) rule(c *ruleset.Change) error {
-	at := b.message(c, unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND)
-	b.attrString(unix.NFTA_RULE_TABLE, c.Table)
-	b.attrString(unix.NFTA_RULE_CHAIN, c.Chain.Name)
-	list := b.nest(unix.NFTA_RULE_EXPRESSIONS)
-	exprs, err := expressions(c.Rule, c.Family)
-	if err != nil {
-		return fmt.Errorf("encode rule %q: %w", c.Rule.Text(c.Family), err)
+	at := b.message(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, c.Family, c.Table, ref{change: c})
+	b.buf.PutString(unix.NFTA_RULE_CHAIN, c.Chain.Name)
+	list := b.buf.Nest(unix.NFTA_RULE_EXPRESSIONS)
+	e := ruleEncoder{family: c.Family, list: &b.buf}
+	for _, s := range c.Rule {
+		e.statement(s)
 	}
-	for _, e := range exprs {
-		b.attrNested(unix.NFTA_LIST_ELEM, e)
+	if e.err != nil {
+		return fmt.Errorf("encode rule %q: %w", c.Rule.Text(c.Family), e.err)
 	}
-	b.unnest(list)
-	b.end(at)
+	b.buf.Unnest(list)
+	b.buf.EndMessage(at)
 	return nil
 }
 
@@ -211,19 +227,16 @@ func (b *Batch) elements(c *ruleset.Change) error {
 	enc := newElementEncoder(c)
 	b.buf = slices.Grow(b.buf, len(c.Elements)*enc.typical())
 	for i := 0; i < len(c.Elements); {
-		at := b.message(c, typ, flags)
-		b.refs[len(b.refs)-1].element = i
-		b.attrString(unix.NFTA_SET_ELEM_LIST_TABLE, c.Table)
-		b.attrString(unix.NFTA_SET_ELEM_LIST_SET, c.Set.Name)
-		list := b.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+		at := b.message(typ, flags, c.Family, c.Table, ref{change: c, element: i})
+		b.buf.PutString(unix.NFTA_SET_ELEM_LIST_SET, c.Set.Name)
+		list := b.buf.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 		for ; i < len(c.Elements) && len(b.buf)-list < maxPayload; i++ {
-			var err error
-			if b.buf, err = enc.append(b.buf, &c.Elements[i]); err != nil {
+			if err := enc.append(&b.buf, &c.Elements[i]); err != nil {
 				return fmt.Errorf("encode %q: %w", c.ElementString(i), err)
 			}
 		}
-		b.unnest(list)
-		b.end(at)
+		b.buf.Unnest(list)
+		b.buf.EndMessage(at)
 	}
 	return nil
 }

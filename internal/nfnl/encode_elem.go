@@ -8,43 +8,31 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// nfElemIntervalEnd is NFT_SET_ELEM_INTERVAL_END of linux/netfilter/nf_tables.h.
-const nftElemIntervalEnd = 1
-
-// elementEncoder writes elements of one set. It is the hot path of a load, so
-// it appends bytes with lengths that it knows beforehand.
+// elementEncoder writes elements of one set. It is the hot path of a load, so it
+// copies what is the same in every element.
 type elementEncoder struct {
-	set    *ruleset.Set
-	del    bool
-	slot   int // where the key's slot is, which the kernel keeps host-endian; -1: none
-	single int // bytes of a key that is no concatenation and shorter than four; 0: whole
-	halves bool
+	set     *ruleset.Set
+	del     bool
+	layout  layout         // of the key
+	counter netlink.Buffer // at zero; its bytes and packets are at the end
 }
 
 func newElementEncoder(c *ruleset.Change) *elementEncoder {
-	enc := &elementEncoder{set: c.Set, del: c.Verb == ruleset.Delete, slot: -1, halves: halved(c.Set)}
-	at := 0
-	for _, t := range c.Set.Key {
-		if t == ruleset.Slot {
-			enc.slot = at
-		}
-		at += t.Len(c.Family)
-	}
-	if len(c.Set.Key) == 1 {
-		enc.single = typeLen(c.Set.Key[0], c.Family)
-	}
+	enc := &elementEncoder{set: c.Set, del: c.Verb == ruleset.Delete, layout: layoutOf(c.Set.Key, c.Family)}
+	putCounter(&enc.counter, unix.NFTA_SET_ELEM_EXPR)
 	return enc
 }
 
-// halved reports whether the kernel keeps each element of a set as two, the
-// ends of an interval: see FoldIntervals. An interval of concatenations is one
+// halved reports whether the kernel keeps each element of a set as two, the ends
+// of an interval (see FoldIntervals). An interval of concatenations is one
 // element with two keys.
 func halved(s *ruleset.Set) bool { return s.Interval && len(s.Key) == 1 }
 
-// typical is about the size of an element with a comment of usual length.
+// typical is the approximate size of an element with a comment of usual length.
 func (enc *elementEncoder) typical() int {
 	size := 96
 	if !enc.set.Verdict && len(enc.set.Data) == 0 {
@@ -53,122 +41,103 @@ func (enc *elementEncoder) typical() int {
 	return size
 }
 
-var errOpaque = errors.New("it holds what this library can not express")
+var errOpaque = errors.New("it contains what this library cannot express")
 
-func (enc *elementEncoder) append(buf []byte, e *ruleset.Element) ([]byte, error) {
+func (enc *elementEncoder) append(buf *netlink.Buffer, e *ruleset.Element) error {
 	if e.Opaque && !enc.del {
-		return nil, errOpaque
+		return errOpaque
 	}
-	at := len(buf)
-	buf = appendNest(buf, unix.NFTA_LIST_ELEM)
-	buf = enc.key(buf, unix.NFTA_SET_ELEM_KEY, &e.Key)
-	if enc.set.Interval && !enc.halves {
-		buf = enc.key(buf, nftaSetElemKeyEnd, &e.End)
+	at := buf.Nest(unix.NFTA_LIST_ELEM)
+	enc.key(buf, unix.NFTA_SET_ELEM_KEY, &e.Key)
+	if enc.set.Interval && !halved(enc.set) {
+		enc.key(buf, nftaSetElemKeyEnd, &e.End)
 	}
 	if !enc.del {
-		buf = enc.value(buf, e)
+		enc.value(buf, e)
 	}
-	unnest(buf, at)
-	if enc.halves {
-		buf = enc.intervalEnd(buf, e)
+	buf.Unnest(at)
+	if halved(enc.set) {
+		enc.intervalEnd(buf, e)
 	}
-	return buf, nil
+	return nil
 }
 
-func (enc *elementEncoder) key(buf []byte, typ int, k *ruleset.Tuple) []byte {
-	b := k.Bytes()
-	if enc.single > 0 {
-		b = b[:enc.single]
-	}
-	buf = appendAttrHeader(buf, typ|unix.NLA_F_NESTED, attrHeader+align4(len(b)))
-	buf = appendAttrHeader(buf, unix.NFTA_DATA_VALUE, len(b))
-	start := len(buf)
-	buf = append(buf, b...)
-	if enc.slot >= 0 {
-		slot := buf[start+enc.slot:]
-		binary.NativeEndian.PutUint32(slot, binary.BigEndian.Uint32(slot))
-	}
-	return pad(buf)
+func (enc *elementEncoder) key(buf *netlink.Buffer, typ uint16, k *ruleset.Tuple) {
+	enc.layout.swap(putValue(buf, typ, k.Bytes()[:min(k.Len(), enc.layout.size)]))
 }
 
-func (enc *elementEncoder) value(buf []byte, e *ruleset.Element) []byte {
+// putValue appends an attribute that contains NFTA_DATA_VALUE, and returns the
+// value.
+func putValue(buf *netlink.Buffer, typ uint16, b []byte) (value []byte) {
+	value = buf.ReserveNested(typ, unix.NFTA_DATA_VALUE, len(b))
+	copy(value, b)
+	return value
+}
+
+func (enc *elementEncoder) value(buf *netlink.Buffer, e *ruleset.Element) {
 	switch {
 	case enc.set.Verdict:
-		buf = verdictData(buf, e.Verdict)
+		putVerdict(buf, e.Verdict)
 	case len(enc.set.Data) > 0:
-		b := e.Data.Bytes()
-		buf = appendAttrHeader(buf, unix.NFTA_SET_ELEM_DATA|unix.NLA_F_NESTED, attrHeader+align4(len(b)))
-		buf = appendAttr(buf, unix.NFTA_DATA_VALUE, b)
+		putValue(buf, unix.NFTA_SET_ELEM_DATA, e.Data.Bytes())
 	}
 	if e.Comment != "" {
-		buf = appendAttrHeader(buf, unix.NFTA_SET_ELEM_USERDATA, len(e.Comment)+3)
-		buf = pad(appendComment(buf, e.Comment))
+		putComment(buf, unix.NFTA_SET_ELEM_USERDATA, e.Comment)
 	}
 	if e.Packets > 0 || e.Bytes > 0 {
-		buf = counterExpr(buf, unix.NFTA_SET_ELEM_EXPR, e.Packets, e.Bytes)
+		*buf = append(*buf, enc.counter...)
+		binary.BigEndian.PutUint64((*buf)[len(*buf)-counterBytes:], e.Bytes)
+		binary.BigEndian.PutUint64((*buf)[len(*buf)-counterPackets:], e.Packets)
 	}
-	return buf
 }
 
-func verdictData(buf []byte, v ruleset.Verdict) []byte {
-	data := len(buf)
-	buf = appendNest(buf, unix.NFTA_SET_ELEM_DATA)
-	verdict := len(buf)
-	buf = appendNest(buf, unix.NFTA_DATA_VERDICT)
-	buf = appendAttr32(buf, unix.NFTA_VERDICT_CODE, verdictCode(v.Kind))
+// putComment appends an attribute with a comment as libnftnl lays it out in
+// user data: a type, a length and a NUL-terminated string.
+func putComment(buf *netlink.Buffer, typ uint16, s string) {
+	value := buf.Reserve(typ, len(s)+3)
+	value[0], value[1] = udataComment, byte(len(s)+1)
+	value[2+copy(value[2:], s)] = 0
+}
+
+func putVerdict(buf *netlink.Buffer, v ruleset.Verdict) {
+	data := buf.Nest(unix.NFTA_SET_ELEM_DATA)
+	verdict := buf.Nest(unix.NFTA_DATA_VERDICT)
+	buf.PutUint32(unix.NFTA_VERDICT_CODE, uint32(verdictCodes[v.Kind]))
 	if v.Chain != "" {
-		buf = AppendAttrString(buf, unix.NFTA_VERDICT_CHAIN, v.Chain)
+		buf.PutString(unix.NFTA_VERDICT_CHAIN, v.Chain)
 	}
-	unnest(buf, verdict)
-	unnest(buf, data)
-	return buf
+	buf.Unnest(verdict)
+	buf.Unnest(data)
 }
 
-// verdictCode numbers verdicts as linux/netfilter.h (accept, drop) and
-// linux/netfilter/nf_tables.h (the negative ones) do.
-func verdictCode(k ruleset.VerdictKind) uint32 {
-	code := int32(nfDrop)
-	switch k {
-	case ruleset.Drop:
-	case ruleset.Accept:
-		code = nfAccept
-	case ruleset.Return:
-		code = unix.NFT_RETURN
-	case ruleset.Jump:
-		code = unix.NFT_JUMP
-	case ruleset.Goto:
-		code = unix.NFT_GOTO
-	}
-	return uint32(code)
+// The distances of the numbers of a counter from its end.
+const (
+	counterBytes   = 8 + netlink.AttributeHeaderLen + 8
+	counterPackets = 8
+)
+
+// putCounter appends a counter that stands at zero.
+func putCounter(buf *netlink.Buffer, typ uint16) {
+	at := buf.Nest(typ)
+	buf.PutString(unix.NFTA_EXPR_NAME, "counter")
+	data := buf.Nest(unix.NFTA_EXPR_DATA)
+	buf.PutUint64(unix.NFTA_COUNTER_BYTES, 0)
+	buf.PutUint64(unix.NFTA_COUNTER_PACKETS, 0)
+	buf.Unnest(data)
+	buf.Unnest(at)
 }
 
-// counterExpr appends a counter that starts at the given state.
-func counterExpr(buf []byte, typ int, packets, size uint64) []byte {
-	at := len(buf)
-	buf = appendNest(buf, typ)
-	buf = AppendAttrString(buf, unix.NFTA_EXPR_NAME, "counter")
-	data := len(buf)
-	buf = appendNest(buf, unix.NFTA_EXPR_DATA)
-	buf = binary.BigEndian.AppendUint64(appendAttrHeader(buf, unix.NFTA_COUNTER_BYTES, 8), size)
-	buf = binary.BigEndian.AppendUint64(appendAttrHeader(buf, unix.NFTA_COUNTER_PACKETS, 8), packets)
-	unnest(buf, data)
-	unnest(buf, at)
-	return buf
-}
-
-// intervalEnd appends the element that ends an interval: the first key behind
-// it, flagged. The kernel's rbtree needs none behind the greatest key.
-func (enc *elementEncoder) intervalEnd(buf []byte, e *ruleset.Element) []byte {
-	after, ok := successor(e.End, enc.single)
+// intervalEnd appends the element that ends an interval: the first key after it,
+// with a flag. The kernel's rbtree needs none after the greatest key.
+func (enc *elementEncoder) intervalEnd(buf *netlink.Buffer, e *ruleset.Element) {
+	after, ok := successor(e.End, enc.layout.size)
 	if !ok {
-		return buf
+		return
 	}
-	at := len(buf)
-	buf = appendNest(buf, unix.NFTA_LIST_ELEM)
-	buf = enc.key(buf, unix.NFTA_SET_ELEM_KEY, &after)
-	buf = appendAttr32(buf, unix.NFTA_SET_ELEM_FLAGS, nftElemIntervalEnd)
-	unnest(buf, at)
-	return buf
+	at := buf.Nest(unix.NFTA_LIST_ELEM)
+	enc.key(buf, unix.NFTA_SET_ELEM_KEY, &after)
+	buf.PutUint32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+	buf.Unnest(at)
 }
 
 // successor is the next key in the order of its first n bytes.
@@ -182,14 +151,15 @@ func successor(t ruleset.Tuple, n int) (ruleset.Tuple, bool) {
 	return t, false
 }
 
-// ElementKeys gives the attribute that names elements of the change's set by
-// their keys, for a request.
+// ElementKeys returns the attribute by which a request names elements of the
+// change's set: a list of their keys.
 func ElementKeys(c *ruleset.Change, elements []ruleset.Element) []byte {
 	enc := newElementEncoder(&ruleset.Change{Verb: ruleset.Delete, Family: c.Family, Set: c.Set})
-	buf := appendNest(nil, unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	var buf netlink.Buffer
+	at := buf.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	for i := range elements {
-		buf, _ = enc.append(buf, &elements[i]) // a key alone can always be encoded
+		_ = enc.append(&buf, &elements[i]) // a key alone can always be encoded
 	}
-	unnest(buf, 0)
+	buf.Unnest(at)
 	return buf
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -52,7 +53,7 @@ func encode(t *testing.T, seq uint32, changes ...ruleset.Change) (*Batch, []enco
 	return b, messages(t, b.Finish())
 }
 
-// portElements are drops of the ports from first on.
+// portElements drop n ports, starting at first.
 func portElements(first, n int, comment string) []ruleset.Element {
 	out := make([]ruleset.Element, n)
 	for i := range out {
@@ -68,8 +69,8 @@ func portMap() *ruleset.Set {
 	return &ruleset.Set{Name: "ports", Key: []ruleset.Type{ruleset.Port}, Verdict: true, Counter: true}
 }
 
-// TestBatchFrame: a batch begins with the generation that it is for, ends as
-// it should, and asks for one acknowledgement, that of its last change.
+// TestBatchFrame: a batch begins with its generation, ends with the end message, and
+// asks for one acknowledgement, that of its last change.
 func TestBatchFrame(t *testing.T) {
 	table := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t"}
 	const first = ^uint32(0) // sequence numbers may wrap around
@@ -96,8 +97,8 @@ func TestBatchFrame(t *testing.T) {
 	if b.FirstSeq() != first || b.LastSeq() != 1 || b.NextSeq() != 2 {
 		t.Errorf("numbers are %d, %d, %d", b.FirstSeq(), b.LastSeq(), b.NextSeq())
 	}
-	f := readFields(msgs[0].body[4:], nfnlBatchGenID)
-	if got := f.u32(nfnlBatchGenID); got != 77 || f.err != nil {
+	f := readAttributes(msgs[0].body[4:], unix.NFNL_BATCH_GENID)
+	if got := f.u32(unix.NFNL_BATCH_GENID); got != 77 || f.err != nil {
 		t.Errorf("generation %d, error %v", got, f.err)
 	}
 	if subsys := binary.BigEndian.Uint16(msgs[0].body[2:]); subsys != unix.NFNL_SUBSYS_NFTABLES {
@@ -105,8 +106,8 @@ func TestBatchFrame(t *testing.T) {
 	}
 }
 
-// TestElementsFillMessages: the length of the attribute that holds them, 16
-// bits, is made use of, and not exceeded with elements of the greatest length.
+// TestElementsFillMessages: the attribute that contains elements is as full as its
+// length of 16 bits allows, and does not exceed it with the longest elements.
 func TestElementsFillMessages(t *testing.T) {
 	long := strings.Repeat("é", 64)
 	c := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv6, Table: "t", Set: portMap(), Elements: portElements(0, 5000, long)}
@@ -118,7 +119,7 @@ func TestElementsFillMessages(t *testing.T) {
 	msgs = msgs[1 : len(msgs)-1]
 	next := 0
 	for i, m := range msgs {
-		f := readFields(m.body[4:], unix.NFTA_SET_ELEM_LIST_TABLE, unix.NFTA_SET_ELEM_LIST_SET, unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+		f := readAttributes(m.body[4:], unix.NFTA_SET_ELEM_LIST_TABLE, unix.NFTA_SET_ELEM_LIST_SET, unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 		list := f.val[unix.NFTA_SET_ELEM_LIST_ELEMENTS]
 		if full := len(list) > maxPayload-1024; f.err != nil || !full && i < len(msgs)-1 {
 			t.Errorf("message %d of %d has %d bytes of elements, error %v", i, len(msgs), len(list), f.err)
@@ -138,8 +139,8 @@ func TestElementsFillMessages(t *testing.T) {
 	}
 }
 
-// TestFind: the offset at which the kernel found fault with a message leads
-// back to the element, among thousands in several messages.
+// TestFind: the offset of an error in a message leads back to the element, among
+// thousands in several messages.
 func TestFind(t *testing.T) {
 	changes := []ruleset.Change{
 		{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t"},
@@ -180,18 +181,18 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// checkFind looks for each element of one message by the offset of its first
-// and last byte, and gives how many there are.
+// checkFind looks for each element of one message by the offset of its first and
+// last byte, and returns how many there are.
 func checkFind(t *testing.T, b *Batch, m encoded, want *ruleset.Change, first int) (n int) {
 	t.Helper()
 	at := msgHeader // in the message
-	f := cursor{rest: m.body[4:]}
-	for f.next() && f.typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-		at += attrHeader + align4(len(f.val))
+	f := netlink.ReadAttributes(m.body[4:])
+	for f.Next() && f.Type != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+		at += netlink.AttributeHeaderLen + netlink.Align(len(f.Value))
 	}
-	at += attrHeader
-	for in := (cursor{rest: f.val}); in.next(); n++ {
-		end := at + attrHeader + align4(len(in.val))
+	at += netlink.AttributeHeaderLen
+	for in := netlink.ReadAttributes(f.Value); in.Next(); n++ {
+		end := at + netlink.AttributeHeaderLen + netlink.Align(len(in.Value))
 		for _, offset := range []int{at, end - 1} {
 			if c, element := b.Find(m.seq, offset); c != want || element != first+n {
 				t.Fatalf("offset %d leads to %d, want %d", offset, element, first+n)
@@ -202,8 +203,7 @@ func checkFind(t *testing.T, b *Batch, m encoded, want *ruleset.Change, first in
 	return n
 }
 
-// TestFindInterval: an interval takes two places in a message, so that which
-// one it was is not said.
+// TestFindInterval: an interval is written as two elements, so it is not found.
 func TestFindInterval(t *testing.T) {
 	s := &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Addr}, Interval: true}
 	c := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: s, Elements: []ruleset.Element{
@@ -217,7 +217,7 @@ func TestFindInterval(t *testing.T) {
 	}
 }
 
-// TestEncodeRefuses: what can not be expressed is an error and never sent.
+// TestEncodeRefuses: what cannot be expressed is an error, and is never sent.
 func TestEncodeRefuses(t *testing.T) {
 	opaque := portElements(1, 1, "")
 	opaque[0].Opaque = true
@@ -231,9 +231,17 @@ func TestEncodeRefuses(t *testing.T) {
 		"an update without a timeout": rule(ruleset.Update{Map: "m", Key: addr, Data: addr}),
 		"no timeout":                  rule(ruleset.Update{Map: "m", Key: addr, Data: addr}),
 		"an update by hash":           rule(ruleset.Update{Map: "m", Key: []ruleset.Operand{hash}, Data: addr, Seconds: 1}),
-		"data behind the registers":   rule(ruleset.Update{Map: "m", Key: long, Data: addr, Seconds: 1}),
-		"a key behind the registers":  rule(ruleset.Lookup{Key: append(long, addr...), Set: "s"}),
-		"no register for a hash":      rule(ruleset.VMap{Key: append(long[:12:12], hash), Map: "m"}),
+		"data after the registers":    rule(ruleset.Update{Map: "m", Key: long, Data: addr, Seconds: 1}),
+		"a key after the registers":   rule(ruleset.Lookup{Key: append(long, addr...), Set: "s"}),
+		"no register for a hash":      rule(ruleset.VMap{Key: append(long[:15:15], hash), Map: "m"}),
+		"no register for two":         rule(ruleset.VMap{Key: append(long[:14:14], hashOf(ruleset.Saddr, ruleset.Sport)), Map: "m"}),
+		"a hash of a hash":            rule(ruleset.VMap{Key: []ruleset.Operand{hashOf(ruleset.Hash)}, Map: "m"}),
+		"a hash of a random number":   rule(ruleset.VMap{Key: []ruleset.Operand{hashOf(ruleset.Random)}, Map: "m"}),
+		"a hash of nothing":           rule(ruleset.VMap{Key: []ruleset.Operand{hashOf()}, Map: "m"}),
+		"a match of a port":           rule(ruleset.Match{Field: ruleset.Dport, Value: 80}),
+		"a prefix of ports":           rule(ruleset.MatchAddr{Field: ruleset.Dport, Prefix: mustPrefix("10.0.0.0/8")}),
+		"a port as an address":        rule(ruleset.SetDaddr{To: ruleset.Dport}),
+		"an unknown verdict":          rule(ruleset.Verdict{Kind: 99}),
 		"a match that is not":         rule(ruleset.Match{Field: ruleset.L4proto, Not: true, Value: tcp}),
 
 		"an opaque element": {Set: portMap(), Elements: opaque},
@@ -252,8 +260,13 @@ func TestEncodeRefuses(t *testing.T) {
 	}
 	deleted := ruleset.Change{Verb: ruleset.Delete, Family: ruleset.IPv4, Table: "t", Set: portMap(), Elements: opaque}
 	if err := NewBatch(0, 0).Add(&deleted); err != nil {
-		t.Errorf("an opaque element can not be deleted: %v", err)
+		t.Errorf("an opaque element cannot be deleted: %v", err)
 	}
+}
+
+// hashOf is never nil: that is the source address.
+func hashOf(inputs ...ruleset.Field) ruleset.Operand {
+	return ruleset.Operand{Field: ruleset.Hash, Mod: 3, Inputs: ops(inputs...)}
 }
 
 func TestSuccessor(t *testing.T) {

@@ -11,53 +11,47 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Entry is an element of a dynamic set. Packets make and renew entries, and
-// time takes them away: they are state, and no part of a ruleset.
-type Entry struct {
-	Key, Data [][]byte      // field by field, without padding, all numbers big-endian; Data is that of a map
-	Timeout   time.Duration // how long it lasts if it is not renewed; 0 is for ever
-	Expires   time.Duration // what is left of that; 0 is all of it
-}
-
 // DecodeEntries decodes a message of type NFT_MSG_NEWSETELEM as DecodeElements
-// does, and yields entries. One that does not have the types of the set is left
-// out, and so is what an entry has beside its key, data and time.
-func DecodeEntries(msg []byte, s *ruleset.Set, f ruleset.Family, yield func(Entry)) (table, set string, err error) {
+// does, but yields entries. It leaves out entries that do not have the types of the
+// set, and everything but their keys, data and times.
+func DecodeEntries(msg []byte, s *ruleset.Set, f ruleset.Family, yield func(ruleset.Entry)) (table, set string, err error) {
 	table, set, list, err := elementList(msg, f)
-	c := cursor{rest: list}
-	for err == nil && set == s.Name && c.next() {
-		var e Entry
-		if e, err = decodeEntry(c.val, s, f); err == nil && e.Key != nil && (e.Data == nil) == (len(s.Data) == 0) {
+	c := netlink.ReadAttributes(list)
+	for err == nil && set == s.Name && c.Next() {
+		var e ruleset.Entry
+		if e, err = decodeEntry(c.Value, s, f); err == nil && e.Key != nil && (e.Data == nil) == (len(s.Data) == 0) {
 			yield(e)
 		}
 	}
-	if err = errors.Join(err, c.err); err != nil {
+	if err = errors.Join(err, c.Err()); err != nil {
 		return "", "", fmt.Errorf("decode entries of %q: %w", set, err)
 	}
 	return table, set, nil
 }
 
-func decodeEntry(b []byte, s *ruleset.Set, f ruleset.Family) (e Entry, err error) {
-	c := cursor{rest: b}
-	for err == nil && c.next() {
-		switch c.typ {
+func decodeEntry(b []byte, s *ruleset.Set, f ruleset.Family) (e ruleset.Entry, err error) {
+	c := netlink.ReadAttributes(b)
+	for err == nil && c.Next() {
+		switch c.Type {
 		case unix.NFTA_SET_ELEM_KEY:
-			e.Key, err = decodeFields(c.val, s.Key, f)
+			e.Key, err = decodeFields(c.Value, s.Key, f)
 		case unix.NFTA_SET_ELEM_DATA:
-			e.Data, err = decodeFields(c.val, s.Data, f)
+			e.Data, err = decodeFields(c.Value, s.Data, f)
 		case unix.NFTA_SET_ELEM_TIMEOUT:
-			e.Timeout = milliseconds(c.val)
+			e.Timeout = milliseconds(c.Value)
 		case unix.NFTA_SET_ELEM_EXPIRATION:
-			e.Expires = milliseconds(c.val)
+			e.Expires = milliseconds(c.Value)
 		}
 	}
-	return e, errors.Join(err, c.err)
+	return e, errors.Join(err, c.Err())
 }
 
-// milliseconds is zero for what is out of range: about 292 years.
+// milliseconds returns zero for a duration that is out of range, after about 292
+// years.
 func milliseconds(b []byte) time.Duration {
 	if len(b) != 8 {
 		return 0
@@ -69,61 +63,51 @@ func milliseconds(b []byte) time.Duration {
 	return d
 }
 
-// decodeFields splits a nested NFTA_DATA_VALUE; nil: it has other types.
+// decodeFields splits a nested NFTA_DATA_VALUE. It returns nil if that does not
+// have the types.
 func decodeFields(b []byte, types []ruleset.Type, f ruleset.Family) (out [][]byte, err error) {
-	val, ok, err := dataValue(b)
+	val, ok, err := only(b, unix.NFTA_DATA_VALUE)
 	if _, length := concat(types, f); err != nil || !ok || len(types) == 0 || len(val) != int(length) {
 		return nil, err
 	}
 	out = make([][]byte, 0, len(types))
 	val = slices.Clone(val) // the message's buffer is used again
 	for _, t := range types {
-		n := typeLen(t, f)
+		n := t.Size(f)
 		if t == ruleset.Slot {
 			swapNative(val[:n])
 		}
 		out = append(out, val[:n:n])
-		val = val[min(align4(n), len(val)):]
+		val = val[min(netlink.Align(n), len(val)):]
 	}
 	return out, nil
 }
 
-// EntryChange adds entries to a set or deletes them.
-type EntryChange struct {
-	Verb    ruleset.Verb
-	Family  ruleset.Family
-	Table   string
-	Set     *ruleset.Set
-	Entries []Entry
-}
-
 var errEntry = errors.New("entry does not have the types of its set")
 
-// AddEntries appends a change of entries, a message for each, so that the
-// kernel's answer tells which it is about: see FindEntry.
-func (b *Batch) AddEntries(c *EntryChange) error {
-	typ, flags := unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE
+// AddEntries appends a change of entries, with a message for each, so that
+// FindEntry can tell which of them an answer of the kernel is about.
+func (b *Batch) AddEntries(c *ruleset.EntryChange) error {
+	typ, flags := uint16(unix.NFT_MSG_NEWSETELEM), uint16(unix.NLM_F_CREATE)
 	if c.Verb == ruleset.Delete {
 		typ, flags = unix.NFT_MSG_DELSETELEM, 0
 	}
 	for i := range c.Entries {
-		at := b.begin(unix.NFNL_SUBSYS_NFTABLES<<8|typ, int(c.Family), 0, flags, nil)
-		b.refs[len(b.refs)-1].entries, b.refs[len(b.refs)-1].element = c, i
-		b.attrString(unix.NFTA_SET_ELEM_LIST_TABLE, c.Table)
-		b.attrString(unix.NFTA_SET_ELEM_LIST_SET, c.Set.Name)
-		list := b.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
-		element := b.nest(unix.NFTA_LIST_ELEM)
+		at := b.message(typ, flags, c.Family, c.Table, ref{entries: c, element: i})
+		b.buf.PutString(unix.NFTA_SET_ELEM_LIST_SET, c.Set.Name)
+		list := b.buf.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+		element := b.buf.Nest(unix.NFTA_LIST_ELEM)
 		if err := b.entry(c, &c.Entries[i]); err != nil {
 			return fmt.Errorf("encode entry %d of %s: %w", i, c.Set.Name, err)
 		}
-		b.unnest(element)
-		b.unnest(list)
-		b.end(at)
+		b.buf.Unnest(element)
+		b.buf.Unnest(list)
+		b.buf.EndMessage(at)
 	}
 	return nil
 }
 
-func (b *Batch) entry(c *EntryChange, e *Entry) error {
+func (b *Batch) entry(c *ruleset.EntryChange, e *ruleset.Entry) error {
 	if err := b.fields(unix.NFTA_SET_ELEM_KEY, e.Key, c.Set.Key, c.Family); err != nil || c.Verb == ruleset.Delete {
 		return err
 	}
@@ -132,7 +116,7 @@ func (b *Batch) entry(c *EntryChange, e *Entry) error {
 			return err
 		}
 	}
-	if e.Timeout > 0 { // the kernel takes an expiration with a timeout only, and none above it
+	if e.Timeout > 0 { // the kernel accepts an expiration only with a timeout, and none above it
 		b.milliseconds(unix.NFTA_SET_ELEM_TIMEOUT, e.Timeout)
 		if e.Expires > 0 {
 			b.milliseconds(unix.NFTA_SET_ELEM_EXPIRATION, min(e.Expires, e.Timeout))
@@ -141,40 +125,33 @@ func (b *Batch) entry(c *EntryChange, e *Entry) error {
 	return nil
 }
 
-func (b *Batch) fields(typ int, fields [][]byte, types []ruleset.Type, f ruleset.Family) error {
+func (b *Batch) fields(typ uint16, fields [][]byte, types []ruleset.Type, f ruleset.Family) error {
 	if len(fields) != len(types) {
 		return errEntry
 	}
-	outer := b.nest(typ)
-	inner := len(b.buf)
-	b.buf = appendAttrHeader(b.buf, unix.NFTA_DATA_VALUE, 0)
+	_, length := concat(types, f)
+	value := putValue(&b.buf, typ, make([]byte, length))
 	for i, t := range types {
-		if len(fields[i]) != typeLen(t, f) {
+		if len(fields[i]) != t.Size(f) {
 			return errEntry
 		}
-		at := len(b.buf)
-		b.buf = append(b.buf, fields[i]...)
+		copy(value, fields[i])
 		if t == ruleset.Slot {
-			binary.NativeEndian.PutUint32(b.buf[at:], binary.BigEndian.Uint32(fields[i]))
+			swapNative(value)
 		}
-		if len(types) > 1 { // only the fields of a concatenation are padded
-			b.buf = pad(b.buf)
-		}
+		value = value[min(t.Len(f), len(value)):]
 	}
-	unnest(b.buf, inner)
-	b.buf = pad(b.buf)
-	b.unnest(outer)
 	return nil
 }
 
-// milliseconds rounds up: zero would be another thing.
-func (b *Batch) milliseconds(typ int, d time.Duration) {
+// milliseconds rounds up, since zero has another meaning.
+func (b *Batch) milliseconds(typ uint16, d time.Duration) {
 	ms := (d + time.Millisecond - 1) / time.Millisecond
-	b.buf = binary.BigEndian.AppendUint64(appendAttrHeader(b.buf, typ, 8), uint64(ms))
+	b.buf.PutUint64(typ, uint64(ms))
 }
 
-// FindEntry gives the entry that a message was for; nil: for none.
-func (b *Batch) FindEntry(seq uint32) (c *EntryChange, i int) {
+// FindEntry returns the entry that a message belongs to; nil: to none.
+func (b *Batch) FindEntry(seq uint32) (c *ruleset.EntryChange, i int) {
 	n := seq - b.first
 	if int64(n) >= int64(len(b.refs)) {
 		return nil, 0

@@ -13,7 +13,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// affinity is a map whose keys in IPv6 are longer than a tuple.
+// affinity is a map whose IPv6 keys are longer than a tuple.
 func affinity() *ruleset.Set {
 	return &ruleset.Set{
 		Name: "s", Dynamic: true, Size: 1024,
@@ -22,22 +22,22 @@ func affinity() *ruleset.Set {
 	}
 }
 
-func entry(f ruleset.Family, n byte, timeout, expires time.Duration) Entry {
+func entry(f ruleset.Family, n byte, timeout, expires time.Duration) ruleset.Entry {
 	client := someAddr(f).AsSlice()
 	client[len(client)-1] = n
 	addr := someAddr(f).AsSlice()
-	return Entry{
+	return ruleset.Entry{
 		Key:     [][]byte{client, addr, {udp}, {0, n}},
 		Data:    [][]byte{addr, {0x1f, 0x90}},
 		Timeout: timeout, Expires: expires,
 	}
 }
 
-// TestEntriesRoundTrip: entries that are added are decoded again as they were,
-// and to delete one its key is enough.
+// TestEntriesRoundTrip: entries that are added are decoded unchanged, and an entry is
+// deleted by its key alone.
 func TestEntriesRoundTrip(t *testing.T) {
 	for _, f := range ruleset.Families {
-		c := &EntryChange{Verb: ruleset.Add, Family: f, Table: "t", Set: affinity(), Entries: []Entry{
+		c := &ruleset.EntryChange{Verb: ruleset.Add, Family: f, Table: "t", Set: affinity(), Entries: []ruleset.Entry{
 			entry(f, 1, 3*time.Hour, time.Second),
 			entry(f, 2, time.Millisecond, 0),
 			entry(f, 3, 0, 0),
@@ -46,8 +46,8 @@ func TestEntriesRoundTrip(t *testing.T) {
 			t.Errorf("%s: added (-want +got):\n%s", f, diff)
 		}
 		sent := *c
-		sent.Entries = []Entry{entry(f, 1, time.Second, time.Hour), entry(f, 2, time.Nanosecond, 0), entry(f, 3, 0, time.Second)}
-		want := []Entry{entry(f, 1, time.Second, time.Second), entry(f, 2, time.Millisecond, 0), entry(f, 3, 0, 0)}
+		sent.Entries = []ruleset.Entry{entry(f, 1, time.Second, time.Hour), entry(f, 2, time.Nanosecond, 0), entry(f, 3, 0, time.Second)}
+		want := []ruleset.Entry{entry(f, 1, time.Second, time.Second), entry(f, 2, time.Millisecond, 0), entry(f, 3, 0, 0)}
 		if diff := cmp.Diff(want, decodeEntries(t, encodeEntries(t, &sent), c)); diff != "" {
 			t.Errorf("%s: with times that the kernel does not take (-want +got):\n%s", f, diff)
 		}
@@ -57,15 +57,15 @@ func TestEntriesRoundTrip(t *testing.T) {
 		keys := affinity()
 		keys.Data = nil
 		for i := range want {
-			want[i] = Entry{Key: want[i].Key}
+			want[i] = ruleset.Entry{Key: want[i].Key}
 		}
-		if diff := cmp.Diff(want, decodeEntries(t, encodeEntries(t, &sent), &EntryChange{Family: f, Set: keys})); diff != "" {
+		if diff := cmp.Diff(want, decodeEntries(t, encodeEntries(t, &sent), &ruleset.EntryChange{Family: f, Set: keys})); diff != "" {
 			t.Errorf("%s: deleted (-want +got):\n%s", f, diff)
 		}
 	}
 }
 
-func encodeEntries(t *testing.T, c *EntryChange) []encoded {
+func encodeEntries(t *testing.T, c *ruleset.EntryChange) []encoded {
 	t.Helper()
 	b := NewBatch(9, 77)
 	if err := b.AddEntries(c); err != nil {
@@ -84,10 +84,10 @@ func encodeEntries(t *testing.T, c *EntryChange) []encoded {
 	return msgs[1 : len(msgs)-1]
 }
 
-func decodeEntries(t *testing.T, msgs []encoded, c *EntryChange) (out []Entry) {
+func decodeEntries(t *testing.T, msgs []encoded, c *ruleset.EntryChange) (out []ruleset.Entry) {
 	t.Helper()
 	for _, m := range msgs {
-		table, set, err := DecodeEntries(m.body, c.Set, c.Family, func(e Entry) { out = append(out, e) })
+		table, set, err := DecodeEntries(m.body, c.Set, c.Family, func(e ruleset.Entry) { out = append(out, e) })
 		if err != nil || table != "t" || set != "s" {
 			t.Errorf("table %q, set %q, error %v", table, set, err)
 		}
@@ -98,7 +98,7 @@ func decodeEntries(t *testing.T, msgs []encoded, c *EntryChange) (out []Entry) {
 // TestEntryOfSlots: host-endian numbers are big-endian here, as in tuples.
 func TestEntryOfSlots(t *testing.T) {
 	s := &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Slot}, Data: []ruleset.Type{ruleset.Port}}
-	c := &EntryChange{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: s, Entries: []Entry{
+	c := &ruleset.EntryChange{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: s, Entries: []ruleset.Entry{
 		{Key: [][]byte{{0, 0, 1, 2}}, Data: [][]byte{{0, 80}}},
 	}}
 	msgs := encodeEntries(t, c)
@@ -113,14 +113,14 @@ func TestEntryOfSlots(t *testing.T) {
 	}
 }
 
-// TestEntriesOfNft decodes what the kernel has dumped of an entry of nft's.
+// TestEntriesOfNft decodes the kernel's dump of an entry that nft added.
 func TestEntriesOfNft(t *testing.T) {
 	d := keptDump(t, "sets")
 	i := slices.IndexFunc(d.tables(t)[0].Sets, func(s *ruleset.Set) bool { return s.Dynamic && len(s.Data) > 1 })
 	s := d.tables(t)[0].Sets[i]
-	var got []Entry
+	var got []ruleset.Entry
 	for _, m := range d.of(unix.NFT_MSG_NEWSETELEM) {
-		if _, _, err := DecodeEntries(m, s, ruleset.IPv4, func(e Entry) { got = append(got, e) }); err != nil {
+		if _, _, err := DecodeEntries(m, s, ruleset.IPv4, func(e ruleset.Entry) { got = append(got, e) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -128,7 +128,7 @@ func TestEntriesOfNft(t *testing.T) {
 		t.Fatalf("got %+v", got)
 	}
 	got[0].Expires = 0
-	want := []Entry{{
+	want := []ruleset.Entry{{
 		Key:  [][]byte{{10, 0, 0, 1}, {tcp}, {0, 80}},
 		Data: [][]byte{{10, 0, 0, 2}, {0, 81}}, Timeout: time.Hour,
 	}}
@@ -137,11 +137,11 @@ func TestEntriesOfNft(t *testing.T) {
 	}
 }
 
-// TestEntriesRefused: what has not the types of the set is not sent, and not
-// taken for an entry.
+// TestEntriesRefused: what does not have the types of the set is neither sent nor
+// decoded as an entry.
 func TestEntriesRefused(t *testing.T) {
 	good := entry(ruleset.IPv4, 1, time.Second, 0)
-	for name, e := range map[string]Entry{
+	for name, e := range map[string]ruleset.Entry{
 		"no key":          {Data: good.Data},
 		"no data":         {Key: good.Key},
 		"another family":  entry(ruleset.IPv6, 1, 0, 0),
@@ -149,7 +149,7 @@ func TestEntriesRefused(t *testing.T) {
 		"a padded field":  {Key: [][]byte{good.Key[0], good.Key[1], {udp, 0, 0, 0}, {0, 1}}, Data: good.Data},
 		"data of another": {Key: good.Key, Data: good.Key},
 	} {
-		c := &EntryChange{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: affinity(), Entries: []Entry{e}}
+		c := &ruleset.EntryChange{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: affinity(), Entries: []ruleset.Entry{e}}
 		if err := NewBatch(0, 0).AddEntries(c); err == nil {
 			t.Errorf("%s is encoded", name)
 		}
@@ -163,12 +163,12 @@ func TestEntriesRefused(t *testing.T) {
 		"short data": append(attr(unix.NFTA_SET_ELEM_DATA, valueOf(10)), key...),
 		"verdict":    append(attr(unix.NFTA_SET_ELEM_DATA, attr(unix.NFTA_DATA_VERDICT)), key...),
 	} {
-		_, _, err := DecodeEntries(elementsMessage(element(attrs)), affinity(), ruleset.IPv4, func(e Entry) { t.Errorf("%s: %+v", name, e) })
+		_, _, err := DecodeEntries(elementsMessage(element(attrs)), affinity(), ruleset.IPv4, func(e ruleset.Entry) { t.Errorf("%s: %+v", name, e) })
 		if err != nil {
 			t.Error(name, err)
 		}
 	}
-	_, _, err := DecodeEntries(elementsMessage(attr(1, []byte{3, 0, 1, 0})), affinity(), ruleset.IPv4, func(Entry) {})
+	_, _, err := DecodeEntries(elementsMessage(attr(1, []byte{3, 0, 1, 0})), affinity(), ruleset.IPv4, func(ruleset.Entry) {})
 	if err == nil {
 		t.Error("malformed attributes are no error")
 	}
@@ -179,13 +179,13 @@ func FuzzDecodeEntries(f *testing.F) {
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		for _, family := range ruleset.Families {
 			for _, s := range append(fuzzSets(), affinity()) {
-				_, name, err := DecodeEntries(msg, s, family, func(Entry) {})
+				_, name, err := DecodeEntries(msg, s, family, func(ruleset.Entry) {})
 				if err != nil {
 					continue
 				}
 				s.Name = name
-				c := &EntryChange{Verb: ruleset.Add, Family: family, Table: "t", Set: s}
-				if _, _, err := DecodeEntries(msg, s, family, func(e Entry) { c.Entries = append(c.Entries, e) }); err != nil {
+				c := &ruleset.EntryChange{Verb: ruleset.Add, Family: family, Table: "t", Set: s}
+				if _, _, err := DecodeEntries(msg, s, family, func(e ruleset.Entry) { c.Entries = append(c.Entries, e) }); err != nil {
 					continue
 				}
 				if err := NewBatch(0, 0).AddEntries(c); err != nil {

@@ -26,7 +26,7 @@ func parseAnswer(s string) (Answer, error) {
 	return Answer{Server: server, Client: addr}, nil
 }
 
-// unmap removes the IPv4-mapped form that Go's net package gives.
+// unmap removes the IPv4-mapped form that Go's net package returns.
 func unmap(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }

@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// Dial makes one connection from a namespace to a Server and gives its answer:
+// Dial makes one connection from a namespace to a Server and returns its answer:
 // a TCP connection with a line echoed, a UDP datagram with its reply, or an
 // SCTP INIT with its INIT ACK. The source address is chosen by the kernel if
 // src is unset. The timeout is for the whole exchange. Errors unwrap to the
-// errno; IsTimeout tells that nothing came back.
+// errno; IsTimeout recognizes that nothing came back.
 func Dial(ns *Namespace, protocol string, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
 	return DialFrom(ns, protocol, netip.AddrPortFrom(src, 0), dst, timeout)
 }

@@ -1,5 +1,5 @@
 // Package nstest builds small networks out of network namespaces, for tests
-// and for the demonstration program: a client outside, a node, and backends
+// and for demonstrations: a client outside, a node, and backends
 // behind the node, with servers that say who they are and which source
 // address they saw.
 //

@@ -45,7 +45,7 @@ func (n *Namespace) withLink(name string, fn func(netlink.Link) error) error {
 	return nil
 }
 
-// AddAddr gives a link an address, without duplicate address detection.
+// AddAddr adds an address to a link, without duplicate address detection.
 func (n *Namespace) AddAddr(link string, addr netip.Prefix) error {
 	a := &netlink.Addr{IPNet: ipNet(addr)}
 	if addr.Addr().Is6() {

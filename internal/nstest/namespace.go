@@ -50,11 +50,13 @@ func (n *Namespace) Close() error {
 	return n.handle.Close()
 }
 
-// Do runs a function on a thread inside the namespace and gives its error.
+// Do runs a function on a thread inside the namespace and returns its error.
 // Sockets that the function opens stay in the namespace, wherever they are
 // used later. It must not start goroutines: they would run outside.
 func (n *Namespace) Do(fn func() error) error {
-	return onFreshThread(func() error { return n.visit(fn) })
+	return onFreshThread(func() error {
+		return enterAndReturn(func() error { return netns.Set(n.handle) }, fn)
+	})
 }
 
 // Sysctl sets a kernel parameter of the namespace, with a path as in
@@ -92,11 +94,6 @@ func onFreshThread(fn func() error) error {
 
 // errThreadSpoilt says that the thread is still in another namespace.
 var errThreadSpoilt = errors.New("thread stays in the wrong namespace")
-
-// visit runs a function inside the namespace on the current, locked thread.
-func (n *Namespace) visit(fn func() error) (err error) {
-	return enterAndReturn(func() error { return netns.Set(n.handle) }, fn)
-}
 
 // create makes a namespace and leaves the thread where it was.
 func create() (netns.NsHandle, error) {

@@ -54,7 +54,7 @@ func Reexec() error {
 	return nil
 }
 
-// canCreate reports why network namespaces can not be created.
+// canCreate reports why network namespaces cannot be created.
 func canCreate() error {
 	ns, err := New("probe")
 	if err != nil {
@@ -63,7 +63,7 @@ func canCreate() error {
 	return ns.Close()
 }
 
-// runAgain runs this program in a user namespace and gives its exit code.
+// runAgain runs this program in a user namespace and returns its exit code.
 func runAgain() (int, error) {
 	// The kernel delivers the parent-death signal when the thread that
 	// forked ends, so this thread has to stay until the child is done.
@@ -85,7 +85,7 @@ func runAgain() (int, error) {
 	return runForwarding(cmd)
 }
 
-// runForwarding runs a command, passes signals on to it, and gives its exit
+// runForwarding runs a command, passes signals on to it, and returns its exit
 // code, or 128 plus the signal that ended it, as a shell does.
 func runForwarding(cmd *exec.Cmd) (int, error) {
 	signals := make(chan os.Signal, 8)

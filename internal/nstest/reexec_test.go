@@ -48,7 +48,7 @@ func reexecChild() int {
 }
 
 // A program that may not create network namespaces gets that right in a user
-// namespace, keeps its arguments and gives its own exit code.
+// namespace, keeps its arguments and exits with its own exit code.
 func TestReexec(t *testing.T) {
 	out, code := runWithoutAdmin(t, "one", "two")
 	if code == codeForbidden && os.Getenv("CI") == "" {

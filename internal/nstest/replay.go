@@ -11,7 +11,7 @@ import (
 )
 
 // Replay hands the kernel a recorded batch of netfilter's, as one datagram. It
-// gives the error that the kernel answers with; the batch has to ask for one
+// returns the error that the kernel answers with; the batch has to ask for one
 // acknowledgement. Records are little-endian, as the machines that tests run on.
 func Replay(ns *Namespace, batch []byte) error {
 	err := ns.Do(func() error { return replay(batch) })

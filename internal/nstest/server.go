@@ -87,10 +87,10 @@ func (s *Server) listen(protocol string, addr netip.Addr) error {
 		return s.start(l, err, func() { s.acceptTCP(l) })
 	case "udp":
 		c, err := lc.ListenPacket(ctx, "udp"+family, target)
-		return s.start(c, err, func() { s.answerUDP(c) })
+		return s.start(c, err, func() { s.answerPackets(c, s.answerUDP) })
 	case "sctp":
 		c, err := lc.ListenPacket(ctx, fmt.Sprintf("ip%s:%d", family, protoSCTP), addr.String())
-		return s.start(c, err, func() { s.answerSCTP(c) })
+		return s.start(c, err, func() { s.answerPackets(c, s.answerSCTP) })
 	}
 	return fmt.Errorf("unknown protocol %q", protocol)
 }
@@ -152,7 +152,8 @@ func (s *Server) echoTCP(c net.Conn) {
 	}
 }
 
-func (s *Server) answerUDP(c net.PacketConn) {
+// answerPackets answers what a socket gets, unless the answer is nil.
+func (s *Server) answerPackets(c net.PacketConn, answer func(packet []byte, from net.Addr) []byte) {
 	b := make([]byte, 1<<16)
 	for {
 		n, from, err := c.ReadFrom(b)
@@ -161,40 +162,32 @@ func (s *Server) answerUDP(c net.PacketConn) {
 		} else if err != nil {
 			continue // An ICMP error for an earlier answer.
 		}
-		_, _ = c.WriteTo(fmt.Appendf(nil, "%s %s", s.answer(from), b[:n]), from)
+		if out := answer(b[:n], from); out != nil {
+			_, _ = c.WriteTo(out, from)
+		}
 	}
 }
 
-func (s *Server) answerSCTP(c net.PacketConn) {
-	b := make([]byte, 2048)
-	for {
-		n, from, err := c.ReadFrom(b)
-		if errors.Is(err, net.ErrClosed) {
-			return
-		} else if err != nil {
-			continue // An ICMP error for an earlier answer.
-		}
-		// The socket gets everything of the protocol, also answers that are
-		// for a client in this namespace.
-		in, err := parseSCTP(b[:n])
-		if err != nil || in.chunk != chunkInit || in.dstPort != s.port {
-			continue
-		}
-		client := netip.AddrPortFrom(ipOf(from), in.srcPort)
-		out := sctpPacket{
-			srcPort: s.port, dstPort: in.srcPort, tag: initTag,
-			chunk: chunkInitAck, cookie: Answer{Server: s.name, Client: client}.String(),
-		}
-		_, _ = c.WriteTo(out.marshal(), from)
+func (s *Server) answerUDP(packet []byte, from net.Addr) []byte {
+	return fmt.Appendf(nil, "%s %s", s.answer(from), packet)
+}
+
+// answerSCTP answers an INIT. The socket gets everything of the protocol, also
+// answers that are for a client in this namespace.
+func (s *Server) answerSCTP(packet []byte, from net.Addr) []byte {
+	in, err := parseSCTP(packet)
+	if err != nil || in.chunk != chunkInit || in.dstPort != s.port {
+		return nil
 	}
+	client, _ := netip.ParseAddr(from.String())
+	answer := Answer{Server: s.name, Client: unmap(netip.AddrPortFrom(client, in.srcPort))}
+	return sctpPacket{
+		srcPort: s.port, dstPort: in.srcPort, tag: initTag,
+		chunk: chunkInitAck, cookie: answer.String(),
+	}.marshal()
 }
 
 func (s *Server) answer(from net.Addr) Answer {
 	a, _ := netip.ParseAddrPort(from.String())
 	return Answer{Server: s.name, Client: unmap(a)}
-}
-
-func ipOf(a net.Addr) netip.Addr {
-	addr, _ := netip.ParseAddr(a.String())
-	return addr.Unmap().WithZone("")
 }

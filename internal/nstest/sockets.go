@@ -3,6 +3,7 @@
 package nstest
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -12,7 +13,7 @@ import (
 	"strings"
 )
 
-// Listening gives the addresses on which sockets of the namespace take TCP
+// Listening returns the addresses on which sockets of the namespace take TCP
 // connections or, connected to nobody, UDP datagrams.
 func (n *Namespace) Listening(protocol string) ([]netip.AddrPort, error) {
 	var all []netip.AddrPort
@@ -44,8 +45,7 @@ func (n *Namespace) Listening(protocol string) ([]netip.AddrPort, error) {
 func isListening(state string) bool { return state == "0A" || state == "07" }
 
 // parseSocketAddr reads an address as proc_net_tcp(5) has it: 32-bit words,
-// each in the machine's byte order, which is little-endian on all machines
-// that run this.
+// each in the machine's byte order.
 func parseSocketAddr(s string) (netip.AddrPort, error) {
 	host, port, _ := strings.Cut(s, ":")
 	raw, err := hex.DecodeString(host)
@@ -57,7 +57,7 @@ func parseSocketAddr(s string) (netip.AddrPort, error) {
 		return netip.AddrPort{}, err
 	}
 	for word := range slices.Chunk(raw, 4) {
-		slices.Reverse(word)
+		binary.NativeEndian.PutUint32(word, binary.BigEndian.Uint32(word))
 	}
 	addr, ok := netip.AddrFromSlice(raw)
 	if !ok {

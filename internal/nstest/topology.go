@@ -42,10 +42,10 @@ type Addrs struct {
 	External  netip.Addr   // nobody's: routed to the node
 }
 
-// Families gives the topology's addresses in both families.
+// Families returns the topology's addresses in both families.
 func Families() []Addrs { return []Addrs{IPv4(), IPv6()} }
 
-// IPv4 gives the topology's IPv4 addresses.
+// IPv4 returns the topology's IPv4 addresses.
 func IPv4() Addrs {
 	return Addrs{
 		Family:    "v4",
@@ -63,7 +63,7 @@ func IPv4() Addrs {
 	}
 }
 
-// IPv6 gives the topology's IPv6 addresses.
+// IPv6 returns the topology's IPv6 addresses.
 func IPv6() Addrs {
 	return Addrs{
 		Family:    "v6",
@@ -189,7 +189,7 @@ func (t *Topology) linkClient() error {
 		return err
 	}
 	for _, a := range Families() {
-		err := firstError(
+		err := errors.Join(
 			t.Client.AddAddr(ClientLink, within(a.Client, a.ClientNet)),
 			t.Node.AddAddr(uplinkName, within(a.Uplink, a.ClientNet)),
 			t.Node.AddAddr(uplinkName, single(a.Node)),
@@ -240,38 +240,29 @@ func (t *Topology) addRouter() (err error) {
 	if t.Router, err = New("router"); err != nil {
 		return err
 	}
-	err = firstError(
+	err = errors.Join(
 		t.Router.forward(),
 		attach(t.Router, t.Node, RouterLink, func(a Addrs) (netip.Addr, netip.Addr) { return a.Router, a.PodGW }))
 	for _, a := range Families() {
-		err = firstError(err, t.Node.AddRoute(RouterLink, a.RemoteNet, a.Router, a.PodGW))
+		err = errors.Join(err, t.Node.AddRoute(RouterLink, a.RemoteNet, a.Router, a.PodGW))
 	}
 	return err
 }
 
 // attach connects a pod to a router as the ptp plug-in of CNI does: an address
 // without a network on each end, so that every packet passes through the
-// router. Addrs gives the pod's address and the router's.
+// router. Addrs returns the pod's address and the router's.
 func attach(pod, router *Namespace, inRouter string, addrs func(Addrs) (addr, gateway netip.Addr)) error {
 	if err := Connect(pod, podLink, router, inRouter); err != nil {
 		return err
 	}
 	for _, a := range Families() {
 		addr, gateway := addrs(a)
-		err := firstError(
+		err := errors.Join(
 			pod.AddAddr(podLink, single(addr)),
 			router.AddAddr(inRouter, single(gateway)),
 			pod.AddRoute(podLink, a.Any(), gateway, netip.Addr{}),
 			router.AddRoute(inRouter, single(addr), netip.Addr{}, gateway))
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
 		if err != nil {
 			return err
 		}

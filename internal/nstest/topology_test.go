@@ -22,7 +22,7 @@ const timeout = 20 * time.Second
 // Without any NAT the client reaches every backend through the node, and every
 // backend sees the client's own address.
 func TestTopologyRoutes(t *testing.T) {
-	top := newTopology(t, 2)
+	top := nstest.NewTestTopology(t, 2)
 	for i, pod := range top.Backends {
 		serve(t, pod, "tcp", "udp", "sctp")
 		for _, addrs := range nstest.Families() {
@@ -47,7 +47,7 @@ func TestTopologyRoutes(t *testing.T) {
 // Remote pods are reached through the node and the router, by everybody, and
 // reach everybody.
 func TestRemotes(t *testing.T) {
-	top := newTopology(t, 1)
+	top := nstest.NewTestTopology(t, 1)
 	if err := errors.Join(top.AddRemotes(1), top.AddRemotes(1)); err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestRemotes(t *testing.T) {
 
 // A connection can be made from a chosen source address.
 func TestDialFromSource(t *testing.T) {
-	top := newTopology(t, 1)
+	top := nstest.NewTestTopology(t, 1)
 	serve(t, top.Backends[0], "tcp", "udp", "sctp")
 	for _, addrs := range nstest.Families() {
 		for _, protocol := range []string{"tcp", "udp", "sctp"} {
@@ -91,7 +91,7 @@ func TestDialFromSource(t *testing.T) {
 // Where nobody listens the kernel of the backend refuses; where nobody is,
 // nothing comes back.
 func TestDialErrors(t *testing.T) {
-	top := newTopology(t, 1)
+	top := nstest.NewTestTopology(t, 1)
 	for _, addrs := range nstest.Families() {
 		for _, protocol := range []string{"tcp", "udp"} {
 			_, err := nstest.Dial(top.Client, protocol, netip.Addr{}, netip.AddrPortFrom(addrs.Backend(0), 8080), timeout)
@@ -109,7 +109,7 @@ func TestDialErrors(t *testing.T) {
 }
 
 func TestConnEchoes(t *testing.T) {
-	top := newTopology(t, 1)
+	top := nstest.NewTestTopology(t, 1)
 	server := serve(t, top.Backends[0], "tcp")
 	dst := netip.AddrPortFrom(nstest.IPv4().Backend(0), 8080)
 	c, err := nstest.DialTCP(top.Client, netip.Addr{}, dst, timeout)
@@ -132,7 +132,7 @@ func TestConnEchoes(t *testing.T) {
 
 // What listens is seen, in its namespace only.
 func TestListening(t *testing.T) {
-	top := newTopology(t, 1)
+	top := nstest.NewTestTopology(t, 1)
 	serve(t, top.Backends[0], "tcp", "udp")
 	want := map[string][]string{
 		"tcp": {"0.0.0.0:8080", "[::]:8080"},
@@ -157,7 +157,7 @@ func TestListening(t *testing.T) {
 
 // A server with several addresses answers from the one that was asked.
 func TestServerAnswersFromItsAddress(t *testing.T) {
-	top := newTopology(t, 0)
+	top := nstest.NewTestTopology(t, 0)
 	serve(t, top.Node, "tcp", "udp", "sctp")
 	for _, a := range nstest.Families() {
 		for _, addr := range []netip.Addr{a.Node, a.Uplink} {
@@ -187,7 +187,7 @@ func TestDo(t *testing.T) {
 		return failure
 	})
 	if !errors.Is(err, failure) {
-		t.Errorf("Do gives %v, want %v", err, failure)
+		t.Errorf("Do returns %v, want %v", err, failure)
 	}
 	if got := currentNamespace(t); got != outside {
 		t.Errorf("after Do: %s, want %s", got, outside)
@@ -208,20 +208,6 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if after := openFiles(t); after != before {
 		t.Errorf("%d open files before, %d after", before, after)
 	}
-}
-
-func newTopology(t *testing.T, backends int) *nstest.Topology {
-	t.Helper()
-	top, err := nstest.NewTopology(backends)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := top.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return top
 }
 
 func serve(t *testing.T, pod *nstest.Namespace, protocols ...string) *nstest.Server {

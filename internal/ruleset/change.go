@@ -33,6 +33,16 @@ type Change struct {
 	Rule     Rule // appended to Chain; nil: the chain itself
 }
 
+// OfElements appends a change of elements of a set, in c's table, to a list,
+// unless there are none.
+func (c Change) OfElements(v Verb, s *Set, elements []Element, to []Change) []Change {
+	if len(elements) == 0 {
+		return to
+	}
+	c.Verb, c.Set, c.Elements = v, s, elements
+	return append(to, c)
+}
+
 // Len is the number of objects that the change is about.
 func (c *Change) Len() int {
 	return max(1, len(c.Elements))

@@ -6,37 +6,39 @@ import (
 	"slices"
 )
 
-// Diff gives the changes that turn a into b, in an order in which the kernel
-// takes them in one batch, both families together. Counters are no part of the
+// Diff returns the transaction that turns a into b, in an order in which the
+// kernel takes it, both families together. Counters are no part of the
 // comparison, but an element that has to be replaced carries its count on.
 //
-// What differs in its declaration can not be altered in place. A set that is
+// What differs in its declaration cannot be altered in place. A set that is
 // too small for b is made anew; any other mismatch replaces the whole table,
 // which live connections survive within one batch.
-func Diff(a, b *Ruleset) []Change {
-	var changes []Change
+func Diff(a, b *Ruleset) *Transaction {
+	out := &Transaction{}
 	for _, f := range Families {
-		changes = append(changes, diffTable(a.Table(f), b.Table(f))...)
+		out.append(diffTable(a.Table(f), b.Table(f)))
 	}
-	return changes
+	return out
 }
 
-func diffTable(a, b *Table) []Change {
+func diffTable(a, b *Table) Transaction {
 	switch {
 	case a == nil && b == nil:
-		return nil
+		return Transaction{}
 	case b == nil:
-		return []Change{{Verb: Delete, Family: a.Family, Table: a.Name}}
+		return Transaction{Now: []Change{{Verb: Delete, Family: a.Family, Table: a.Name}}}
 	case a == nil:
-		return tableDiff{Table: b, old: &Table{}}.changes(addTable(b))
+		out := tableDiff{Table: b, old: &Table{}}.transaction()
+		out.Now = append([]Change{addTable(b)}, out.Now...)
+		return out
 	case !sameDeclarations(a, b):
 		return replaceTable(a, b)
 	}
-	var first []Change
+	out := tableDiff{Table: b, old: a, counts: a}.transaction()
 	if a.Flags != b.Flags {
-		first = append(first, Change{Verb: Adopt, Family: b.Family, Table: b.Name, Flags: b.Flags})
+		out.Now = append([]Change{{Verb: Adopt, Family: b.Family, Table: b.Name, Flags: b.Flags}}, out.Now...)
 	}
-	return tableDiff{Table: b, old: a, counts: a}.changes(first...)
+	return out
 }
 
 func addTable(t *Table) Change {
@@ -83,62 +85,96 @@ type tableDiff struct {
 	counts *Table // where counters are carried from; may be nil
 }
 
-// changes are appended to first. The order is what the kernel asks for: rules
-// let go of sets before these are deleted, chains exist before elements and
-// rules lead to them, and nothing leads to a chain that is deleted.
-func (d tableDiff) changes(first ...Change) []Change {
-	elements, remade := d.elements()
-	rules := d.rules(remade)
-	extra := d.extraChains()
+// transaction orders the changes as the kernel asks for: rules let go of sets
+// before these are deleted, chains exist before elements and rules lead to
+// them, and nothing leads to a chain that is deleted.
+func (d tableDiff) transaction() Transaction {
+	elements := d.elements()
+	var out Transaction
+	fresh := &out.Ahead
+	if d.old.Name == "" || len(elements.remade) > 0 {
+		fresh = &out.Now // the table is new, or new chains may hold on to a set that is made anew
+	}
+	gone := &out.Now
+	if len(elements.late) > 0 {
+		gone = &out.Behind // late elements may lead to a chain that goes
+	}
+	rewritten := d.rewritten(elements.remade)
 
-	out := first
-	for _, c := range d.Chains {
-		if old := d.old.Chain(c.Name); rules[c.Name] && old != nil && len(old.Rules) > 0 {
-			out = append(out, d.change(Flush, nil, c))
-		}
-	}
-	for _, c := range extra {
-		out = append(out, d.change(Flush, nil, c))
-	}
+	d.flushes(rewritten, elements.remade, &out.Now, gone)
 	for _, s := range d.old.Sets {
-		if d.Set(s.Name) == nil || remade[s.Name] {
-			out = append(out, d.change(Delete, s, nil))
+		if elements.remade[s.Name] {
+			out.Now = append(out.Now, d.change(Delete, s, nil))
+		} else if d.Set(s.Name) == nil {
+			*gone = append(*gone, d.change(Delete, s, nil))
 		}
 	}
 	for _, s := range d.Sets {
-		if d.old.Set(s.Name) == nil || remade[s.Name] {
-			out = append(out, d.change(Add, s, nil))
+		if elements.remade[s.Name] {
+			out.Now = append(out.Now, d.change(Add, s, nil))
+		} else if d.old.Set(s.Name) == nil {
+			*fresh = append(*fresh, d.change(Add, s, nil))
 		}
+	}
+	d.chains(rewritten, fresh, &out.Now)
+	*fresh = append(*fresh, elements.fresh...)
+	out.Now = append(append(out.Now, elements.deleted...), elements.added...)
+	out.Behind = append(elements.late, out.Behind...)
+	for _, c := range d.extraChains() {
+		*gone = append(*gone, d.change(Delete, nil, c))
+	}
+	return out
+}
+
+// flushes empties chains that are written anew and, before they are deleted,
+// those that go.
+func (d tableDiff) flushes(rewritten, remade map[string]bool, now, gone *[]Change) {
+	for _, c := range d.Chains {
+		if old := d.old.Chain(c.Name); rewritten[c.Name] && old != nil && len(old.Rules) > 0 {
+			*now = append(*now, d.change(Flush, nil, c))
+		}
+	}
+	if len(remade) > 0 {
+		gone = now // their rules may hold on to a set that is made anew
+	}
+	for _, c := range d.extraChains() {
+		*gone = append(*gone, d.change(Flush, nil, c))
+	}
+}
+
+// chains adds new chains and writes the rules that differ. Base chains belong
+// to the change itself, since packets meet them at once.
+func (d tableDiff) chains(rewritten map[string]bool, fresh, now *[]Change) {
+	to := func(c *Chain) *[]Change {
+		if c.Hook == nil && d.old.Chain(c.Name) == nil {
+			return fresh
+		}
+		return now
 	}
 	for _, c := range d.Chains {
 		if d.old.Chain(c.Name) == nil {
-			out = append(out, d.change(Add, nil, c))
+			*to(c) = append(*to(c), d.change(Add, nil, c))
 		}
 	}
 	for _, c := range d.Chains {
-		if !rules[c.Name] {
+		if !rewritten[c.Name] {
 			continue
 		}
 		for _, r := range c.Rules {
 			ch := d.change(Add, nil, c)
 			ch.Rule = r
-			out = append(out, ch)
+			*to(c) = append(*to(c), ch)
 		}
 	}
-	out = append(out, elements...)
-	for _, c := range extra {
-		out = append(out, d.change(Delete, nil, c))
-	}
-	return out
 }
 
 func (d tableDiff) change(v Verb, s *Set, c *Chain) Change {
 	return Change{Verb: v, Family: d.Family, Table: d.Name, Set: s, Chain: c}
 }
 
-// rules names the chains whose rules have to be written: those that differ and
-// those that hold on to a set that is made anew.
-func (d tableDiff) rules(remade map[string]bool) map[string]bool {
+// rewritten names the chains whose rules have to be written: those that differ
+// and those that hold on to a set that is made anew.
+func (d tableDiff) rewritten(remade map[string]bool) map[string]bool {
 	out := map[string]bool{}
 	for _, c := range d.Chains {
 		old := d.old.Chain(c.Name)
@@ -156,17 +192,8 @@ func sameRules(a, b []Rule, f Family) bool {
 func uses(c *Chain, sets map[string]bool) bool {
 	return slices.ContainsFunc(c.Rules, func(r Rule) bool {
 		return slices.ContainsFunc(r, func(s Statement) bool {
-			switch s := s.(type) {
-			case Lookup:
-				return sets[s.Set]
-			case VMap:
-				return sets[s.Map]
-			case DNAT:
-				return sets[s.Map]
-			case Update:
-				return sets[s.Map]
-			}
-			return false
+			user, ok := s.(setUser)
+			return ok && sets[user.set()]
 		})
 	})
 }
@@ -181,11 +208,16 @@ func (d tableDiff) extraChains() []*Chain {
 	return out
 }
 
-// elements gives the changes of elements, deletions first, and names the sets
-// that have to be made anew since they are too small.
-func (d tableDiff) elements() (changes []Change, remade map[string]bool) {
-	remade = map[string]bool{}
-	var adds []Change
+// elementChanges are changes of elements.
+type elementChanges struct {
+	remade         map[string]bool // sets that are made anew, since they are too small
+	fresh          []Change        // of sets that were not there
+	deleted, added []Change
+	late           []Change // deleted when no packet looks them up any more
+}
+
+func (d tableDiff) elements() elementChanges {
+	out := elementChanges{remade: map[string]bool{}}
 	for _, s := range d.Sets {
 		old := d.old.Set(s.Name)
 		exists := old != nil
@@ -194,24 +226,51 @@ func (d tableDiff) elements() (changes []Change, remade map[string]bool) {
 		}
 		del, add := diffElements(old, s)
 		if exists && (!old.fits(len(add)) || s.Dynamic && old.Size != s.Size) {
-			remade[s.Name] = true
+			out.remade[s.Name] = true
 			del, add = nil, s.Elements
 		}
 		if d.counts != nil && s.Counter {
 			// Keys of another form may have the same bytes.
 			if from := d.counts.Set(s.Name); from != nil && slices.Equal(from.Key, s.Key) {
 				add = slices.Clone(add) // which may be b's own
-				CarryCounters(s, countersOf(from, del, remade[s.Name] || from != old), add)
+				CarryCounters(s, countersOf(from, del, out.remade[s.Name] || from != old), add)
 			}
 		}
-		if len(del) > 0 {
-			changes = append(changes, Change{Verb: Delete, Family: d.Family, Table: d.Name, Set: s, Elements: del})
+		at := Change{Family: d.Family, Table: d.Name}
+		if !exists {
+			out.fresh = at.OfElements(Add, s, add, out.fresh)
+			continue
 		}
-		if len(add) > 0 {
-			adds = append(adds, Change{Verb: Add, Family: d.Family, Table: d.Name, Set: s, Elements: add})
+		late, del := s.Late(del, add)
+		out.late = at.OfElements(Delete, s, late, out.late)
+		out.deleted = at.OfElements(Delete, s, del, out.deleted)
+		out.added = at.OfElements(Add, s, add, out.added)
+	}
+	return out
+}
+
+// Late separates deleted elements which packets on their way may still look up
+// from those that others take the place of. Where elements are ranges, any that
+// is added may be in their way.
+func (s *Set) Late(deleted, added []Element) (late, now []Element) {
+	switch {
+	case !s.AfterDNAT || s.Interval && len(added) > 0:
+		return nil, deleted
+	case len(added) == 0:
+		return deleted, nil
+	}
+	keys := make(map[Tuple]bool, len(added))
+	for i := range added {
+		keys[added[i].Key] = true
+	}
+	for _, e := range deleted {
+		if keys[e.Key] {
+			now = append(now, e)
+		} else {
+			late = append(late, e)
 		}
 	}
-	return append(changes, adds...), remade
+	return late, now
 }
 
 // countersOf chooses whose counts are carried on: those of all elements if the
@@ -262,14 +321,14 @@ func diffElements(a, b *Set) (del, add []Element) {
 	for _, i := range slices.Sorted(maps.Values(old)) {
 		del = append(del, a.Elements[i])
 	}
-	bereft := b.Bereft(del, add, func(yield func(*Element) bool) {
+	inheritors := b.Inheritors(del, add, func(yield func(*Element) bool) {
 		for i := range a.Elements {
 			if _, gone := old[a.Elements[i].Key]; !gone && !yield(&a.Elements[i]) {
 				return
 			}
 		}
 	})
-	for _, e := range bereft {
+	for _, e := range inheritors {
 		del = append(del, e)
 		e.Packets, e.Bytes = 0, 0 // to be carried over
 		add = append(add, e)
@@ -307,9 +366,9 @@ func CarryCounters(s *Set, from, to []Element) {
 	}
 }
 
-// Heirs gives those of the deleted elements whose counts CarryCounters would
-// carry on to the added ones.
-func (s *Set) Heirs(deleted, added []Element) []Element {
+// Carried returns those of the deleted elements whose counts CarryCounters
+// would carry on to the added ones.
+func (s *Set) Carried(deleted, added []Element) []Element {
 	ids := make(map[identity]bool, len(added))
 	for i := range added {
 		ids[s.identity(&added[i])] = true
@@ -323,10 +382,11 @@ func (s *Set) Heirs(deleted, added []Element) []Element {
 	return out
 }
 
-// Bereft gives elements that stay as they are and yet have to be replaced. With
-// weights a backend has several slots. When some of them go and none comes, the
-// last place for their counts is a slot that it keeps: the first one.
-func (s *Set) Bereft(deleted, added []Element, kept iter.Seq[*Element]) []Element {
+// Inheritors returns elements that stay as they are and yet have to be replaced,
+// to take over counts. With weights a backend has several slots. When some of
+// them go and none comes, the place for their counts is a slot that it keeps:
+// the first one.
+func (s *Set) Inheritors(deleted, added []Element, kept iter.Seq[*Element]) []Element {
 	if len(deleted) == 0 || !s.slotted() || !s.Counter {
 		return nil
 	}

@@ -19,14 +19,14 @@ func FuzzDiff(f *testing.F) {
 		d := &dice{data}
 		a, b := d.ruleset(true), d.ruleset(false)
 		before := a.String() + b.String()
-		changes := Diff(a, b)
+		changes := Diff(a, b).Changes()
 		got := Apply(a, changes)
 
 		if diff := cmp.Diff(masked(b), masked(got)); diff != "" {
 			t.Errorf("the changes lead elsewhere (-want +got):\n%s\nfrom\n%s\nchanges\n%s", diff, a, lines(changes))
 		}
 		for _, c := range []struct{ from, to *Ruleset }{{got, b}, {b, got}, {b, b}} {
-			if left := Diff(c.from, c.to); len(left) > 0 {
+			if left := Diff(c.from, c.to).Changes(); len(left) > 0 {
 				t.Errorf("something is left to do:\n%s", lines(left))
 			}
 		}
@@ -125,11 +125,11 @@ func TestDiffReplacesTable(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := fresh(), fresh()
-			if left := Diff(a, b); len(left) > 0 {
+			if left := Diff(a, b).Changes(); len(left) > 0 {
 				t.Fatalf("equal rulesets differ:\n%s", lines(left))
 			}
 			spoil(a.Tables[0])
-			got := strings.SplitN(lines(Diff(a, b)), "\n", 3)
+			got := strings.SplitN(lines(Diff(a, b).Changes()), "\n", 3)
 			want := []string{"delete table ip t", `add table ip t { comment "ours"; }`}
 			if diff := cmp.Diff(want, got[:2]); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -139,7 +139,7 @@ func TestDiffReplacesTable(t *testing.T) {
 	t.Run("size", func(t *testing.T) {
 		a, b := fresh(), fresh()
 		a.Tables[0].Sets[0].Size = 7
-		if left := Diff(a, b); len(left) > 0 {
+		if left := Diff(a, b).Changes(); len(left) > 0 {
 			t.Errorf("a size is a limit and no meaning:\n%s", lines(left))
 		}
 	})
@@ -167,7 +167,7 @@ delete chain ip t x
 delete chain ip t y
 delete table ip6 t
 `
-	if diff := cmp.Diff(want, lines(Diff(a, b))); diff != "" {
+	if diff := cmp.Diff(want, lines(Diff(a, b).Changes())); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -199,7 +199,7 @@ func TestDiffGrows(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.a.Tables[0].Sets[0].Elements[0].Packets = 7
-			changes := Diff(c.a, c.b)
+			changes := Diff(c.a, c.b).Changes()
 			text := lines(changes)
 			want := "flush chain ip t c\ndelete map ip t s\nadd map ip t s {"
 			if strings.HasPrefix(text, want) != c.remade {
@@ -249,7 +249,7 @@ func TestCarryCounters(t *testing.T) {
 		set      *Set
 		from, to []Element
 		want     []uint64 // packets of to
-		heirs    []int    // of from
+		carried  []int    // of from
 	}{
 		{
 			"a slot shifts", slots,
@@ -309,12 +309,12 @@ func TestCarryCounters(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var heirs []Element
-			for _, i := range c.heirs {
-				heirs = append(heirs, c.from[i])
+			var carried []Element
+			for _, i := range c.carried {
+				carried = append(carried, c.from[i])
 			}
-			if diff := cmp.Diff(heirs, c.set.Heirs(c.from, c.to), cmp.AllowUnexported(Tuple{})); diff != "" {
-				t.Errorf("heirs (-want +got):\n%s", diff)
+			if diff := cmp.Diff(carried, c.set.Carried(c.from, c.to), cmp.AllowUnexported(Tuple{})); diff != "" {
+				t.Errorf("carried (-want +got):\n%s", diff)
 			}
 			CarryCounters(c.set, c.from, c.to)
 			for i, want := range c.want {
@@ -355,7 +355,7 @@ func TestBereft(t *testing.T) {
 			e.Packets, e.Bytes = 0, 0
 		}
 		var deleted, added []string
-		for _, change := range Diff(from, to) {
+		for _, change := range Diff(from, to).Changes() {
 			for _, e := range change.Elements {
 				if slot := e.Key.SlotAt(4); change.Verb == Delete {
 					deleted = append(deleted, fmt.Sprint(slot))
@@ -386,7 +386,7 @@ func FuzzCarryCounters(f *testing.F) {
 			}
 		}
 		want := totals(b, func(f Family, set string, id identity) uint64 { return totals(a, nil)[total{f, set, id}] })
-		if diff := cmp.Diff(want, totals(Apply(a, Diff(a, b)), nil), cmp.AllowUnexported(Tuple{}, total{})); diff != "" {
+		if diff := cmp.Diff(want, totals(Apply(a, Diff(a, b).Changes()), nil), cmp.AllowUnexported(Tuple{}, total{})); diff != "" {
 			t.Errorf("packets by what they belong to (-want +got):\n%s\nfrom\n%s\nto\n%s", diff, a, b)
 		}
 	})

@@ -11,8 +11,8 @@ import (
 type Packet struct {
 	Proto    uint8
 	Src, Dst netip.AddrPort
-	Sent     bool // by a process on this node; else it arrives
-	Loopback bool // where it arrives, that is the loopback interface
+	Sent     bool // by a process on this node; otherwise it arrives from outside
+	Loopback bool // it arrives at the loopback interface
 }
 
 // Family is the family of the packet's addresses.
@@ -23,7 +23,7 @@ func (p *Packet) Family() Family {
 	return IPv6
 }
 
-// Fate is what becomes of a packet.
+// Fate is how a packet ends.
 type Fate uint8
 
 // The fates.
@@ -34,10 +34,10 @@ const (
 	Unreachable             // it is answered with ICMP port-unreachable
 )
 
-// Outcome is one of the things that can become of a packet.
+// Outcome is one possible end of a packet.
 type Outcome struct {
 	Fate       Fate
-	Dst        netip.AddrPort // the destination in the end
+	Dst        netip.AddrPort // the final destination
 	Masquerade bool           // the source is rewritten to the outgoing interface's address,
 	SNAT       netip.Addr     // or to this one, if it is set
 }
@@ -62,36 +62,35 @@ type Path struct {
 	Trace   []Step
 }
 
-// Learned is an element that a rule adds to a dynamic map: the registers of
-// the kernel, as in a Tuple, which is too small for all of them.
+// Learned is an element that a rule adds to a dynamic map. Key and Data are laid
+// out as in a Tuple, which is too small for some of them.
 type Learned struct {
 	Map       string
 	Key, Data []byte
 }
 
-// Step is a rule that matched, so that its last statement was executed.
+// Step is a rule whose statements all matched.
 type Step struct {
 	Chain string
 	Rule  Rule
 	Found *Element // the last element that the rule found in a set or map
 }
 
-// Evaluator says what the rules of a ruleset make of packets, as the kernel
-// would, without it. It does not change, and any number of goroutines may use
-// it.
+// Evaluator computes what the kernel would do to packets by the rules of a
+// ruleset. It is immutable and safe for concurrent use.
 //
-// Where the kernel draws a number (numgen), every one is tried. Connections
-// are never over a limit of their number (ct count), and dynamic maps never
-// full. Tables of others, routes, and whether anybody takes the packet where it
-// goes are not looked at.
+// Where the kernel draws a number (numgen), the evaluator tries every number. It
+// assumes that no limit on connections (ct count) is exceeded and that no
+// dynamic map is full. It ignores other tables, routes, and whether anything
+// accepts the packet at its destination.
 type Evaluator struct {
 	tables map[Family]*Table
 	sets   map[*Set]map[Tuple]*Element // those without intervals
 	local  func(netip.Addr) bool
 }
 
-// NewEvaluator evaluates the rules on a node that holds the addresses of which
-// local tells so.
+// NewEvaluator evaluates the rules on a node that holds the addresses for which
+// local returns true.
 func NewEvaluator(r *Ruleset, local func(netip.Addr) bool) *Evaluator {
 	e := &Evaluator{tables: map[Family]*Table{}, sets: map[*Set]map[Tuple]*Element{}, local: local}
 	for _, t := range r.Tables {
@@ -110,9 +109,9 @@ func NewEvaluator(r *Ruleset, local func(netip.Addr) bool) *Evaluator {
 	return e
 }
 
-// Eval gives all outcomes that are possible for a packet, each with one way to
-// it. The dynamic maps hold what was learned. It fails where rules can not be
-// understood, or are such that the kernel would refuse them.
+// Eval returns all possible outcomes for a packet, each with one path that leads
+// to it. The dynamic maps hold what was learned. It fails on rules that cannot
+// be understood, and on rules that the kernel would refuse.
 func (e *Evaluator) Eval(p Packet, learned []Learned) ([]Path, error) {
 	var out []Path
 	seen := map[Outcome]bool{}
@@ -150,8 +149,8 @@ func (d *draws) draw(mod uint32) uint32 {
 	return d.numbers[d.at-1].value
 }
 
-// next turns to the next combination, if there is one more. Other numbers at
-// first can mean that other ones are drawn later, so those begin anew.
+// next moves to the next combination, if there is one more. When an earlier
+// number changes, other numbers may be drawn later, so those start over.
 func (d *draws) next() bool {
 	d.at = 0
 	for n := len(d.numbers); n > 0; n-- {

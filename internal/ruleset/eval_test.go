@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// evalTable has a rule in a nat chain of prerouting, before which nothing is
-// done, and around it what the rules of these tests ask.
+// evalTable has rules in a nat chain of prerouting, and the sets and chains that
+// the rules of these tests use.
 func evalTable(rules ...Rule) *Table {
 	f := IPv4
 	at := func(n byte) Tuple { return Tuple{}.Addr(testAddr(f, n)) }
@@ -60,8 +60,8 @@ func testPacket() Packet {
 	}
 }
 
-// TestEvalStatements has what each kind of statement makes of testPacket. The
-// rules that follow a statement tell whether it matched.
+// TestEvalStatements evaluates each kind of statement on testPacket. The rules that
+// follow a statement show whether it matched.
 func TestEvalStatements(t *testing.T) {
 	const untouched, dropped = "to 10.0.0.9:80", "dropped"
 	drop := Verdict{Kind: Drop}
@@ -71,7 +71,7 @@ func TestEvalStatements(t *testing.T) {
 		}
 		return out
 	}
-	slot := func(f Field, mod, offset uint32) []Operand { return []Operand{{f, mod, offset}} }
+	slot := func(f Field, mod, offset uint32) []Operand { return []Operand{{Field: f, Mod: mod, Offset: offset}} }
 	single := netip.PrefixFrom(testAddr(IPv4, 1), 32)
 	to := netip.AddrPortFrom(testAddr(IPv4, 100), 8080)
 	dnat := Rule{DNATTo{to}}
@@ -160,8 +160,8 @@ func TestEvalStatements(t *testing.T) {
 }
 
 // TestEvalHooks sends a packet through all hooks. Priorities order the chains;
-// a nat chain ends the nat of its hook; what postrouting asks is what
-// prerouting decided.
+// a nat chain ends the nat of its hook; postrouting sees what prerouting has
+// decided.
 func TestEvalHooks(t *testing.T) {
 	away := netip.AddrPortFrom(testAddr(IPv4, 100), 8080)
 	isTranslated := Match{Field: CtStatus, Value: StatusDNAT}
@@ -207,14 +207,14 @@ func TestEvalHooks(t *testing.T) {
 	}
 }
 
-// TestEvalLearned: what one packet teaches leads the next one. What is there
-// stays.
+// TestEvalLearned: what is learned from one packet leads the next one, and is not
+// overwritten.
 func TestEvalLearned(t *testing.T) {
 	client := []Operand{{Field: Saddr}, {Field: Daddr}, {Field: Dport}}
 	original := []Operand{{Field: Saddr}, {Field: OrigDaddr}, {Field: OrigDport}}
 	table := evalTable(
 		Rule{DNAT{Key: client, Map: "learned"}},
-		Rule{DNAT{Key: []Operand{{Random, 2, 0}}, Map: "slots"}})
+		Rule{DNAT{Key: []Operand{{Field: Random, Mod: 2}}, Map: "slots"}})
 	table.Chains = append(table.Chains, &Chain{Name: "postrouting", Hook: &Hook{Num: Postrouting}, Rules: []Rule{{
 		Update{Map: "learned", Key: original, Data: []Operand{{Field: ReplySaddr}, {Field: ReplySport}}},
 	}}})
@@ -235,8 +235,8 @@ func TestEvalLearned(t *testing.T) {
 	}
 }
 
-// TestEvalRefuses: what the kernel would not have, or what is not understood,
-// is an error, and nothing else.
+// TestEvalRefuses: what the kernel would refuse, and what is not understood, is an
+// error without outcomes.
 func TestEvalRefuses(t *testing.T) {
 	for name, c := range map[string]*Table{
 		"opaque":      evalTable(Rule{Opaque{"x"}}),
@@ -249,30 +249,6 @@ func TestEvalRefuses(t *testing.T) {
 		paths, err := NewEvaluator(&Ruleset{Tables: []*Table{c}}, func(netip.Addr) bool { return false }).Eval(testPacket(), nil)
 		if err == nil {
 			t.Errorf("%s: %v, want an error", name, paths)
-		}
-	}
-}
-
-// TestJhash has values of the C code in include/linux/jhash.h, on a
-// little-endian machine. The packet tests compare with the kernel itself.
-func TestJhash(t *testing.T) {
-	v6 := netip.MustParseAddr("fd00:203:0:113::122").AsSlice()
-	for _, c := range []struct {
-		key        []byte
-		seed, want uint32
-	}{
-		{netip.MustParseAddr("203.0.113.122").AsSlice(), HashSeed, 0xd501c19f},
-		{v6, HashSeed, 0xdfd3f5},
-		{v6[:12], 7, 0x2cb60926},
-		{nil, 0, 0xdeadbeef},
-	} {
-		if got := jhash(c.key, c.seed); got != c.want {
-			t.Errorf("jhash of %x: %#x, want %#x", c.key, got, c.want)
-		}
-	}
-	for _, c := range []struct{ hash, mod, want uint32 }{{0, 5, 0}, {1 << 31, 4, 2}, {1<<32 - 1, 5, 4}} {
-		if got := scale(c.hash, c.mod); got != c.want {
-			t.Errorf("%#x below %d: %d, want %d", c.hash, c.mod, got, c.want)
 		}
 	}
 }

@@ -2,23 +2,23 @@ package ruleset
 
 import "strings"
 
-// TableFlags say what becomes of a table besides what is in it, numbered as
-// NFT_TABLE_F_* in linux/netfilter/nf_tables.h.
+// TableFlags say who may change a table and how long it lasts. They are numbered
+// as NFT_TABLE_F_* in linux/netfilter/nf_tables.h.
 type TableFlags uint32
 
 // The flags that tables of ours can have.
 const (
-	// Owner: only the socket that set it can change the table, and nobody's
-	// `flush ruleset` deletes it. Without Persist the table ends with the
-	// socket (Linux 5.12 and later).
+	// Owner: only the socket that set it can change the table, and a
+	// `flush ruleset` by anybody else leaves it alone. Without Persist the
+	// table is deleted when the socket is closed (Linux 5.12 and later).
 	Owner TableFlags = 0x2
-	// Persist: the table outlives the owner's socket, and then has this flag
-	// alone: an orphan, which everybody can change, delete and adopt (Linux
-	// 6.9 and later).
+	// Persist: the table outlives the owner's socket. Then it is an orphan,
+	// which has this flag alone, and which anybody can change, delete and adopt
+	// (Linux 6.9 and later).
 	Persist TableFlags = 0x4
 
-	// Protected is both. They are only ever set together: at no time would
-	// the end of the owner take the table along.
+	// Protected is both. They are always set together, so that at no time
+	// would the end of the owner delete the table.
 	Protected = Owner | Persist
 )
 
@@ -36,10 +36,10 @@ func (f TableFlags) String() string {
 	return strings.Join(words, ",")
 }
 
-// becomes reports whether a table that is there can get the other flags. The
-// kernel lets an orphan be adopted, and nothing else: who owns a table can not
-// let go of it but by closing the socket, and a table that was made without
-// flags can not get any (nf_tables_updtable in net/netfilter/nf_tables_api.c).
+// becomes reports whether the flags of an existing table can be changed to next.
+// The kernel allows an orphan to be adopted, and nothing else: an owner releases a
+// table only by closing the socket, and a table that was made without flags
+// cannot get any (nf_tables_updtable in net/netfilter/nf_tables_api.c).
 func (f TableFlags) becomes(next TableFlags) bool {
 	return f == next || f == Persist && next == Protected
 }

@@ -25,7 +25,7 @@ func TestDiffFlags(t *testing.T) {
 		{"owned already", with(Protected, 7), with(Protected, 0), ""},
 		{"unprotected already", with(0, 0), with(0, 0), ""},
 		{"an orphan", with(Persist, 0), with(Protected, 0), adopt},
-		{"an orphan with something to add", with(Persist, 0), with(Protected, 0, chain), adopt + "add chain ip t c\n"},
+		{"an orphan with something to add", with(Persist, 0), with(Protected, 0, chain), "add chain ip t c\n" + adopt},
 		{
 			"an orphan with something to delete", with(Persist, 0, chain), with(Protected, 0),
 			adopt + "flush chain ip t c\ndelete chain ip t c\n",
@@ -36,19 +36,19 @@ func TestDiffFlags(t *testing.T) {
 		{"no longer protected", with(Protected, 7), with(0, 0), replace + "comment \"ours\"; }\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			changes := Diff(c.a, c.b)
+			changes := Diff(c.a, c.b).Changes()
 			if diff := cmp.Diff(c.want, lines(changes)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			if left := Diff(Apply(c.a, changes), c.b); len(left) > 0 {
-				t.Errorf("after that there is still to do:\n%s", lines(left))
+			if left := Diff(Apply(c.a, changes), c.b).Changes(); len(left) > 0 {
+				t.Errorf("changes remain after that:\n%s", lines(left))
 			}
 		})
 	}
 }
 
-// TestDiffCountsByKey: when a table is replaced, counts go on in sets that have
-// the same keys. In others the same bytes mean something else.
+// TestDiffCountsByKey: when a table is replaced, counts are carried on in sets that
+// have the same types of keys. In others the same bytes have another meaning.
 func TestDiffCountsByKey(t *testing.T) {
 	with := func(comment string, key ...Type) *Ruleset {
 		e := Element{Key: Tuple{}.Port(80).Port(81), Verdict: Verdict{Kind: Drop}}
@@ -67,15 +67,15 @@ func TestDiffCountsByKey(t *testing.T) {
 		{[]Type{Addr}, 0},
 	} {
 		a, b := with("former", Port, Port), with("ours", c.key...)
-		got := Apply(a, Diff(a, b)).Tables[0].Sets[0].Elements[0].Packets
+		got := Apply(a, Diff(a, b).Changes()).Tables[0].Sets[0].Elements[0].Packets
 		if got != c.want {
 			t.Errorf("%d packets with keys %v, want %d", got, c.key, c.want)
 		}
 	}
 }
 
-// TestReplacedTable: while a table is replaced, each base chain has a second
-// one behind it, which is gone in the end.
+// TestReplacedTable: while a table is replaced, each base chain is followed by a
+// second one, which is deleted in the end.
 func TestReplacedTable(t *testing.T) {
 	with := func(comment string) *Ruleset {
 		return &Ruleset{Tables: []*Table{{Family: IPv4, Name: "t", Comment: comment, Chains: []*Chain{
@@ -84,7 +84,7 @@ func TestReplacedTable(t *testing.T) {
 		}}}}
 	}
 	a, b := with("former"), with("ours")
-	changes := Diff(a, b)
+	changes := Diff(a, b).Changes()
 	want := `delete table ip t
 add table ip t { comment "ours"; }
 add chain ip t r
@@ -99,7 +99,7 @@ delete chain ip t b-late
 	if diff := cmp.Diff(want, lines(changes)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if left := Diff(Apply(a, changes), b); len(left) > 0 {
-		t.Errorf("after that there is still to do:\n%s", lines(left))
+	if left := Diff(Apply(a, changes), b).Changes(); len(left) > 0 {
+		t.Errorf("changes remain after that:\n%s", lines(left))
 	}
 }

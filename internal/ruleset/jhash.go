@@ -6,16 +6,18 @@ import (
 )
 
 // jhash is the kernel's hash of bytes, from include/linux/jhash.h, after Bob
-// Jenkins' lookup3. Words of whole blocks are in the byte order of the machine
-// there, and so here; IPv4 addresses have no whole block.
-func jhash(key []byte, seed uint32) uint32 {
+// Jenkins' lookup3. The kernel reads whole blocks of twelve bytes in the
+// machine's byte order, and the last block, whole or not, always as
+// little-endian. So the hash of an IPv4 address is the same everywhere, with a
+// port too, and that of an IPv6 address is not.
+func jhash(key []byte, seed uint32, machine binary.ByteOrder) uint32 {
 	const initval = 0xdeadbeef
 	a := initval + uint32(len(key)) + seed
 	b, c := a, a
 	for ; len(key) > 12; key = key[12:] {
-		a += binary.NativeEndian.Uint32(key)
-		b += binary.NativeEndian.Uint32(key[4:])
-		c += binary.NativeEndian.Uint32(key[8:])
+		a += machine.Uint32(key)
+		b += machine.Uint32(key[4:])
+		c += machine.Uint32(key[8:])
 		a, b, c = jhashMix(a, b, c)
 	}
 	if len(key) == 0 {

@@ -7,9 +7,9 @@ import (
 	"unicode/utf8"
 )
 
-// The kernel takes any bytes as names and comments, and others may put some
-// into our tables that do something to a terminal, or that nft would read as
-// more commands. Such are shown in Go's quotes. Ours are shown as they are.
+// The kernel accepts any bytes as names and comments. Others may put some into
+// our tables that control a terminal, or that nft would read as more commands.
+// Those are shown in Go's quotes, and ours are shown as they are.
 
 // nameText is the name of a chain or a set.
 func nameText(s string) string {

@@ -16,9 +16,8 @@ const lateSuffix = "-late"
 // clients that was one connection in some seventy replacements.
 //
 // Therefore each base chain of b gets a second one behind it, where such a
-// packet meets b's rules. They are deleted at the end: what carries changes out
-// does that in a batch of its own, as here it would undo them.
-func replaceTable(a, b *Table) []Change {
+// packet meets b's rules. They are deleted in the batch behind.
+func replaceTable(a, b *Table) Transaction {
 	both := *b
 	var late []*Chain
 	for _, c := range b.Chains {
@@ -27,11 +26,11 @@ func replaceTable(a, b *Table) []Change {
 		}
 	}
 	both.Chains = append(append([]*Chain{}, b.Chains...), late...)
-	d := tableDiff{Table: &both, old: &Table{}, counts: a}
-	out := d.changes(Change{Verb: Delete, Family: a.Family, Table: a.Name}, addTable(b))
+	out := tableDiff{Table: &both, old: &Table{}, counts: a}.transaction()
+	out.Now = append([]Change{{Verb: Delete, Family: a.Family, Table: a.Name}, addTable(b)}, out.Now...)
 	for _, v := range [...]Verb{Flush, Delete} {
 		for _, c := range late {
-			out = append(out, d.change(v, nil, c))
+			out.Behind = append(out.Behind, tableDiff{Table: b}.change(v, nil, c))
 		}
 	}
 	return out

@@ -86,8 +86,11 @@ type Set struct {
 	Dynamic  bool   // rules add elements, which time out; they are no part of the ruleset
 	Counter  bool   // every element counts its lookups
 	Size     uint32 // most elements it can hold; 0 is unlimited
-	Opaque   string // what this package can not express; equal to nothing
-	Elements []Element
+	// AfterDNAT: only packets ask it whose destination has been chosen (see
+	// Transaction). It is not in the kernel, and no part of equality.
+	AfterDNAT bool
+	Opaque    string // what this package can not express; equal to nothing
+	Elements  []Element
 }
 
 // Element is a member of a set or map.

@@ -54,7 +54,7 @@ func (t *Table) write(b *strings.Builder) {
 }
 
 // compareChains sorts regular chains before base chains, then by name, so that
-// the text reads from the small parts to the hooks that use them.
+// a chain usually precedes those that lead to it.
 func compareChains(x, y *Chain) int {
 	if (x.Hook == nil) != (y.Hook == nil) {
 		if x.Hook == nil {
@@ -91,18 +91,18 @@ func (s *Set) write(b *strings.Builder, f Family) {
 	b.WriteString("\t}\n")
 }
 
-// declaration is what stands between the braces besides the elements.
+// declaration returns the lines between the braces, without the elements.
 func (s *Set) declaration(f Family) []string {
-	word, typed := "type", func(t Type) string { return t.name(f) }
-	if slices.Contains(s.Key, Slot) { // a bare integer has no width, so nft takes it by typeof only
-		word, typed = "typeof", func(t Type) string { return t.sample(f) }
+	word, typed := "type", Type.name
+	if slices.Contains(s.Key, Slot) { // a bare integer has no width, so nft accepts it in a typeof only
+		word, typed = "typeof", Type.sample
 	}
-	decl := word + " " + join(s.Key, typed)
+	decl := word + " " + join(s.Key, " . ", f, typed)
 	switch {
 	case s.Verdict:
 		decl += " : verdict"
 	case len(s.Data) > 0:
-		decl += " : " + join(s.Data, typed)
+		decl += " : " + join(s.Data, " . ", f, typed)
 	}
 	lines := []string{decl}
 	if s.Size > 0 {
@@ -123,45 +123,13 @@ func (s *Set) declaration(f Family) []string {
 	return lines
 }
 
-func join[T any](list []T, text func(T) string) string {
+// join joins the texts of a list.
+func join[T any](list []T, separator string, f Family, text func(T, Family) string) string {
 	words := make([]string, len(list))
 	for i, x := range list {
-		words[i] = text(x)
+		words[i] = text(x, f)
 	}
-	return strings.Join(words, " . ")
-}
-
-// name is the type's name in nft.
-func (t Type) name(f Family) string {
-	switch t {
-	case Addr:
-		if f == IPv6 {
-			return "ipv6_addr"
-		}
-		return "ipv4_addr"
-	case Proto:
-		return "inet_proto"
-	case Port:
-		return "inet_service"
-	case Slot:
-		return "integer"
-	}
-	return fmt.Sprintf("type-%d", uint8(t))
-}
-
-// sample is an expression of that type, for declarations by typeof.
-func (t Type) sample(f Family) string {
-	switch t {
-	case Addr:
-		return Operand{Field: Daddr}.text(f)
-	case Proto:
-		return Operand{Field: L4proto}.text(f)
-	case Port:
-		return Operand{Field: Dport}.text(f)
-	case Slot:
-		return Operand{Field: Random, Mod: SlotMod}.text(f)
-	}
-	return t.name(f)
+	return strings.Join(words, separator)
 }
 
 func (s *Set) sorted() []*Element {
@@ -228,8 +196,8 @@ func LastAddr(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// append appends the tuple's fields; a tuple that is too short for its types
-// is cut off. Fields that differ in end are ranges.
+// append appends the tuple's fields, up to the first for which the tuple is too
+// short. Fields that differ in end are ranges.
 func (t *Tuple) append(b []byte, f Family, types []Type, end *Tuple) []byte {
 	at := 0
 	for i, typ := range types {
@@ -308,176 +276,3 @@ func (n HookNum) String() string {
 	}
 	return fmt.Sprintf("hook-%d", uint32(n))
 }
-
-// Text is the rule in nft words, on one line.
-func (r Rule) Text(f Family) string {
-	words := make([]string, len(r))
-	for i, s := range r {
-		words[i] = s.text(f)
-	}
-	return strings.Join(words, " ")
-}
-
-func (o Operand) text(f Family) string {
-	switch o.Field {
-	case Saddr:
-		return f.String() + " saddr"
-	case Daddr:
-		return f.String() + " daddr"
-	case L4proto:
-		return "meta l4proto"
-	case Dport:
-		return "th dport"
-	case OrigDaddr:
-		return "ct original " + f.String() + " daddr"
-	case OrigDport:
-		return "ct original proto-dst"
-	case OrigSaddr:
-		return "ct original " + f.String() + " saddr"
-	case ReplyDaddr:
-		return "ct reply " + f.String() + " daddr"
-	case ReplySaddr:
-		return "ct reply " + f.String() + " saddr"
-	case ReplySport:
-		return "ct reply proto-src"
-	case CtDirection:
-		return "ct direction"
-	case Random:
-		return fmt.Sprintf("numgen random mod %d", o.Mod) + o.offset()
-	case Increment:
-		return fmt.Sprintf("numgen inc mod %d", o.Mod) + o.offset()
-	case Hash:
-		return fmt.Sprintf("jhash %s mod %d seed %#x", Operand{Field: Saddr}.text(f), o.Mod, HashSeed) + o.offset()
-	case CtStatus:
-		return "ct status"
-	case FibDaddr:
-		return "fib daddr type"
-	case FibSaddr:
-		return "fib saddr type"
-	case IifType:
-		return "meta iiftype"
-	}
-	return fmt.Sprintf("field-%d", uint8(o.Field))
-}
-
-func (o Operand) offset() string {
-	if o.Offset == 0 {
-		return ""
-	}
-	return fmt.Sprintf(" offset %d", o.Offset)
-}
-
-func key(ops []Operand, f Family) string {
-	return join(ops, func(o Operand) string { return o.text(f) })
-}
-
-func (m Match) text(f Family) string {
-	value := strconv.FormatUint(uint64(m.Value), 10)
-	switch {
-	case m.Field == L4proto:
-		value = ProtoName(m.Value)
-	case (m.Field == FibDaddr || m.Field == FibSaddr) && m.Value == FibLocal:
-		value = "local"
-	case m.Field == IifType && m.Value == IifLoopback:
-		value = "loopback"
-	case m.Field == CtDirection && m.Value == FromReplier:
-		value = "reply"
-	case m.Field == CtStatus && m.Value == StatusDNAT:
-		value = "dnat"
-	}
-	return Operand{Field: m.Field}.text(f) + operator(m.Not) + value
-}
-
-func (m MatchAddr) text(f Family) string {
-	return Operand{Field: m.Field}.text(f) + operator(m.Not) + prefixText(m.Prefix)
-}
-
-func operator(not bool) string {
-	if not {
-		return " != "
-	}
-	return " "
-}
-
-// prefixText leaves out the length of a whole address, as nft does.
-func prefixText(p netip.Prefix) string {
-	if p.IsSingleIP() {
-		return p.Addr().String()
-	}
-	return p.String()
-}
-
-func (l Lookup) text(f Family) string { return key(l.Key, f) + operator(l.Not) + "@" + nameText(l.Set) }
-
-func (v VMap) text(f Family) string { return key(v.Key, f) + " vmap @" + nameText(v.Map) }
-
-// text names the family where nft does: with a map that has ports, too.
-func (d DNAT) text(f Family) string {
-	family := f.String() + " "
-	if d.AddrOnly {
-		family = ""
-	}
-	return "dnat " + family + "to " + key(d.Key, f) + " map @" + nameText(d.Map)
-}
-
-func (d DNATTo) text(Family) string {
-	to := d.Addr.String()
-	if d.Addr.Port() == 0 {
-		to = d.Addr.Addr().String()
-	}
-	return "dnat to " + to
-}
-
-func (s SNATTo) text(Family) string { return "snat to " + s.Addr.String() }
-
-func (u Update) text(f Family) string {
-	return fmt.Sprintf("update @%s { %s timeout %s : %s }", nameText(u.Map), key(u.Key, f), timeText(u.Seconds), key(u.Data, f))
-}
-
-// timeText writes seconds as nft does: 1d2h3m4s.
-func timeText(seconds uint32) string {
-	var text []byte
-	for _, unit := range []struct {
-		name string
-		of   uint32
-	}{{"d", 24 * 3600}, {"h", 3600}, {"m", 60}, {"s", 1}} {
-		if n := seconds / unit.of; n > 0 {
-			text = append(strconv.AppendUint(text, uint64(n), 10), unit.name...)
-			seconds %= unit.of
-		}
-	}
-	return string(text)
-}
-
-func (s SetDaddr) text(f Family) string {
-	return Operand{Field: Daddr}.text(f) + " set " + Operand{Field: s.To}.text(f)
-}
-
-func (c ConnCount) text(Family) string { return fmt.Sprintf("ct count over %d", c.Over) }
-
-func (Masquerade) text(Family) string { return "masquerade" }
-
-func (r Reject) text(Family) string {
-	if r.Reset {
-		return "reject with tcp reset"
-	}
-	return "reject"
-}
-
-func (v Verdict) text(Family) string {
-	switch v.Kind {
-	case Accept:
-		return "accept"
-	case Drop:
-		return "drop"
-	case Return:
-		return "return"
-	case Jump:
-		return "jump " + nameText(v.Chain)
-	case Goto:
-		return "goto " + nameText(v.Chain)
-	}
-	return fmt.Sprintf("verdict-%d", uint8(v.Kind))
-}
-
-func (o Opaque) text(Family) string { return fmt.Sprintf("# not understood: %q", o.What) }

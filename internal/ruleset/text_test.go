@@ -20,7 +20,7 @@ func fieldsOf[T any]() []string {
 	return out
 }
 
-// object is a kind of thing that changes are about.
+// object is a kind of object that changes are about.
 type object string
 
 // TestChangeText has one line of nft for each verb and object. A new verb or
@@ -175,6 +175,16 @@ func TestRuleText(t *testing.T) {
 		}},
 		{"ip saddr != @s", Rule{Lookup{Key: one(Saddr), Not: true, Set: "s"}}},
 		{"dnat ip to numgen random mod 3 offset 7 map @m", Rule{DNAT{Key: []Operand{{Field: Random, Mod: 3, Offset: 7}}, Map: "m"}}},
+		{
+			"dnat ip to jhash ip saddr mod 3 seed 0x6e667464 map @m",
+			Rule{DNAT{Key: []Operand{{Field: Hash, Mod: 3}}, Map: "m"}},
+		},
+		{
+			"dnat ip to ip daddr . jhash ip saddr . th sport mod 3 seed 0x6e667464 offset 4 map @m",
+			Rule{DNAT{Key: []Operand{{Field: Daddr}, {Field: Hash, Mod: 3, Offset: 4, Inputs: []Operand{{Field: Saddr}, {Field: Sport}}}}, Map: "m"}},
+		},
+		{"ct reply ip saddr . ct reply proto-src @s", Rule{Lookup{Key: []Operand{{Field: ReplySaddr}, {Field: ReplySport}}, Set: "s"}}},
+		{"dnat ip to numgen inc mod 3 map @m", Rule{DNAT{Key: []Operand{{Field: Increment, Mod: 3}}, Map: "m"}}},
 		{"dnat to 10.0.0.1:80", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:80")}}},
 		{"dnat to 10.0.0.1", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:0")}}},
 		{"snat to 10.0.0.1", Rule{SNATTo{netip.MustParseAddr("10.0.0.1")}}},
@@ -193,8 +203,8 @@ func TestRuleText(t *testing.T) {
 	}
 }
 
-// TestRulesetText shows what opaque things look like, and that the order in
-// which sets, chains and elements are kept is not seen.
+// TestRulesetText shows the text of opaque objects, and that it does not depend on
+// the order of sets, chains and elements.
 func TestRulesetText(t *testing.T) {
 	r := &Ruleset{Tables: []*Table{{
 		Family: IPv4, Name: "t", Comment: "ours", Opaque: []string{"flowtable \"f\"\n"},
@@ -266,7 +276,7 @@ func TestTuple(t *testing.T) {
 	if _, ok := TupleOf(make([]byte, 33)); ok {
 		t.Error("33 bytes fit")
 	}
-	// Tuples are keys of maps: nothing is left of what is cut off.
+	// Tuples are keys of maps, so nothing of what is cut off may remain.
 	if full.Prefix(20) != (Tuple{}.Addr(testAddr(IPv6, 9)).Proto(17)) {
 		t.Error("the prefix is not equal to a tuple made so")
 	}

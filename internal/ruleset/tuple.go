@@ -3,6 +3,7 @@ package ruleset
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 )
 
@@ -18,9 +19,41 @@ const (
 	Slot                  // a number below SlotMod, from numgen or a hash
 )
 
-// SlotMod bounds the slots of a pool: a slot is less than SlotMod. It stands
-// in the declaration of every map that is keyed by a slot.
+// SlotMod bounds the slots of a pool: a slot is less than SlotMod. The
+// declaration of every map that is keyed by a slot contains it.
 const SlotMod = 65535
+
+// typeRow describes a type.
+type typeRow struct {
+	name   string  // in nft
+	size   int     // in bytes, without padding
+	sample Operand // of that type, for declarations by typeof
+}
+
+func (t Type) row(f Family) typeRow {
+	switch t {
+	case Addr:
+		name := "ipv4_addr"
+		if f == IPv6 {
+			name = "ipv6_addr"
+		}
+		return typeRow{name, f.AddrLen(), Operand{Field: Daddr}}
+	case Proto:
+		return typeRow{"inet_proto", 1, Operand{Field: L4proto}}
+	case Port:
+		return typeRow{"inet_service", 2, Operand{Field: Dport}}
+	case Slot:
+		return typeRow{"integer", 4, Operand{Field: Random, Mod: SlotMod}}
+	}
+	return typeRow{name: fmt.Sprintf("type-%d", uint8(t)), size: 4}
+}
+
+func (t Type) name(f Family) string { return t.row(f).name }
+
+func (t Type) sample(f Family) string { return t.row(f).sample.text(f) }
+
+// Size is the type's size in bytes, without padding.
+func (t Type) Size(f Family) int { return t.row(f).size }
 
 // Len is the type's size in bytes in a Tuple.
 func (t Type) Len(f Family) int {
@@ -32,8 +65,8 @@ func (t Type) Len(f Family) int {
 
 // Tuple is a concatenation of fields, each padded with zeroes at its end to a
 // multiple of four bytes, as in the registers of the kernel. All numbers are
-// big-endian here, so that comparing bytes orders tuples; only Slot differs in
-// the kernel, where it is host-endian. The zero Tuple is empty.
+// big-endian, so that comparing bytes orders tuples. In the kernel, a Slot is
+// host-endian instead. The zero Tuple is empty.
 type Tuple struct {
 	b [32]byte
 	n uint8

@@ -1,0 +1,78 @@
+//go:build linux
+
+// Package address reads which addresses a network namespace holds, over
+// rtnetlink.
+package address
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	mdnetlink "github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/netlink"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// Conn reads addresses of a network namespace. It is not safe for concurrent
+// use.
+type Conn struct{ socket *netlink.Socket }
+
+// Dial opens a socket in the network namespace of a file descriptor, or
+// netlink.Here.
+func Dial(ns int) (*Conn, error) {
+	// The kernel looks at what a dump of routes asks for only with this option.
+	s, err := netlink.Dial(unix.NETLINK_ROUTE, ns, mdnetlink.GetStrictCheck)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{s}, nil
+}
+
+// Close closes the socket.
+func (c *Conn) Close() error { return c.socket.Close() }
+
+// attempts bounds how often addresses are read that change meanwhile.
+const attempts = 16
+
+// LocalAddrs reads which addresses of a family the namespace holds: routes of
+// type local, which is what `fib daddr type local` finds in a rule. Besides
+// the addresses of links these are prefixes that somebody routed to the node.
+func (c *Conn) LocalAddrs(ctx context.Context, f ruleset.Family) (out []netip.Prefix, err error) {
+	request := make([]byte, unix.SizeofRtMsg)
+	request[0], request[7] = byte(f), unix.RTN_LOCAL
+	for range attempts {
+		out = nil
+		err = c.socket.Ask(ctx, unix.RTM_GETROUTE, unix.NLM_F_DUMP, request, func(b []byte) error {
+			if p, ok := localPrefix(b, f); ok {
+				out = append(out, p)
+			}
+			return nil
+		})
+		if !errors.Is(err, netlink.ErrInterrupted) && !errors.Is(err, netlink.ErrLost) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list local addresses: %w", err)
+	}
+	return out, nil
+}
+
+// localPrefix reads the destination of a route of type local.
+func localPrefix(b []byte, f ruleset.Family) (p netip.Prefix, ok bool) {
+	if len(b) < unix.SizeofRtMsg || b[0] != byte(f) || b[7] != unix.RTN_LOCAL {
+		return p, false
+	}
+	bits := int(b[1])
+	for a := netlink.ReadAttributes(b[unix.SizeofRtMsg:]); a.Next(); {
+		addr, isAddr := netip.AddrFromSlice(a.Value)
+		if a.Type == unix.RTA_DST && isAddr && bits <= addr.BitLen() {
+			p, ok = netip.PrefixFrom(addr, bits), true
+		}
+	}
+	return p, ok
+}

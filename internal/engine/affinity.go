@@ -1,0 +1,35 @@
+package engine
+
+import (
+	"context"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// affinities is the map of clients that come back, for package flows.
+type affinities struct{ *Engine }
+
+func (e affinities) Entries(ctx context.Context, f ruleset.Family) (entries []ruleset.Entry, err error) {
+	err = e.again(ctx, func() error {
+		entries, err = e.kernel.Entries(ctx, e.cfg.Table, f, e.cfg.AffinityMap())
+		return err
+	})
+	return entries, err
+}
+
+// Commit adds entries or deletes them, whatever becomes of the rules, and
+// returns how many are as wanted.
+func (e affinities) Commit(ctx context.Context, v ruleset.Verb, f ruleset.Family, entries []ruleset.Entry) (n int, err error) {
+	if len(entries) == 0 {
+		return 0, nil
+	}
+	err = e.again(ctx, func() error {
+		return e.bound(len(entries), true, func(generation uint32) (next uint32, err error) {
+			n, next, err = e.kernel.CommitEntries(ctx, generation, &ruleset.EntryChange{
+				Verb: v, Family: f, Table: e.cfg.Table, Set: e.cfg.AffinityMap(), Entries: entries,
+			})
+			return next, err
+		})
+	})
+	return n, err
+}

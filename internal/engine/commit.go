@@ -1,0 +1,249 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// RefusedError is a change that the kernel refused.
+type RefusedError struct {
+	Service string // the service that it was for; empty: part of the fixed ruleset
+	Change  string // the refused command in nft words
+	Err     error  // a syscall.Errno
+}
+
+// Error names the service, the command and the kernel's reason.
+func (e *RefusedError) Error() string {
+	if e.Service == "" {
+		return fmt.Sprintf("kernel refused %q: %v", e.Change, e.Err)
+	}
+	return fmt.Sprintf("service %q: kernel refused %q: %v", e.Service, e.Change, e.Err)
+}
+
+// Unwrap returns the errno.
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// Plan computes what Commit would change now.
+func (e *Engine) Plan(ctx context.Context, ed *Edit) ([]ruleset.Change, error) {
+	if err := e.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer e.unlock()
+	return e.plan(ctx, ed)
+}
+
+func (e *Engine) plan(ctx context.Context, ed *Edit) (changes []ruleset.Change, err error) {
+	err = e.retry(ctx, func() error {
+		st, err := e.stage(ctx, ed)
+		if err == nil {
+			changes = st.Changes()
+			e.learn(ed, st)
+		}
+		return err
+	})
+	return changes, err
+}
+
+// Commit makes the kernel hold what an edit wants. It returns what was
+// committed, in that order, also beside an error.
+func (e *Engine) Commit(ctx context.Context, ed *Edit) ([]ruleset.Change, error) {
+	if err := e.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer e.unlock()
+	return e.commit(ctx, ed)
+}
+
+func (e *Engine) commit(ctx context.Context, ed *Edit) ([]ruleset.Change, error) {
+	s, until := sending{Engine: e}, ctx
+	err := e.retry(ctx, func() error {
+		st, err := e.stage(until, ed)
+		if err != nil {
+			return err
+		}
+		e.flows.Note(st.Changes(), st.state, st.set, st.gone)
+		err = s.send(until, st)
+		if s.adopted { // what is left to do is part of it
+			ed, until = &Edit{}, context.WithoutCancel(ctx)
+		}
+		return err
+	})
+	if errors.Is(err, ErrConflict) && s.refusal != nil {
+		err = fmt.Errorf("%w: %w", err, s.refusal)
+	}
+	if s.adopted {
+		if err != nil {
+			err = fmt.Errorf("services are programmed, but not all that they no longer need is deleted: %w", err)
+		}
+		err = errors.Join(err, explainPermission(e.flows.FollowUp(ctx, e.state)))
+	}
+	return s.done, err
+}
+
+// sending is the way of one edit into the kernel, over all attempts.
+type sending struct {
+	*Engine
+	done    []ruleset.Change // all that was committed
+	adopted bool             // the state is that of the edit
+	stale   int              // attempts that others were ahead of
+	refusal error            // the last one that others seemed to be the reason of
+}
+
+// send commits what is staged. The state is adopted as soon as the kernel holds
+// it: what is to be deleted behind it changes nothing for any packet.
+func (s *sending) send(ctx context.Context, st *staged) (err error) {
+	s.held = st.generation
+	if err = s.batches(ctx, st, st.Ahead); err == nil {
+		err = s.batches(ctx, st, st.Now)
+	}
+	if err == nil {
+		st.adopt()
+		s.adopted = true
+		err = s.batches(context.WithoutCancel(ctx), st, st.Behind)
+	}
+	refused, isRefused := errors.AsType[*ruleset.RefusedError](err)
+	switch {
+	case err == nil:
+		s.lost = false
+		return nil
+	case errors.Is(err, ruleset.ErrStale):
+		s.stale++
+	case isRefused && (st.guessed || s.adopted) && !errors.Is(refused, syscall.ENOMEM):
+		s.refusal = s.refused(err, st)
+		err = ruleset.ErrStale // it is not as we believed: read it
+	}
+	s.lose()
+	return s.refused(err, st)
+}
+
+// batches commits changes as one batch, or as several if that does not fit.
+func (s *sending) batches(ctx context.Context, st *staged, changes []ruleset.Change) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	batches := [][]ruleset.Change{changes}
+	err := s.batch(ctx, st, changes)
+	big, isBig := errors.AsType[*ruleset.TooBigError](err)
+	if isBig {
+		splitter := Splitter{Owner: st.owner, Size: s.kernel.Size, Big: big}
+		batches, err = splitter.Split(changes)
+	}
+	for _, batch := range batches {
+		if isBig && err == nil {
+			err = s.batch(ctx, st, batch)
+		}
+		if err != nil {
+			return err
+		}
+		s.done = append(s.done, batch...)
+	}
+	return err
+}
+
+// maxStale is how often an edit that was computed from a reading is read anew
+// because others were faster. Then it is committed without regard to them: they
+// have not changed what it is about, or the kernel would refuse it.
+const maxStale = 4
+
+// batch commits changes bound to the generation at which the rules are known,
+// so that they are known afterwards, too. If somebody else was faster, an edit
+// that needs nothing of theirs is committed all the same.
+func (s *sending) batch(ctx context.Context, st *staged, changes []ruleset.Change) error {
+	n := 0
+	for i := range changes {
+		n += changes[i].Len()
+	}
+	return s.bound(n, st.guessed || s.stale >= maxStale, func(generation uint32) (uint32, error) {
+		st.guessed = st.guessed || generation == 0
+		return s.kernel.Commit(ctx, generation, changes)
+	})
+}
+
+// bound runs a commit of n objects bound to the generation at which our tables
+// are known. If others have changed any rules since, it fails with ErrStale, or,
+// where that does not matter, it is run again bound to none.
+func (e *Engine) bound(n int, mayBeStale bool, commit func(generation uint32) (uint32, error)) error {
+	return e.unheard(n, func() error {
+		bound := e.held != 0
+		next, err := commit(e.held)
+		if bound && mayBeStale && errors.Is(err, ruleset.ErrStale) {
+			bound = false
+			_, err = commit(0)
+		}
+		switch {
+		case err != nil:
+		case bound:
+			e.held = next
+		case !e.watched(): // else the monitor tells what came in between
+			e.held = 0
+		}
+		return err
+	})
+}
+
+// carryCounters adds to elements that take the place of others their counts.
+func (e *Engine) carryCounters(ctx context.Context, changes []ruleset.Change) error {
+	type set struct {
+		family ruleset.Family
+		name   string
+	}
+	gone := map[set]*ruleset.Change{}
+	for i := range changes {
+		c := &changes[i]
+		if len(c.Elements) == 0 || !c.Set.Counter {
+			continue
+		}
+		at := set{c.Family, c.Set.Name}
+		if c.Verb == ruleset.Delete {
+			gone[at] = c
+			continue
+		}
+		old := gone[at]
+		if old == nil {
+			continue
+		}
+		from := c.Set.Carried(old.Elements, c.Elements)
+		if err := e.kernel.ReadCounters(ctx, old, from); err != nil {
+			return err
+		}
+		ruleset.CarryCounters(c.Set, from, c.Elements)
+	}
+	return nil
+}
+
+// refused says for which service a change was that the kernel refused, and what
+// the kernel lacks.
+func (e *Engine) refused(err error, st *staged) error {
+	r, ok := errors.AsType[*ruleset.RefusedError](err)
+	if !ok {
+		return err
+	}
+	out := &RefusedError{Change: r.Command(), Err: explainPermission(r.Errno)}
+	c := r.Change
+	if c == nil {
+		return out
+	}
+	if r.Element >= 0 {
+		element := &c.Elements[r.Element]
+		out.Service = element.Comment
+		if k, ok := compile.KeyOf(c, element); ok && out.Service == "" {
+			out.Service = st.owner(k)
+		}
+	}
+	if c.Chain != nil && c.Verb == ruleset.Add && (errors.Is(r, syscall.ENOENT) || errors.Is(r, syscall.EOPNOTSUPP)) {
+		// Tables, chains and sets that a rule needs are in the batch: what is
+		// missing is the expression or the type of the chain.
+		out.Err = fmt.Errorf("%w: %w", ErrNotSupported, r.Errno)
+	}
+	if c.Flags != 0 && (errors.Is(r, syscall.EOPNOTSUPP) || errors.Is(r, syscall.EINVAL)) {
+		// EINVAL before Linux 5.12. Nothing else can be wrong with a table that
+		// we add or adopt.
+		out.Err = fmt.Errorf("tables that outlive their owner (Config.Protect, Linux 6.9): %w: %w", ErrNotSupported, r.Errno)
+	}
+	return out
+}

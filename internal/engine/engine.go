@@ -1,0 +1,302 @@
+// Package engine keeps the rules of one network namespace as they shall be. It
+// knows what the kernel holds, stages changes of services against that, commits
+// them, adopts what a former process has left, and repairs what others damage.
+//
+// It is the only package with a state and a lock. It does no I/O itself: the
+// kernel is an interface.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/flows"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// Kernel is what an Engine needs of one network namespace. It is used by one
+// goroutine at a time.
+type Kernel interface {
+	// Generation is the number of the namespace's rules. It moves by one with
+	// every transaction of anybody, and is never zero.
+	Generation(ctx context.Context) (uint32, error)
+	// Tables reads the tables of that name without what is in them.
+	Tables(ctx context.Context, table string) (*ruleset.Ruleset, error)
+	// Read reads the tables of that name in some families, with counters, but
+	// the elements of those sets only that are wanted. What others change
+	// meanwhile may be there or not: the caller compares generations, or
+	// listens.
+	Read(ctx context.Context, table string, families []ruleset.Family,
+		elements func(f ruleset.Family, set string) bool) (*ruleset.Ruleset, error)
+	// ReadCounters reads the counters of elements of a set. Those that the
+	// kernel does not have keep theirs.
+	ReadCounters(ctx context.Context, c *ruleset.Change, elements []ruleset.Element) error
+	// Commit applies changes as one batch if the rules are still of that
+	// generation, and returns the next one. For generation 0 they may be of
+	// any, and what is returned means nothing. Errors are ruleset.ErrStale,
+	// ruleset.ErrUnknown, *ruleset.RefusedError and *ruleset.TooBigError.
+	Commit(ctx context.Context, generation uint32, changes []ruleset.Change) (uint32, error)
+	// Size is the size in bytes of the batch that Commit would send.
+	Size(changes []ruleset.Change) (int, error)
+	// Entries reads the entries of a dynamic set.
+	Entries(ctx context.Context, table string, f ruleset.Family, s *ruleset.Set) ([]ruleset.Entry, error)
+	// CommitEntries adds entries or deletes them, likewise bound to a
+	// generation. It returns how many are there as wanted, or were deleted,
+	// and the generation after that, also with an error.
+	CommitEntries(ctx context.Context, generation uint32, c *ruleset.EntryChange) (done int, next uint32, err error)
+	// Port is the netlink port that commits: the owner of protected tables.
+	Port() uint32
+	// Monitor listens to transactions.
+	Monitor() Monitor
+	// Flows is conntrack of the namespace.
+	Flows() flows.Kernel
+	Sysctls
+
+	Close() error
+}
+
+// Sysctls are the kernel parameters of the namespace.
+type Sysctls interface {
+	Sysctl(name string) (string, error)
+	SetSysctl(name, value string) error
+}
+
+// Monitor hears the transactions of everybody, in the order of their
+// generations. Nothing is heard, and nobody slowed, before Join.
+type Monitor interface {
+	// Join begins to listen, Leave ends it.
+	Join() error
+	Leave() error
+	// Known says that everything up to a generation is known otherwise.
+	Known(generation uint32)
+	// CatchUp calls each for the events of the transactions after the last
+	// known one, except those that this Kernel has committed, and returns the
+	// last generation that is complete: to or a later one. It waits for what
+	// the kernel is still writing down. ruleset.ErrMissed: some were not heard.
+	CatchUp(ctx context.Context, to uint32, each func(*ruleset.Event)) (uint32, error)
+	// Discard forgets what there is to hear.
+	Discard() error
+	// Waker makes a Waker, whose Wait does not keep anybody from hearing.
+	Waker() (Waker, error)
+}
+
+// Waker wakes one goroutine when there is something to hear.
+type Waker interface {
+	// Wait waits until there is something to hear, or until Wake was called
+	// since the last Reset.
+	Wait() error
+	Wake()
+	Reset() error
+	Close() error
+}
+
+// Errors that callers branch on. Package nftdp documents them.
+var (
+	ErrNotSupported = flows.ErrNotSupported
+	ErrNotOwned     = errors.New("table belongs to somebody else")
+	ErrProtected    = errors.New("table is protected by another Dataplane")
+	ErrOutdated     = errors.New("table was made by an older version")
+	ErrConflict     = errors.New("rules kept changing")
+	ErrClosed       = errors.New("dataplane is closed")
+)
+
+// Engine programs services into one network namespace. Its methods may be
+// called concurrently; they take turns.
+type Engine struct {
+	cfg     compile.Config
+	kernel  Kernel // nil after Close
+	monitor Monitor
+	flows   *flows.Table
+	turn    chan struct{} // held by the method that works
+
+	// state is what the kernel shall hold, nil before that is known. If held
+	// is not zero, the kernel held just that at this generation, but for the
+	// drift; if it is zero, others may have changed our tables since. If lost
+	// is set, the outcome of a commit of ours is not known either.
+	state *compile.State
+	held  uint32
+	lost  bool
+	drift drift
+
+	reasons  int // how often there was a reason to look after our tables
+	woken    int // reasons, when watchers were woken last
+	watchers map[*watcher]bool
+}
+
+// Open makes an Engine. It takes over the kernel, which Close closes.
+func Open(ctx context.Context, cfg compile.Config, kernel Kernel) (*Engine, error) {
+	e := &Engine{
+		cfg: cfg, kernel: kernel, monitor: kernel.Monitor(), turn: make(chan struct{}, 1), watchers: map[*watcher]bool{},
+	}
+	e.flows = flows.New(cfg, kernel.Flows(), affinities{e})
+	if _, err := e.tables(ctx); err != nil {
+		return nil, errors.Join(Explain(err), kernel.Close())
+	}
+	return e, nil
+}
+
+// Explain adds to an error of the kernel what to do about it.
+func Explain(err error) error {
+	if errors.Is(err, syscall.EPROTONOSUPPORT) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) {
+		return fmt.Errorf("nf_tables (CONFIG_NF_TABLES): %w: %w", ErrNotSupported, err)
+	}
+	return explainPermission(err)
+}
+
+// explainPermission does so for a capability that is missing.
+func explainPermission(err error) error {
+	_, explained := errors.AsType[*permissionError](err)
+	if errors.Is(err, fs.ErrPermission) && !errors.Is(err, ErrProtected) && !explained {
+		return &permissionError{err}
+	}
+	return err
+}
+
+// permissionError says which capability is missing.
+type permissionError struct{ error }
+
+func (e *permissionError) Error() string {
+	return fmt.Sprintf("%v: CAP_NET_ADMIN is needed in the user namespace that owns the network namespace", e.error)
+}
+
+func (e *permissionError) Unwrap() error { return e.error }
+
+// lock waits for the method that is at work.
+func (e *Engine) lock(ctx context.Context) error {
+	select {
+	case e.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if e.kernel == nil {
+		e.unlock()
+		return ErrClosed
+	}
+	return nil
+}
+
+func (e *Engine) unlock() {
+	if e.reasons != e.woken {
+		e.woken = e.reasons
+		for w := range e.watchers {
+			w.waker.Wake()
+		}
+	}
+	<-e.turn
+}
+
+// Close ends the use of the namespace. Everything stays programmed.
+func (e *Engine) Close() error {
+	e.turn <- struct{}{}
+	defer e.unlock()
+	if e.kernel == nil {
+		return nil
+	}
+	err := e.kernel.Close()
+	e.kernel, e.state = nil, nil
+	e.reasons++ // for those who watch
+	return err
+}
+
+// Sysctls runs a function that reads or writes kernel parameters.
+func (e *Engine) Sysctls(ctx context.Context, do func(Sysctls) error) error {
+	if err := e.lock(ctx); err != nil {
+		return err
+	}
+	defer e.unlock()
+	return do(e.kernel)
+}
+
+// Ruleset reads our tables, with counters. If current is set, those that an
+// older version has made give ErrOutdated.
+func (e *Engine) Ruleset(ctx context.Context, current bool) (*ruleset.Ruleset, error) {
+	if err := e.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer e.unlock()
+	r, _, err := e.readAt(ctx)
+	if err == nil && current {
+		err = checkCurrent(r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Remove deletes our tables. The Engine can be used again afterwards.
+func (e *Engine) Remove(ctx context.Context) error {
+	if err := e.lock(ctx); err != nil {
+		return err
+	}
+	defer e.unlock()
+	return e.retry(ctx, func() error {
+		tables, err := e.tables(ctx)
+		if err == nil {
+			err = e.checkChangeable(tables)
+		}
+		if err != nil {
+			return err
+		}
+		e.state = nil
+		e.lose()
+		const all = 1 << 20 // objects, of which nobody knows how many
+		err = e.bound(all, true, func(generation uint32) (uint32, error) {
+			return e.kernel.Commit(ctx, generation, ruleset.Diff(tables, &ruleset.Ruleset{}).Now)
+		})
+		if refused, ok := errors.AsType[*ruleset.RefusedError](err); ok && errors.Is(refused, syscall.ENOENT) {
+			return ruleset.ErrStale // somebody else deleted one
+		}
+		return e.refused(err, nil)
+	})
+}
+
+// tables reads which of our tables there are, without what is in them.
+func (e *Engine) tables(ctx context.Context) (*ruleset.Ruleset, error) {
+	r, err := e.kernel.Tables(ctx, e.cfg.Table)
+	if err != nil {
+		return nil, err
+	}
+	return r, checkOwned(r)
+}
+
+// checkOwned refuses tables that are not of this version or an older one.
+func checkOwned(r *ruleset.Ruleset) error {
+	for _, t := range r.Tables {
+		switch {
+		case !compile.Owned(t):
+			return fmt.Errorf("table %s %s: %w: choose another Config.Table, or delete it", t.Family, t.Name, ErrNotOwned)
+		case t.Comment != compile.Schema && !compile.Outdated(t):
+			return fmt.Errorf("table %s %s: %w: it has %q, this version writes %q: use the version that made it, or delete it",
+				t.Family, t.Name, ErrNotOwned, t.Comment, compile.Schema)
+		}
+	}
+	return nil
+}
+
+// checkCurrent refuses to read services out of the layout of an older version.
+func checkCurrent(r *ruleset.Ruleset) error {
+	for _, t := range r.Tables {
+		if compile.Outdated(t) {
+			return fmt.Errorf("table %s %s: %w: it has %q, this version writes %q: Apply all services once, which replaces it",
+				t.Family, t.Name, ErrOutdated, t.Comment, compile.Schema)
+		}
+	}
+	return nil
+}
+
+// checkChangeable refuses tables that another socket owns: the kernel would
+// answer every change of them with EPERM.
+func (e *Engine) checkChangeable(r *ruleset.Ruleset) error {
+	for _, t := range r.Tables {
+		if t.Port != 0 && t.Port != e.kernel.Port() {
+			return fmt.Errorf("table %s %s: %w (netlink port %d): close its Dataplane, or end it: %w",
+				t.Family, t.Name, ErrProtected, t.Port, syscall.EPERM)
+		}
+	}
+	return nil
+}

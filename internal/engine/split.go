@@ -1,0 +1,277 @@
+package engine
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// Splitter distributes changes over batches that the socket takes.
+type Splitter struct {
+	Owner func(compile.Key) string // the service that has a frontend which the changes do not name
+	Size  func([]ruleset.Change) (int, error)
+	Big   *ruleset.TooBigError // what the batch as a whole is
+}
+
+// component is changes that have to be in one batch.
+type component struct {
+	what      string // for errors
+	changes   []ruleset.Change
+	divisible bool // if it does not fit into any batch, it may be cut all the same
+}
+
+// Split distributes the changes of one stage of a transaction. The fixed parts
+// of the tables come first, then what services share, then the services, each
+// whole, and at last what no service uses any more. Stopped on the way, that
+// leaves every service as it was or as it shall be, and the next edit goes on
+// from there.
+func (s *Splitter) Split(changes []ruleset.Change) ([][]ruleset.Change, error) {
+	fixed := component{what: "the fixed part of the tables, with Config.Internal and Config.ServiceCIDRs"}
+	var shared, last []component
+	services := s.newGroups(changes)
+	fresh, gone := freshObjects(changes), deletedObjects(changes)
+	for i := range changes {
+		c := &changes[i]
+		switch {
+		case gone[objectOf(c)]:
+			last = append(last, whole(c))
+		case c.Verb == ruleset.Add && fresh[objectOf(c)] && awaiting(c): // in any pieces, but in this order
+			shared = append(shared, whole(c))
+		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) == compile.NumSets: // of no service
+			fixed.changes = append(fixed.changes, *c)
+		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) < compile.Hairpin:
+			services.add(c)
+		case len(c.Elements) > 0 && c.Verb == ruleset.Add:
+			shared = append(shared, whole(c))
+		case len(c.Elements) > 0:
+			last = append(last, whole(c))
+		case c.Verb == ruleset.Delete && (c.Set == nil || !compile.Separate(c.Set.Name)):
+			// a table or a set, whose services would be gone until the last batch
+			return nil, s.Big
+		default:
+			fixed.changes = append(fixed.changes, *c)
+		}
+	}
+	return s.pack(slices.Concat([]component{fixed}, shared, services.components(), last))
+}
+
+// whole is a component of one change. Its elements do not depend on each other.
+func whole(c *ruleset.Change) component {
+	what := "table " + c.Table
+	switch {
+	case c.Set != nil:
+		what = "set " + c.Set.Name
+	case c.Chain != nil:
+		what = "chain " + c.Chain.Name
+	}
+	return component{what: what, changes: []ruleset.Change{*c}, divisible: len(c.Elements) > 1}
+}
+
+// object is a chain or set of a table; the zero one is none.
+type object struct {
+	family     ruleset.Family
+	chain, set string
+}
+
+func objectOf(c *ruleset.Change) object {
+	switch {
+	case c.Chain != nil:
+		return object{family: c.Family, chain: c.Chain.Name}
+	case c.Set != nil:
+		return object{family: c.Family, set: c.Set.Name}
+	}
+	return object{}
+}
+
+// freshObjects are chains and sets that are added.
+func freshObjects(changes []ruleset.Change) map[object]bool {
+	out := map[object]bool{}
+	for i := range changes {
+		c := &changes[i]
+		if c.Verb == ruleset.Add && c.Rule == nil && len(c.Elements) == 0 {
+			out[objectOf(c)] = true
+		}
+	}
+	return out
+}
+
+// awaiting reports whether a chain or set that is new, its rules or elements
+// mean nothing before services lead there.
+func awaiting(c *ruleset.Change) bool {
+	if c.Chain != nil {
+		return c.Chain.Hook == nil && !compile.OfSkeleton(c.Chain.Name)
+	}
+	return c.Set != nil && compile.Shared(c.Set.Name)
+}
+
+// deletedObjects are chains, and sets of prefixes, that are in use until the
+// last service has let go of them.
+func deletedObjects(changes []ruleset.Change) map[object]bool {
+	out := map[object]bool{}
+	for i := range changes {
+		c := &changes[i]
+		shared := c.Set != nil && len(c.Elements) == 0 && compile.Shared(c.Set.Name)
+		if c.Verb == ruleset.Delete && (c.Chain != nil || shared) {
+			out[objectOf(c)] = true
+		}
+	}
+	return out
+}
+
+// pieces cuts a component.
+func (c component) pieces(limit int) []component {
+	const most = 128 // bytes of an element without owner
+	var out []component
+	for i := range c.changes {
+		for elements := range slices.Chunk(c.changes[i].Elements, max(1, limit/most)) {
+			piece := c.changes[i]
+			piece.Elements = elements
+			out = append(out, component{what: c.what, changes: []ruleset.Change{piece}})
+		}
+	}
+	return out
+}
+
+// pack joins components to batches, each as full as it can be.
+func (s *Splitter) pack(components []component) ([][]ruleset.Change, error) {
+	var out [][]ruleset.Change
+	room := 0
+	for i := 0; i < len(components); i++ {
+		c := components[i]
+		if len(c.changes) == 0 {
+			continue
+		}
+		size, err := s.Size(c.changes)
+		switch {
+		case err != nil:
+			return nil, err
+		case size > s.Big.Limit && c.divisible: // half of the limit leaves room for what surrounds elements
+			components = slices.Replace(components, i, i+1, c.pieces(s.Big.Limit/2)...)
+			i--
+			continue
+		case size > s.Big.Limit:
+			return nil, &ruleset.TooBigError{What: c.what, Size: size, Limit: s.Big.Limit, Errno: s.Big.Errno}
+		case size > room:
+			out = append(out, nil)
+			room = s.Big.Limit
+		}
+		room -= size
+		out[len(out)-1] = append(out[len(out)-1], c.changes...)
+	}
+	return out, nil
+}
+
+// groups sorts elements by service.
+type groups struct {
+	owner   map[compile.Key]string // by the elements of the frontends maps
+	ownerOf func(compile.Key) string
+	merged  map[string]string // services that have to go together
+	order   []string
+	byName  map[string][]ruleset.Change
+}
+
+// newGroups learns from the frontends whose elements are whose. Where one
+// service hands a frontend to another one, or some ports of a range, both
+// belong together.
+func (s *Splitter) newGroups(changes []ruleset.Change) *groups {
+	g := &groups{
+		owner: map[compile.Key]string{}, ownerOf: s.Owner, merged: map[string]string{}, byName: map[string][]ruleset.Change{},
+	}
+	ranges := map[compile.Key][]owned{} // by place: keys without port
+	for i := range changes {
+		c := &changes[i]
+		for j := range c.Elements {
+			e := &c.Elements[j]
+			k, ok := compile.KeyOf(c, e)
+			if !ok || !compile.SetNamed(c.Set.Name).Frontends() {
+				continue
+			}
+			if other, ok := g.owner[k]; ok {
+				g.merge(other, e.Comment)
+			}
+			g.owner[k] = e.Comment
+			if k.Ranged {
+				at := compile.Key{Addr: k.Addr, Proto: k.Proto}
+				ranges[at] = append(ranges[at], owned{k.Port, compile.LastPort(e), e.Comment})
+			}
+		}
+	}
+	for _, at := range ranges {
+		g.mergeOverlapping(at)
+	}
+	return g
+}
+
+// owned is a range of ports that a service has or has had.
+type owned struct {
+	first, last uint16
+	name        string
+}
+
+// mergeOverlapping joins the services whose ranges, all of one place, overlap.
+func (g *groups) mergeOverlapping(ranges []owned) {
+	slices.SortFunc(ranges, func(x, y owned) int { return cmp.Compare(x.first, y.first) })
+	var reach owned // the one that goes furthest
+	for i, r := range ranges {
+		if i > 0 && r.first <= reach.last {
+			g.merge(reach.name, r.name)
+		}
+		if r.last >= reach.last {
+			reach = r
+		}
+	}
+}
+
+func (g *groups) merge(x, y string) {
+	if x, y = g.find(x), g.find(y); x != y {
+		g.merged[x] = y
+	}
+}
+
+func (g *groups) find(name string) string {
+	for {
+		next, ok := g.merged[name]
+		if !ok {
+			return name
+		}
+		name = next
+	}
+}
+
+// add sorts the elements of a change.
+func (g *groups) add(c *ruleset.Change) {
+	for i := range c.Elements {
+		k, _ := compile.KeyOf(c, &c.Elements[i])
+		name, ok := g.owner[k]
+		if !ok {
+			name = g.ownerOf(k)
+		}
+		name = g.find(name)
+		if _, ok := g.byName[name]; !ok {
+			g.order = append(g.order, name)
+		}
+		g.byName[name] = appendElement(g.byName[name], c, &c.Elements[i])
+	}
+}
+
+// appendElement adds an element to the last change if it is of the same kind.
+func appendElement(to []ruleset.Change, c *ruleset.Change, e *ruleset.Element) []ruleset.Change {
+	if n := len(to); n > 0 && to[n-1].Set == c.Set && to[n-1].Verb == c.Verb && to[n-1].Family == c.Family {
+		to[n-1].Elements = append(to[n-1].Elements, *e)
+		return to
+	}
+	next := *c
+	next.Elements = []ruleset.Element{*e}
+	return append(to, next)
+}
+
+func (g *groups) components() []component {
+	out := make([]component, 0, len(g.order))
+	for _, name := range g.order {
+		out = append(out, component{what: fmt.Sprintf("service %q", name), changes: g.byName[name]})
+	}
+	return out
+}

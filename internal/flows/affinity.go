@@ -1,0 +1,230 @@
+package flows
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// Affinities is the map in the kernel of clients that come back.
+type Affinities interface {
+	Entries(ctx context.Context, f ruleset.Family) ([]ruleset.Entry, error)
+	// Commit adds entries or deletes them, and returns how many are there as
+	// given, or were deleted.
+	Commit(ctx context.Context, v ruleset.Verb, f ruleset.Family, entries []ruleset.Entry) (int, error)
+}
+
+// Affinity is a client that comes back to its backend.
+type Affinity struct {
+	Service  string
+	Proto    uint8
+	Client   netip.Addr
+	Frontend netip.AddrPort // where the client connected to
+	Backend  netip.AddrPort
+	Expires  time.Duration
+}
+
+// Affinities lists the clients that come back, sorted by service, frontend and
+// client.
+func (t *Table) Affinities(ctx context.Context, state *compile.State) ([]Affinity, error) {
+	known := clients{state: state}
+	var out []Affinity
+	for _, f := range ruleset.Families {
+		entries, err := t.affinities.Entries(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		for i := range entries {
+			a := affinityOf(&entries[i])
+			if s := known.service(&a); s != nil && known.seconds(&a) > 0 {
+				a.Service = s.Name
+				out = append(out, a)
+			}
+		}
+	}
+	slices.SortFunc(out, func(x, y Affinity) int {
+		return cmp.Or(
+			cmp.Compare(x.Service, y.Service), x.Frontend.Compare(y.Frontend),
+			x.Client.Compare(y.Client), cmp.Compare(x.Proto, y.Proto))
+	})
+	return out, nil
+}
+
+// AddAffinities remembers clients and returns how many it remembers now as
+// listed.
+func (t *Table) AddAffinities(ctx context.Context, state *compile.State, list []Affinity) (total int, err error) {
+	known := clients{state: state}
+	var wanted [len(ruleset.Families)][]ruleset.Entry
+	for _, a := range list {
+		family := ruleset.FamilyOf(a.Frontend.Addr())
+		if seconds := known.seconds(&a); seconds > 0 && a.Expires > 0 && ruleset.FamilyOf(a.Client) == family {
+			wanted[family.Index()] = append(wanted[family.Index()], entryOf(&a, time.Duration(seconds)*time.Second))
+		}
+	}
+	for i, f := range ruleset.Families {
+		n, err := t.affinities.Commit(ctx, ruleset.Add, f, wanted[i])
+		total += n
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// purgeClients makes the kernel forget clients whose backend no longer gets
+// connections from their frontend. It follows a change which may have left
+// some: from then on packets do not bring them back.
+func (t *Table) purgeClients(ctx context.Context, state *compile.State) error {
+	if !t.purge {
+		return nil
+	}
+	known := clients{state: state}
+	for _, f := range ruleset.Families {
+		if err := t.purgeFamily(ctx, f, &known); err != nil {
+			return fmt.Errorf("services are programmed, but clients of former backends are still remembered: %w", err)
+		}
+	}
+	t.purge = false
+	return nil
+}
+
+// purgeFamily reads once more after it has deleted something: that may have
+// made the kernel rearrange the map (see Conn.Entries in internal/kernel).
+func (t *Table) purgeFamily(ctx context.Context, f ruleset.Family, known *clients) error {
+	const most = 4
+	for range most {
+		entries, err := t.affinities.Entries(ctx, f)
+		switch {
+		case errors.Is(err, syscall.ENOENT): // somebody has just deleted the map, with all clients
+			return nil
+		case err != nil:
+			return err
+		}
+		entries = slices.DeleteFunc(entries, func(e ruleset.Entry) bool {
+			a := affinityOf(&e)
+			return known.seconds(&a) > 0
+		})
+		if len(entries) == 0 {
+			return nil
+		}
+		if _, err := t.affinities.Commit(ctx, ruleset.Delete, f, entries); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clients tells which clients may go where.
+type clients struct {
+	state     *compile.State
+	frontends map[compile.Key]*compile.Frontend
+}
+
+func (c *clients) key(a *Affinity) (compile.Key, bool) {
+	k := compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto}
+	return firstTaking(c.state, k, nodeWide(k))
+}
+
+// service is the one that the client's frontend belongs to, or nil.
+func (c *clients) service(a *Affinity) *compile.Service {
+	k, ok := c.key(a)
+	if !ok {
+		return nil
+	}
+	name, _ := c.state.Index().Owner(k)
+	return c.state.Service(name)
+}
+
+// seconds is how long the client's service remembers it: 0 if it does not, or
+// if the backend does not get connections from the frontend.
+func (c *clients) seconds(a *Affinity) uint32 {
+	s := c.service(a)
+	if s == nil || s.Affinity == 0 || a.Service != "" && a.Service != s.Name {
+		return 0
+	}
+	k, _ := c.key(a)
+	f := c.frontend(s, k)
+	b := unmapped(a.Backend)
+	if f == nil || !slices.Contains(f.Pool, b) && !slices.Contains(f.Internal, b) {
+		return 0
+	}
+	return s.Affinity
+}
+
+func (c *clients) frontend(s *compile.Service, k compile.Key) *compile.Frontend {
+	if f, ok := c.frontends[k]; ok {
+		return f
+	}
+	if c.frontends == nil {
+		c.frontends = map[compile.Key]*compile.Frontend{}
+	}
+	i := slices.IndexFunc(s.Frontends, func(f compile.Frontend) bool { return !k.Ranged && s.Key(&f) == k })
+	c.frontends[k] = nil
+	if i >= 0 {
+		c.frontends[k] = &s.Frontends[i]
+	}
+	return c.frontends[k]
+}
+
+// affinityOf reads an entry: client . frontend address . protocol . port with
+// address . port of the backend.
+func affinityOf(e *ruleset.Entry) (a Affinity) {
+	if len(e.Key) != 4 || len(e.Data) != 2 || len(e.Key[2]) != 1 || len(e.Key[3]) != 2 || len(e.Data[1]) != 2 {
+		return a
+	}
+	addr := func(b []byte) netip.Addr { out, _ := netip.AddrFromSlice(b); return out }
+	return Affinity{
+		Client:   addr(e.Key[0]),
+		Frontend: netip.AddrPortFrom(addr(e.Key[1]), binary.BigEndian.Uint16(e.Key[3])),
+		Proto:    e.Key[2][0],
+		Backend:  netip.AddrPortFrom(addr(e.Data[0]), binary.BigEndian.Uint16(e.Data[1])),
+		Expires:  e.Expires,
+	}
+}
+
+func entryOf(a *Affinity, timeout time.Duration) ruleset.Entry {
+	port := func(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
+	front, back := a.Frontend.Addr().Unmap(), unmapped(a.Backend)
+	return ruleset.Entry{
+		Key:     [][]byte{a.Client.Unmap().AsSlice(), front.AsSlice(), {a.Proto}, port(a.Frontend.Port())},
+		Data:    [][]byte{back.Addr().AsSlice(), port(back.Port())},
+		Timeout: timeout, Expires: min(a.Expires, timeout),
+	}
+}
+
+func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+
+// deprives reports whether a change takes backends away from clients that may
+// be remembered.
+func deprives(state *compile.State, set []*compile.Service, gone []string) bool {
+	return slices.ContainsFunc(set, func(s *compile.Service) bool { return takesBackends(state.Service(s.Name), s) }) ||
+		slices.ContainsFunc(gone, func(name string) bool { return takesBackends(state.Service(name), nil) })
+}
+
+func takesBackends(old, next *compile.Service) bool {
+	if old == nil || old.Affinity == 0 {
+		return false
+	}
+	if next == nil || next.Affinity == 0 {
+		return true
+	}
+	return slices.ContainsFunc(old.Frontends, func(f compile.Frontend) bool {
+		i := slices.IndexFunc(next.Frontends, func(n compile.Frontend) bool { return n.Addr == f.Addr && n.Port == f.Port })
+		return i < 0 || !within(&f, &next.Frontends[i])
+	})
+}
+
+// within reports whether all backends of a frontend are those of another one.
+func within(f, of *compile.Frontend) bool {
+	outside := func(b netip.AddrPort) bool { return !slices.Contains(of.Pool, b) && !slices.Contains(of.Internal, b) }
+	return !slices.ContainsFunc(f.Pool, outside) && !slices.ContainsFunc(f.Internal, outside)
+}

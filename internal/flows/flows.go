@@ -1,0 +1,208 @@
+// Package flows compares what conntrack holds with what services want: it lists
+// the flows of services, finds those that are stale, and keeps the map of
+// clients that come back to their backends.
+package flows
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/conntrack"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// Kernel is what a Table needs of one network namespace.
+type Kernel interface {
+	// List lists the flows that pass a filter and that accept takes. What
+	// accept gets is valid until it returns.
+	List(ctx context.Context, f conntrack.Filter, accept func(*conntrack.Flow) bool) ([]conntrack.Flow, error)
+	// Delete deletes a flow that List returned, and reports whether it was
+	// still there.
+	Delete(ctx context.Context, f *conntrack.Flow) (bool, error)
+	// LocalAddrs lists the prefixes of a family that are the node's own. It
+	// may be called while List is under way.
+	LocalAddrs(ctx context.Context, f ruleset.Family) ([]netip.Prefix, error)
+}
+
+// Flow is an entry of the conntrack table.
+type Flow = conntrack.Flow
+
+var (
+	// ErrNotSupported says that the kernel lacks what is needed.
+	ErrNotSupported = errors.New("not supported by this kernel")
+	// ErrNoService says that there is no service of that name.
+	ErrNoService = errors.New("no such service")
+)
+
+// Table is the flows of one network namespace. It is used by one goroutine at a
+// time.
+type Table struct {
+	cfg        compile.Config
+	kernel     Kernel
+	affinities Affinities
+	suspects   suspects // whose flows may be stale
+	purge      bool     // clients of former backends may be remembered, at first those of a former process
+}
+
+// New makes a Table.
+func New(cfg compile.Config, kernel Kernel, affinities Affinities) *Table {
+	return &Table{cfg: cfg, kernel: kernel, affinities: affinities, suspects: suspects{}, purge: true}
+}
+
+// List lists the flows that began at the frontends of a service.
+func (t *Table) List(ctx context.Context, state *compile.State, service string) ([]conntrack.Flow, error) {
+	s := state.Service(service)
+	if s == nil {
+		return nil, ErrNoService
+	}
+	return t.ofService(ctx, state, s, false, func(*conntrack.Flow) bool { return true })
+}
+
+// To lists the flows of a service to some backends, or, without backends, to
+// those that take no new connections, which have not ended.
+func (t *Table) To(ctx context.Context, state *compile.State, service string, backends []netip.AddrPort) ([]conntrack.Flow, error) {
+	s := state.Service(service)
+	if s == nil {
+		return nil, ErrNoService
+	}
+	among, listed := newBackends(s.Backends(), s.Reserve), false
+	if len(backends) > 0 {
+		among, listed = newBackends(backends), true
+	}
+	return t.ofService(ctx, state, s, true, func(f *conntrack.Flow) bool {
+		return !f.Ended && among.has(f.ReplySrc) == listed
+	})
+}
+
+// ofService lists flows of a service's frontends, all or only translated ones.
+func (t *Table) ofService(ctx context.Context, state *compile.State, s *compile.Service, translated bool,
+	accept func(*conntrack.Flow) bool,
+) ([]conntrack.Flow, error) {
+	var out []conntrack.Flow
+	for _, f := range ruleset.Families {
+		var at []compile.Key
+		for i := range s.Frontends {
+			if front := &s.Frontends[i]; ruleset.FamilyOf(front.Addr) == f {
+				at = append(at, s.Key(front))
+			}
+		}
+		found, err := t.list(ctx, state, at, translated, func(flow *conntrack.Flow, node *nodeAddrs) bool {
+			key, ok := taking(state, flow, node)
+			owner, _ := state.Index().Owner(key)
+			return ok && owner == s.Name && accept(flow)
+		})
+		if err != nil {
+			return nil, explain(err)
+		}
+		out = append(out, found...)
+	}
+	return out, nil
+}
+
+// list lists flows to any of these frontends, which are of one family and
+// protocol: those that accept takes.
+func (t *Table) list(ctx context.Context, state *compile.State, at []compile.Key, translated bool,
+	accept func(*conntrack.Flow, *nodeAddrs) bool,
+) (out []conntrack.Flow, err error) {
+	if len(at) == 0 {
+		return nil, nil
+	}
+	node, err := t.nodeAddrs(ctx, state, at)
+	if err != nil {
+		return nil, err
+	}
+	for _, filter := range filters(at, translated) {
+		found, err := t.kernel.List(ctx, filter, func(flow *conntrack.Flow) bool { return accept(flow, node) })
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found...)
+	}
+	return out, nil
+}
+
+// maxDumps is how often the whole table is gone through, rather than to have
+// the kernel list flows to all ports. A walk over the buckets of an empty
+// table costs as much as listing a few thousand flows.
+const maxDumps = 4
+
+// filters let through all flows to these frontends, and few others.
+func filters(at []compile.Key, translated bool) []conntrack.Filter {
+	byPort := map[uint16][]compile.Key{}
+	ranged := false
+	for _, k := range at {
+		byPort[k.Port] = append(byPort[k.Port], k)
+		ranged = ranged || k.Ranged
+	}
+	// There are few translated flows to other ports, compared with all.
+	if ranged || len(byPort) > 1 && translated || len(byPort) > maxDumps {
+		byPort = map[uint16][]compile.Key{0: at}
+	}
+	out := make([]conntrack.Filter, 0, len(byPort))
+	for port, at := range byPort {
+		filter := conntrack.Filter{
+			Family: ruleset.FamilyOf(at[0].Addr), Proto: at[0].Proto, Addr: at[0].Addr, Port: port, Translated: translated,
+		}
+		for _, k := range at {
+			if k.Addr != filter.Addr || k.Addr.IsUnspecified() {
+				filter.Addr = netip.Addr{}
+			}
+		}
+		out = append(out, filter)
+	}
+	return out
+}
+
+// Delete deletes flows and counts those that were still there.
+func (t *Table) Delete(ctx context.Context, flows []conntrack.Flow) (n int, err error) {
+	for i := range flows {
+		deleted, err := t.kernel.Delete(ctx, &flows[i])
+		if err != nil {
+			return n, explain(err)
+		}
+		if deleted {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// explain adds to an error of the kernel what to do about it. nfnetlink answers
+// EINVAL where it has no such subsystem (nfnetlink_rcv_msg in
+// net/netfilter/nfnetlink.c).
+func explain(err error) error {
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EPROTONOSUPPORT) {
+		return fmt.Errorf("conntrack over netlink (CONFIG_NF_CT_NETLINK): %w: %w", ErrNotSupported, err)
+	}
+	return err
+}
+
+// backends is a set of them. One without a port stands for all ports.
+type backends map[netip.AddrPort]bool
+
+func newBackends(lists ...[]netip.AddrPort) backends {
+	out := backends{}
+	for _, b := range slices.Concat(lists...) {
+		out[b] = true
+	}
+	return out
+}
+
+func (b backends) has(a netip.AddrPort) bool {
+	return b[a] || b[netip.AddrPortFrom(a.Addr(), 0)]
+}
+
+// usable are the backends that a frontend's flows may lead to: new ones are
+// sent there, or established ones are kept.
+func usable(state *compile.State, k compile.Key) backends {
+	name, _ := state.Index().Owner(k)
+	if s := state.Service(name); s != nil {
+		return newBackends(s.Backends(), s.Draining, s.Reserve)
+	}
+	return backends{}
+}

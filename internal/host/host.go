@@ -1,0 +1,120 @@
+//go:build linux
+
+// Package host is the running kernel as package engine needs it: nf_tables,
+// conntrack, addresses and parameters of one network namespace.
+package host
+
+import (
+	"errors"
+	"runtime"
+
+	"github.com/nftdp/go-nftdp/internal/address"
+	"github.com/nftdp/go-nftdp/internal/conntrack"
+	"github.com/nftdp/go-nftdp/internal/engine"
+	"github.com/nftdp/go-nftdp/internal/flows"
+	"github.com/nftdp/go-nftdp/internal/kernel"
+	"github.com/nftdp/go-nftdp/internal/netlink"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+	"github.com/nftdp/go-nftdp/internal/sysctl"
+)
+
+// Here stands for the network namespace of the calling thread.
+const Here = netlink.Here
+
+// Host is a network namespace of the running kernel. It has all sockets from
+// the beginning: later, the thread may be elsewhere, and to enter a namespace
+// again takes CAP_SYS_ADMIN.
+type Host struct {
+	rules
+	monitor *kernel.Monitor
+	flows   *conntrack.Conn
+	address *address.Conn
+}
+
+type rules = *kernel.Conn
+
+// Open opens the network namespace of a file descriptor, which may be closed
+// afterwards, or Here. Its Monitor decodes elements of those sets of a table
+// that sets returns.
+func Open(ns int, table string, sets func(name string) *ruleset.Set) (_ *Host, err error) {
+	if ns == Here { // all sockets belong to the namespace of one thread
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
+	h := &Host{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.Close())
+		}
+	}()
+	if h.rules, err = kernel.Dial(ns); err != nil {
+		return nil, err
+	}
+	if h.monitor, err = kernel.NewMonitor(ns, h.Port(), table, sets); err != nil {
+		return nil, err
+	}
+	if h.flows, err = conntrack.Dial(ns); err != nil {
+		return nil, err
+	}
+	h.address, err = address.Dial(ns)
+	return h, err
+}
+
+// Close closes all sockets.
+func (h *Host) Close() error {
+	var errs []error
+	if h.rules != nil {
+		errs = append(errs, h.rules.Close())
+	}
+	if h.monitor != nil {
+		errs = append(errs, h.monitor.Close())
+	}
+	if h.flows != nil {
+		errs = append(errs, h.flows.Close())
+	}
+	if h.address != nil {
+		errs = append(errs, h.address.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// SetEventBuffer says how many bytes of events may wait to be heard.
+func (h *Host) SetEventBuffer(n int) error { return h.monitor.SetBuffer(n) }
+
+// Monitor listens to transactions.
+func (h *Host) Monitor() engine.Monitor { return monitor{h.monitor} }
+
+type monitor struct{ *kernel.Monitor }
+
+func (m monitor) Waker() (engine.Waker, error) { return m.Monitor.Waker() }
+
+// Flows is conntrack of the namespace.
+func (h *Host) Flows() flows.Kernel { return tracker{h.flows, h.address} }
+
+type tracker struct {
+	*conntrack.Conn
+	*addresses
+}
+
+type addresses = address.Conn
+
+// Sysctl reads a kernel parameter of the namespace.
+func (h *Host) Sysctl(name string) (value string, err error) {
+	err = h.inNamespace(func() error { value, err = sysctl.Get(name); return err })
+	return value, err
+}
+
+// SetSysctl writes a kernel parameter of the namespace.
+func (h *Host) SetSysctl(name, value string) error {
+	return h.inNamespace(func() error { return sysctl.Set(name, value) })
+}
+
+// inNamespace runs a function on a thread in the namespace.
+func (h *Host) inNamespace(do func() error) error {
+	ns, err := h.Socket().Namespace()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return sysctl.In(int(ns.Fd()), do)
+}

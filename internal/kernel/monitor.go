@@ -1,0 +1,216 @@
+//go:build linux
+
+package kernel
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/netlink"
+	"github.com/nftdp/go-nftdp/internal/nfnl"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// Monitor hears what anybody commits to the rules of a namespace. The kernel
+// tells each transaction in the order of the generations, object by object,
+// and ends it with a message that names the generation (nf_tables_commit in
+// net/netfilter/nf_tables_api.c). So whoever has heard every generation up to
+// the present one knows all that has been changed. It is not safe for
+// concurrent use, apart from its wakers.
+//
+// While anybody on the machine is in the group, the kernel builds 8 kB of event
+// for each element of everybody's transactions, in all namespaces. So nobody
+// joins without need.
+type Monitor struct {
+	socket *netlink.Socket
+	own    uint32 // the netlink port of those whose transactions are not told
+	table  string
+	sets   func(name string) *ruleset.Set
+	at     uint32 // the last generation that has been heard, or is known otherwise
+	gap    bool   // transactions may have gone by unheard after it
+}
+
+const (
+	// eventBuffer takes some ten thousand elements, or a thousand small
+	// transactions. In a user namespace net.core.rmem_max bounds it.
+	eventBuffer = 4 << 20
+	// The generation moves a little before the transaction is told: by the
+	// time that it takes to write it down.
+	maxDelay = time.Second
+	// What went by unheard is not waited for as long as that.
+	maxDelayInGap = 20 * time.Millisecond
+)
+
+// NewMonitor opens a socket in the network namespace of a file descriptor, or
+// Here. It does not tell the transactions of the port own, and decodes elements
+// of those sets of the table that sets returns.
+func NewMonitor(ns int, own uint32, table string, sets func(name string) *ruleset.Set) (*Monitor, error) {
+	s, err := netlink.Dial(unix.NETLINK_NETFILTER, ns)
+	if err != nil {
+		return nil, err
+	}
+	m := &Monitor{socket: s, own: own, table: table, sets: sets, gap: true}
+	if err := m.SetBuffer(eventBuffer); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return m, nil
+}
+
+// SetBuffer says how many bytes may wait to be heard. What does not fit is
+// missed.
+func (m *Monitor) SetBuffer(n int) error {
+	if err := m.socket.Conn().SetReadBuffer(n); err != nil {
+		return fmt.Errorf("netlink receive buffer: %w", err)
+	}
+	return nil
+}
+
+// Join begins to listen.
+func (m *Monitor) Join() error {
+	m.gap = true
+	if err := m.socket.Conn().JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		return fmt.Errorf("join netlink group: %w", err)
+	}
+	return nil
+}
+
+// Leave stops to listen.
+func (m *Monitor) Leave() error {
+	m.gap = true
+	if err := m.socket.Conn().LeaveGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		return fmt.Errorf("leave netlink group: %w", err)
+	}
+	return nil
+}
+
+// Close closes the socket.
+func (m *Monitor) Close() error { return m.socket.Close() }
+
+// Waker makes a Waker for one goroutine.
+func (m *Monitor) Waker() (*netlink.Waker, error) { return m.socket.Waker() }
+
+// Known says that everything up to a generation is known, and what came since
+// the last Join will be heard.
+func (m *Monitor) Known(generation uint32) { m.at, m.gap = generation, false }
+
+// Discard drops what there is to hear.
+func (m *Monitor) Discard() error {
+	if err := m.socket.Drain(func(*netlink.Message) error { return nil }); err != nil && !errors.Is(err, netlink.ErrLost) {
+		return err
+	}
+	return nil
+}
+
+// CatchUp calls each for the objects of all transactions after the last known
+// one, except our own, and returns the last generation that is complete: to or
+// a later one. ruleset.ErrMissed: some were not heard. Then each may have been
+// called for others.
+func (m *Monitor) CatchUp(ctx context.Context, to uint32, each func(*ruleset.Event)) (uint32, error) {
+	delay := maxDelay
+	if m.gap {
+		delay = maxDelayInGap
+	}
+	for {
+		err := m.socket.Drain(func(msg *netlink.Message) error { return m.hear(msg, each) })
+		if err == nil && int32(m.at-to) < 0 {
+			if err = m.socket.Wait(ctx, delay); err == nil {
+				continue
+			}
+		}
+		if errors.Is(err, netlink.ErrLost) || errors.Is(err, os.ErrDeadlineExceeded) {
+			m.gap = true
+			return 0, ruleset.ErrMissed
+		}
+		if err != nil {
+			return 0, err
+		}
+		m.gap = false
+		return m.at, nil
+	}
+}
+
+// hear takes a message, unless it is of a transaction that is known. Every one
+// has the lower half of its generation in the header (nfnl_msg_put with
+// nft_base_seq in net/netfilter/nf_tables_api.c).
+func (m *Monitor) hear(msg *netlink.Message, each func(*ruleset.Event)) error {
+	if msg.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(msg.Data) < netlink.NetfilterHeaderLen {
+		return nil
+	}
+	if int16(binary.BigEndian.Uint16(msg.Data[2:])-uint16(m.at)) <= 0 {
+		return nil
+	}
+	e := ruleset.Event{Kind: kindOf(msg.Type & 0xff), Family: ruleset.Family(msg.Data[0]), Verb: ruleset.Add}
+	if e.Kind == ruleset.KindEnd {
+		var generation uint32
+		if generation, e.Process = generationOf(msg.Data); generation != nextGeneration(m.at) {
+			return netlink.ErrLost
+		}
+		m.at = generation
+	}
+	if msg.Port == m.own {
+		return nil
+	}
+	if e.Kind == ruleset.KindElement {
+		m.elements(msg, &e)
+	} else if e.Kind != ruleset.KindEnd {
+		e.Table, _ = names(msg.Data)
+	}
+	each(&e)
+	return nil
+}
+
+// kindOf is the kind of object of a message type.
+func kindOf(typ uint16) ruleset.Kind {
+	switch typ {
+	case unix.NFT_MSG_NEWGEN:
+		return ruleset.KindEnd
+	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE:
+		return ruleset.KindTable
+	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
+		return ruleset.KindChain
+	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
+		return ruleset.KindRule
+	case unix.NFT_MSG_NEWSET, unix.NFT_MSG_DELSET:
+		return ruleset.KindSet
+	case unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM:
+		return ruleset.KindElement
+	}
+	return ruleset.KindOther
+}
+
+// names reads the first two attributes of an object, which are the name of its
+// table and, of elements, that of their set.
+func names(b []byte) (table, set string) {
+	for a := netlink.ReadAttributes(b[netlink.NetfilterHeaderLen:]); a.Next(); {
+		switch a.Type {
+		case unix.NFTA_SET_ELEM_LIST_TABLE:
+			table = netlink.String(a.Value)
+		case unix.NFTA_SET_ELEM_LIST_SET:
+			set = netlink.String(a.Value)
+		}
+	}
+	return table, set
+}
+
+func (m *Monitor) elements(msg *netlink.Message, e *ruleset.Event) {
+	e.Table, e.Set = names(msg.Data)
+	if msg.Type&0xff == unix.NFT_MSG_DELSETELEM {
+		e.Verb = ruleset.Delete
+	}
+	if e.Table != m.table {
+		return
+	}
+	set := m.sets(e.Set)
+	if set == nil {
+		e.Opaque = true
+		return
+	}
+	_, _, err := nfnl.DecodeElements(msg.Data, set, e.Family, func(el ruleset.Element) { e.Elements = append(e.Elements, el) })
+	e.Opaque = err != nil || set.Opaque != ""
+}

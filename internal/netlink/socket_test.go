@@ -1,0 +1,368 @@
+//go:build linux
+
+package netlink
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
+)
+
+// message is a message as it comes from the kernel.
+func message(typ, flags uint16, data ...byte) []byte {
+	var b Buffer
+	at := b.Message(typ, flags, 0)
+	b = append(b, data...)
+	b.EndMessage(at)
+	b.extend(Align(len(b)) - len(b))
+	return b
+}
+
+func TestWalkMessages(t *testing.T) {
+	two := append(message(1, 0, 1, 2, 3), message(2, 0)...)
+	var seen []uint16
+	done, err := walkMessages(two, func(m *Message) (bool, error) { seen = append(seen, m.Type); return m.Type == 2, nil })
+	if err != nil || !done || len(seen) != 2 {
+		t.Errorf("%v, done %t, error %v", seen, done, err)
+	}
+	for name, change := range map[string]func([]byte){
+		"shorter than a header": func(b []byte) { binary.NativeEndian.PutUint32(b, 15) },
+		"longer than there is":  func(b []byte) { binary.NativeEndian.PutUint32(b, 1000) },
+	} {
+		b := message(1, 0, 1, 2, 3, 4)
+		change(b)
+		if _, err := walkMessages(b, func(*Message) (bool, error) { return false, nil }); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// many is more than a dump's datagram holds, several times.
+const many = 20_000
+
+// TestAskAbandoned: whatever ends a dump before its time, the rest is not waited
+// for, and the next request finds its own replies.
+func TestAskAbandoned(t *testing.T) {
+	ns := newNamespace(t)
+	s := dial(t, ns, unix.NETLINK_NETFILTER)
+	addNumbers(t, s, many)
+	enough := errors.New("enough")
+	for n := 1; n <= 4; n++ { // the datagram with which it ends
+		for name, abandon := range map[string]func() (err, want error){
+			"each fails": func() (err, want error) {
+				calls := 0
+				err = list(t.Context(), s, func([]uint32) error {
+					if calls++; calls == n {
+						return enough
+					}
+					return nil
+				})
+				if calls != n {
+					t.Errorf("each is called %d times, and failed at %d", calls, n)
+				}
+				return err, enough
+			},
+			"the context ends": func() (err, want error) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				err = list(&disturbing{ctx, 1 + n, cancel}, s, func([]uint32) error { return nil })
+				return err, context.Canceled
+			},
+		} {
+			t.Run(fmt.Sprint(name, " at ", n), func(t *testing.T) {
+				if err, want := abandon(); !errors.Is(err, want) {
+					t.Fatalf("%v, want %v", err, want)
+				}
+				if err := s.Wait(t.Context(), time.Second); err != nil {
+					t.Errorf("nothing is left to read, so it was waited for: %v", err)
+				}
+				if n%2 == 0 { // else the dump of all is the next request
+					if g, err := generation(t.Context(), s); err != nil || g == 0 {
+						t.Errorf("generation %d, error %v", g, err)
+					}
+				}
+				wantNumbers(t, s)
+			})
+		}
+	}
+}
+
+// wantNumbers lists all, each once.
+func wantNumbers(t *testing.T, s *Socket) {
+	t.Helper()
+	var got []uint32
+	err := list(t.Context(), s, func(numbers []uint32) error { got = append(got, numbers...); return nil })
+	slices.Sort(got)
+	if err != nil || len(slices.Compact(slices.Clone(got))) != many || len(got) != many {
+		t.Errorf("%d numbers are listed, error %v", len(got), err)
+	}
+}
+
+// TestAskAbandonedAtOnce: a dump may end in the datagram in which each fails, as
+// that of rules for routing does on newer kernels, or in one of its own, as that
+// of links does.
+func TestAskAbandonedAtOnce(t *testing.T) {
+	s := dial(t, newNamespace(t), unix.NETLINK_ROUTE)
+	enough := errors.New("enough")
+	for _, typ := range []int{unix.RTM_GETRULE, unix.RTM_GETLINK} {
+		dump := func(each func([]byte) error) error {
+			return s.Ask(t.Context(), typ, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfInfomsg), each)
+		}
+		want := 0
+		if err := dump(func([]byte) error { want++; return nil }); err != nil || want == 0 {
+			t.Fatalf("%d replies, error %v", want, err)
+		}
+		for range 3 {
+			calls := 0
+			if err := dump(func([]byte) error { calls++; return enough }); !errors.Is(err, enough) || calls != 1 {
+				t.Errorf("each is called %d times: %v", calls, err)
+			}
+		}
+		got := 0
+		if err := dump(func([]byte) error { got++; return nil }); err != nil || got != want {
+			t.Errorf("%d replies of %d, error %v", got, want, err)
+		}
+	}
+}
+
+// TestAskEndsBesideOthers: a request that is no dump is not abandoned, since it
+// has no end that could be waited for: its only reply may still be behind what
+// is left of others when the context ends.
+func TestAskEndsBesideOthers(t *testing.T) {
+	s := dial(t, newNamespace(t), unix.NETLINK_NETFILTER)
+	for range 2 { // two replies that nobody reads
+		if err := s.Send(t.Context(), message(0xee00, unix.NLM_F_REQUEST, 0, 0, 0, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := generation(&disturbing{ctx, 2, cancel}, s); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if g, err := generation(t.Context(), s); err != nil || g == 0 {
+		t.Errorf("the next request: generation %d, error %v", g, err)
+	}
+}
+
+// TestAskInterrupted: what is dumped while rules change comes to its end, and
+// is said to be of several states, also where nothing but the end is left.
+func TestAskInterrupted(t *testing.T) {
+	all := make([]string, 600) // some more than a dump's datagram holds
+	for i := range all {
+		all[i] = fmt.Sprintf("table-%03d", i)
+	}
+	for _, c := range []struct {
+		name    string
+		typ     uint16
+		tables  []string
+		fewer   bool // the rest is where the dump has been already
+		changed bool
+	}{
+		{"it stays", unix.NFT_MSG_NEWTABLE, nil, false, false},
+		{"it grows", unix.NFT_MSG_NEWTABLE, []string{"another"}, false, true},
+		{"it shrinks", unix.NFT_MSG_DELTABLE, all[:500], true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ns := newNamespace(t)
+			s, other := dial(t, ns, unix.NETLINK_NETFILTER), dial(t, ns, unix.NETLINK_NETFILTER)
+			tables(t, other, unix.NFT_MSG_NEWTABLE, all...)
+			ctx := &disturbing{t.Context(), 2, func() {
+				if c.changed {
+					tables(t, other, c.typ, c.tables...)
+				}
+			}}
+			var body Buffer
+			body.Netfilter(unix.AF_INET, 0)
+			got := 0
+			err := s.Ask(ctx, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETTABLE, unix.NLM_F_DUMP, body,
+				func([]byte) error { got++; return nil })
+			if errors.Is(err, ErrInterrupted) != c.changed || err != nil && !c.changed {
+				t.Errorf("error %v", err)
+			}
+			if want := len(all) + len(c.tables); !c.fewer && got != want || c.fewer && got >= len(all) {
+				t.Errorf("%d tables, with all of them %d", got, want)
+			}
+		})
+	}
+}
+
+// TestAskForged: another process that writes to our socket is not taken for the
+// kernel.
+func TestAskForged(t *testing.T) {
+	ns := newNamespace(t)
+	s := dial(t, ns, unix.NETLINK_NETFILTER)
+	addNumbers(t, s, many)
+	for _, typ := range []uint16{unix.NLMSG_ERROR, unix.NLMSG_DONE} {
+		forge(t, ns, s, typ)
+		wantNumbers(t, s)
+		forge(t, ns, s, typ)
+		if g, err := generation(t.Context(), s); err != nil || g == 0 {
+			t.Errorf("generation %d, error %v", g, err)
+		}
+		forge(t, ns, s, typ)
+		if err := s.Drain(func(m *Message) error { t.Errorf("drained %+v", m); return nil }); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func forge(t *testing.T, ns *nstest.Namespace, to *Socket, typ uint16) {
+	t.Helper()
+	port, err := to.Port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nstest.Forge(ns, unix.NETLINK_NETFILTER, port, typ, to.NextSeq(0), 4); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestAskLost: where replies find no room, the request says so, and the next one
+// works.
+func TestAskLost(t *testing.T) {
+	s := dial(t, newNamespace(t), unix.NETLINK_NETFILTER)
+	var junk nfTables
+	for range 3000 { // each is answered by a datagram
+		junk.add(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0, 0, nil)
+	}
+	if err := s.Conn().SetReadBuffer(1); err != nil { // the kernel has a minimum
+		t.Fatal(err)
+	}
+	if err := s.Send(t.Context(), junk.Buffer); err != nil {
+		t.Fatal(err)
+	}
+	if g, err := generation(t.Context(), s); !errors.Is(err, ErrLost) {
+		t.Errorf("generation %d, error %v", g, err)
+	}
+	if g, err := generation(t.Context(), s); err != nil || g == 0 {
+		t.Errorf("after it: generation %d, error %v", g, err)
+	}
+}
+
+// TestWait: a context ends it, whenever it does, and the time that it may take.
+// What is there to read is left to be read.
+func TestWait(t *testing.T) {
+	s := dial(t, newNamespace(t), unix.NETLINK_NETFILTER)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	soon, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	for _, ctx := range []context.Context{ended, soon} {
+		if err := s.Wait(ctx, time.Hour); !errors.Is(err, ctx.Err()) || err == nil {
+			t.Errorf("%v, want %v", err, ctx.Err())
+		}
+	}
+	if err := s.Wait(t.Context(), time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("with nothing to read: %v", err)
+	}
+	if err := s.Send(t.Context(), message(0xee00, unix.NLM_F_REQUEST, 0, 0, 0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Wait(t.Context(), time.Hour); err != nil {
+			t.Error(err)
+		}
+	}
+	replies := 0
+	if err := s.Drain(func(*Message) error { replies++; return nil }); err != nil || replies != 1 {
+		t.Errorf("%d replies, error %v", replies, err)
+	}
+}
+
+// TestWaitThenAsk: when a context ends while there is something to read, that
+// does not end what comes after the wait.
+func TestWaitThenAsk(t *testing.T) {
+	s := dial(t, newNamespace(t), unix.NETLINK_NETFILTER)
+	for range 2000 {
+		if err := s.Send(t.Context(), message(0xee00, unix.NLM_F_REQUEST, 0, 0, 0, 0)); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := s.Wait(ctx, time.Hour); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if _, err := generation(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestDialNamespace: a socket stays with its namespace after the handle is
+// closed, works in the thread's namespace without one, and names it.
+func TestDialNamespace(t *testing.T) {
+	ns, err := nstest.New("closed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var here *Socket
+	if err := ns.Do(func() (err error) { here, err = Dial(unix.NETLINK_NETFILTER, Here); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	there := dial(t, ns, unix.NETLINK_NETFILTER)
+	if err := ns.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tables(t, there, unix.NFT_MSG_NEWTABLE, "t")
+	want, err := generation(t.Context(), there)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := here.Namespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Dial(unix.NETLINK_NETFILTER, int(file.Fd()))
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	for _, s := range []*Socket{here, again} {
+		if g, err := generation(t.Context(), s); err != nil || g != want {
+			t.Errorf("generation %d, error %v, want %d", g, err, want)
+		}
+	}
+}
+
+func TestDialErrors(t *testing.T) {
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for _, fd := range []int{math.MaxInt32, -2, int(file.Fd())} {
+		if s, err := Dial(unix.NETLINK_NETFILTER, fd); err == nil {
+			t.Errorf("file descriptor %d is a namespace: %v", fd, s.Close())
+		}
+	}
+	s, err := Dial(unix.NETLINK_NETFILTER, int(newNamespace(t).Handle()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := generation(t.Context(), s); err == nil {
+		t.Error("a closed socket answers")
+	}
+}
+
+// FuzzReply: whatever a datagram holds, reading it ends.
+func FuzzReply(f *testing.F) {
+	f.Add(message(unix.NLMSG_ERROR, 0x200, 1, 2, 3, 4, 5))
+	f.Add(append(message(1, 0, 1, 2, 3), message(unix.NLMSG_DONE, 0)...))
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		_, _ = walkMessages(b, func(m *Message) (bool, error) { return false, m.failure() })
+	})
+}

@@ -1,0 +1,91 @@
+//go:build linux
+
+package netlink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Wait waits until there is something to read, the context ends, or for at most
+// so long: then the error matches os.ErrDeadlineExceeded.
+func (s *Socket) Wait(ctx context.Context, atMost time.Duration) error {
+	if err := s.nl.SetReadDeadline(time.Now().Add(atMost)); err != nil {
+		return fmt.Errorf("netlink deadline: %w", err)
+	}
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = s.nl.SetReadDeadline(time.Unix(1, 0))
+		close(ended)
+	})
+	defer func() {
+		if !stop() {
+			<-ended // else it could end the next read
+		}
+	}()
+	err := s.raw.Read(readable)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("wait for netlink messages: %w", err)
+	}
+	return nil
+}
+
+// readable looks without taking anything, also not the error that says that
+// something was lost.
+func readable(fd uintptr) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, _ := unix.Poll(p, 0)
+	return n != 0 // an error is for the reader to see
+}
+
+// Waker wakes one goroutine when there is something to read from a Socket.
+type Waker struct {
+	file *os.File
+	raw  syscall.RawConn
+}
+
+// Waker makes one. Waiting for it does not keep anybody from reading.
+func (s *Socket) Waker() (*Waker, error) {
+	fd, err := -1, error(nil)
+	control := s.raw.Control(func(fdOf uintptr) { fd, err = unix.FcntlInt(fdOf, unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(control, err); err != nil {
+		return nil, fmt.Errorf("duplicate netlink socket: %w", err)
+	}
+	w := &Waker{file: os.NewFile(uintptr(fd), "netlink")}
+	if w.raw, err = w.file.SyscallConn(); err != nil {
+		return nil, fmt.Errorf("netlink socket: %w", errors.Join(err, w.file.Close()))
+	}
+	return w, nil
+}
+
+// Wait waits until there is something to read, or until Wake has been called
+// since the last Reset.
+func (w *Waker) Wait() error {
+	if err := w.raw.Read(readable); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("wait for netlink messages: %w", err)
+	}
+	return nil
+}
+
+// Wake ends Wait. It may be called at any time.
+func (w *Waker) Wake() { _ = w.file.SetReadDeadline(time.Unix(1, 0)) }
+
+// Reset makes Wait wait again.
+func (w *Waker) Reset() error {
+	if err := w.file.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("netlink deadline: %w", err)
+	}
+	return nil
+}
+
+// Close ends its use.
+func (w *Waker) Close() error { return w.file.Close() }

@@ -1,0 +1,160 @@
+//go:build linux
+
+package nfnl
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/bits"
+	"net/netip"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+func (e *ruleEncoder) compare(not bool, data []byte) {
+	op := expr.CmpOpEq
+	if not {
+		op = expr.CmpOpNeq
+	}
+	e.add(&expr.Cmp{Op: op, Register: reg0, Data: data})
+}
+
+func (e *ruleEncoder) mask(mask []byte) {
+	n := len(mask)
+	e.add(&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: uint32(n), Mask: mask, Xor: make([]byte, n)})
+}
+
+func (e *ruleEncoder) match(m ruleset.Match) {
+	if !m.Field.Comparable() || m.Not && m.Field != ruleset.IifType {
+		e.refuse("match of field %d", m.Field)
+		return
+	}
+	e.add(e.field(m.Field))
+	value := hostEndian(m.Value, m.Field.Size(e.family))
+	if m.Field == ruleset.CtStatus {
+		e.mask(value)
+		e.compare(true, make([]byte, len(value)))
+		return
+	}
+	e.compare(m.Not, value)
+}
+
+// hostEndian returns a number in one, two or four bytes in the machine's order.
+func hostEndian(v uint32, size int) []byte {
+	switch size {
+	case 1:
+		return []byte{byte(v)}
+	case 2:
+		return binary.NativeEndian.AppendUint16(nil, uint16(v))
+	}
+	return binary.NativeEndian.AppendUint32(nil, v)
+}
+
+// matchAddr loads only the bytes of the prefix from a header, as nft does, if the
+// prefix ends at a byte. Otherwise it loads the address and masks it.
+func (e *ruleEncoder) matchAddr(m ruleset.MatchAddr) {
+	length := m.Prefix.Bits()
+	if length == 0 || m.Field.Type() != ruleset.Addr {
+		e.refuse("field %d in prefix %s", m.Field, m.Prefix)
+		return
+	}
+	load, addr := e.field(m.Field), m.Prefix.Addr().AsSlice()
+	if header, ok := load.(*expr.Payload); ok && length%8 == 0 {
+		header.Len = uint32(length / 8)
+		addr = addr[:header.Len]
+	}
+	e.add(load)
+	if length < 8*len(addr) {
+		e.mask(prefixMask(length, len(addr)))
+	}
+	e.compare(m.Not, addr)
+}
+
+func (d *ruleDecoder) cmp() {
+	reg, op := d.u32(unix.NFTA_CMP_SREG), d.u32(unix.NFTA_CMP_OP)
+	data := d.data(unix.NFTA_CMP_DATA)
+	d.check(op == unix.NFT_CMP_EQ || op == unix.NFT_CMP_NEQ, "operation")
+	v := d.use(reg)
+	d.check(v.size == len(data), "part of a value")
+	if d.err != nil {
+		return
+	}
+	switch not := op == unix.NFT_CMP_NEQ; v.op.Field {
+	case ruleset.CtStatus:
+		d.cmpStatus(v, not, data)
+	case ruleset.Saddr, ruleset.Daddr, ruleset.OrigSaddr:
+		d.cmpAddr(v, not, data)
+	default:
+		d.cmpNumber(v, not, data)
+	}
+}
+
+func (d *ruleDecoder) cmpNumber(v *value, not bool, data []byte) {
+	if !d.check(v.op.Comparable(), "field") {
+		return
+	}
+	d.check((!not || v.op.Field == ruleset.IifType) && v.mask == nil, "operation")
+	d.match(ruleset.Match{Field: v.op.Field, Not: not, Value: hostNumber(data)})
+}
+
+// hostNumber is the inverse of hostEndian.
+func hostNumber(b []byte) uint32 {
+	switch len(b) {
+	case 1:
+		return uint32(b[0])
+	case 2:
+		return uint32(binary.NativeEndian.Uint16(b))
+	}
+	return binary.NativeEndian.Uint32(b)
+}
+
+// cmpStatus knows the test of one bit: (status & bit) != 0, as nft writes it,
+// or == bit, which is the same.
+func (d *ruleDecoder) cmpStatus(v *value, not bool, data []byte) {
+	if !d.check(v.mask != nil, "operation") {
+		return
+	}
+	mask, n := hostNumber(v.mask), hostNumber(data)
+	d.check(bits.OnesCount32(mask) == 1 && (not && n == 0 || !not && n == mask), "operation")
+	d.match(ruleset.Match{Field: ruleset.CtStatus, Value: mask})
+}
+
+// cmpAddr knows the comparison of an address, or of its first bits: of its first
+// bytes if the prefix ends at a byte, and otherwise of masked ones.
+func (d *ruleDecoder) cmpAddr(v *value, not bool, data []byte) {
+	length := 8 * v.size
+	if v.mask != nil {
+		length = prefixLen(v.mask)
+		d.check(length >= 0, "mask")
+	}
+	var whole [16]byte
+	copy(whole[:], data)
+	addr, _ := netip.AddrFromSlice(whole[:d.family.AddrLen()])
+	prefix := netip.PrefixFrom(addr, length)
+	// With bits after the prefix, the comparison would never hold.
+	d.check(prefix == prefix.Masked(), "bits after the prefix")
+	d.match(ruleset.MatchAddr{Field: v.op.Field, Not: not, Prefix: prefix})
+}
+
+// prefixMask has n leading ones.
+func prefixMask(n, size int) []byte {
+	mask := make([]byte, size)
+	for i := range n {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	return mask
+}
+
+// prefixLen is the number of leading ones of a mask, or -1 if it has others.
+func prefixLen(mask []byte) (n int) {
+	for n < 8*len(mask) && mask[n/8]&(0x80>>(n%8)) != 0 {
+		n++
+	}
+	if !bytes.Equal(mask, prefixMask(n, len(mask))) {
+		return -1
+	}
+	return n
+}

@@ -1,0 +1,64 @@
+package ruleset
+
+import "net/netip"
+
+// Match compares a field that is Comparable with a value, or tests a bit of
+// CtStatus. Only IifType can be negated.
+type Match struct {
+	Field Field
+	Not   bool
+	Value uint32
+}
+
+func (m Match) text(f Family) string {
+	word := m.Field.row().word
+	if word == nil {
+		word = named(0, "0")
+	}
+	return m.Field.text(f) + operator(m.Not) + word(m.Value)
+}
+
+func (m Match) eval(w *walk) effect {
+	if !m.Field.Comparable() {
+		w.fail("no value of field %s", m.Field.text(w.table.Family))
+		return effect{}
+	}
+	value := w.number(Operand{Field: m.Field})
+	switch {
+	case m.Field == CtStatus:
+		return effect{matched: value&m.Value != 0}
+	case m.Field == IifType && (w.hook == Output || w.hook == Postrouting && w.packet.Sent):
+		return effect{} // without an interface there is nothing to compare with
+	}
+	return effect{matched: (value == m.Value) != m.Not}
+}
+
+// MatchAddr compares Saddr, Daddr or OrigSaddr with a prefix.
+type MatchAddr struct {
+	Field  Field
+	Not    bool
+	Prefix netip.Prefix
+}
+
+func (m MatchAddr) text(f Family) string {
+	return m.Field.text(f) + operator(m.Not) + prefixText(m.Prefix)
+}
+
+func (m MatchAddr) eval(w *walk) effect {
+	return effect{matched: m.Prefix.Contains(w.addr(m.Field)) != m.Not}
+}
+
+func operator(not bool) string {
+	if not {
+		return " != "
+	}
+	return " "
+}
+
+// prefixText leaves out the length of a whole address, as nft does.
+func prefixText(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}

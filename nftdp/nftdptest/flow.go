@@ -1,0 +1,123 @@
+package nftdptest
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/conntrack"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// tuple names a connection by its first packet.
+type tuple struct {
+	proto    uint8
+	src, dst netip.AddrPort
+}
+
+// flow is a connection that the node tracks.
+type flow struct {
+	conntrack.Flow
+	outcome Outcome
+	used    time.Duration // when its last packet was sent, in the node's time
+}
+
+// timeout is how long the kernel keeps a flow that is not used, by default:
+// net.netfilter.nf_conntrack_udp_timeout_stream, …_tcp_timeout_time_wait and
+// …_tcp_timeout_established.
+func (f *flow) timeout() time.Duration {
+	if f.Ended || f.Proto == compile.UDP {
+		return 2 * time.Minute
+	}
+	return 5 * 24 * time.Hour
+}
+
+// follow notes that a packet went a way.
+func (n *Node) follow(at tuple, p *ruleset.Packet, w *way) {
+	if f := n.flow(at); f != nil {
+		f.used = n.now
+		return
+	}
+	if w.of != nil {
+		count(&w.path, w.of.rules.Table(p.Family()))
+		n.learn(p, w)
+	}
+	if w.Verdict == VerdictDelivered {
+		n.flows[at] = &flow{
+			Flow:    conntrack.Flow{Proto: at.proto, Src: at.src, Dst: at.dst, ReplySrc: w.Destination, ReplyDst: w.Source},
+			outcome: w.Outcome, used: n.now,
+		}
+	}
+}
+
+// flow is the one that further packets follow, or nil.
+func (n *Node) flow(at tuple) *flow {
+	if f := n.flows[at]; f != nil && !f.Ended {
+		return f
+	}
+	return nil
+}
+
+// count counts a lookup for each element with a counter on the way.
+func count(path *ruleset.Path, in *ruleset.Table) {
+	for _, step := range path.Trace {
+		for _, s := range step.Rule {
+			if set := in.Set(mapOf(s)); set != nil && set.Counter && step.Found != nil {
+				step.Found.Packets++
+			}
+		}
+	}
+}
+
+// mapOf is the map that a statement takes an element from; empty: none.
+func mapOf(s ruleset.Statement) string {
+	switch s := s.(type) {
+	case ruleset.VMap:
+		return s.Map
+	case ruleset.DNAT:
+		return s.Map
+	}
+	return ""
+}
+
+// List implements flows.Kernel, sorted by client.
+func (k *kernel) List(ctx context.Context, f conntrack.Filter, accept func(*conntrack.Flow) bool) ([]conntrack.Flow, error) {
+	var out []conntrack.Flow
+	k.node.mu.Lock()
+	for _, flow := range k.node.flows {
+		if ruleset.FamilyOf(flow.Dst.Addr()) == f.Family && f.Matches(&flow.Flow) {
+			out = append(out, flow.Flow)
+		}
+	}
+	k.node.mu.Unlock() // accept may ask for LocalAddrs
+	out = slices.DeleteFunc(out, func(f conntrack.Flow) bool { return !accept(&f) })
+	slices.SortFunc(out, func(x, y conntrack.Flow) int { return x.Src.Compare(y.Src) })
+	return out, ctx.Err()
+}
+
+// Delete implements flows.Kernel.
+func (k *kernel) Delete(ctx context.Context, f *conntrack.Flow) (bool, error) {
+	k.node.mu.Lock()
+	defer k.node.mu.Unlock()
+	at := tuple{f.Proto, f.Src, f.Dst}
+	there := k.node.flows[at] != nil
+	delete(k.node.flows, at)
+	return there, ctx.Err()
+}
+
+// LocalAddrs implements flows.Kernel.
+func (k *kernel) LocalAddrs(ctx context.Context, f ruleset.Family) ([]netip.Prefix, error) {
+	loopback := netip.PrefixFrom(netip.IPv6Loopback(), 128)
+	if f == ruleset.IPv4 {
+		loopback = netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
+	}
+	out := []netip.Prefix{loopback}
+	for _, a := range k.node.addrs {
+		if ruleset.FamilyOf(a) == f {
+			out = append(out, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	return out, ctx.Err()
+}

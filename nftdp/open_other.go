@@ -1,0 +1,15 @@
+//go:build !linux
+
+package nftdp
+
+import (
+	"fmt"
+	"runtime"
+
+	"github.com/nftdp/go-nftdp/internal/engine"
+)
+
+// dial has no kernel to open here.
+func dial(int, string) (engine.Kernel, error) {
+	return nil, fmt.Errorf("nf_tables on %s: %w", runtime.GOOS, ErrNotSupported)
+}
