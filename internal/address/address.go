@@ -24,7 +24,7 @@ type Conn struct{ socket *netlink.Socket }
 // Dial opens a socket in the network namespace of a file descriptor, or
 // netlink.Here.
 func Dial(ns int) (*Conn, error) {
-	// The kernel looks at what a dump of routes asks for only with this option.
+	// Only with this option does the kernel apply the filter of a dump of routes.
 	s, err := netlink.Dial(unix.NETLINK_ROUTE, ns, mdnetlink.GetStrictCheck)
 	if err != nil {
 		return nil, err
@@ -35,12 +35,13 @@ func Dial(ns int) (*Conn, error) {
 // Close closes the socket.
 func (c *Conn) Close() error { return c.socket.Close() }
 
-// attempts bounds how often addresses are read that change meanwhile.
+// attempts bounds how often addresses are read again because they changed
+// meanwhile.
 const attempts = 16
 
-// LocalAddrs reads which addresses of a family the namespace holds: routes of
-// type local, which is what `fib daddr type local` finds in a rule. Besides
-// the addresses of links these are prefixes that somebody routed to the node.
+// LocalAddrs reads which addresses of a family the namespace holds: the routes
+// of type local, which `fib daddr type local` matches in a rule. Besides the
+// addresses of links these can be prefixes that are routed to the node.
 func (c *Conn) LocalAddrs(ctx context.Context, f ruleset.Family) (out []netip.Prefix, err error) {
 	request := make([]byte, unix.SizeofRtMsg)
 	request[0], request[7] = byte(f), unix.RTN_LOCAL

@@ -37,8 +37,8 @@ func newNamespace(t *testing.T) (*nstest.Namespace, *Conn) {
 	return ns, c
 }
 
-// TestLocalAddrs: local are the addresses of links, and in IPv4 all that is in a
-// prefix of the loopback interface.
+// TestLocalAddrs: local addresses are those of links and, in IPv4, all addresses
+// in a prefix of the loopback interface.
 func TestLocalAddrs(t *testing.T) {
 	ns, c := newNamespace(t)
 	for _, s := range []string{"10.1.2.3/16", "10.2.0.1/32", "fd00:1::1/64"} {
@@ -74,7 +74,7 @@ func local(t *testing.T, c *Conn, f ruleset.Family) (out []string) {
 	return out
 }
 
-// TestCancelled: with a context that has ended nothing is asked.
+// TestCancelled: a context that has ended is respected.
 func TestCancelled(t *testing.T) {
 	_, c := newNamespace(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -84,8 +84,8 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
-// TestForgedAddrs: another process that writes to our socket is not taken for
-// the kernel.
+// TestForgedAddrs: messages of another process to our socket do not count as the
+// kernel's.
 func TestForgedAddrs(t *testing.T) {
 	ns, c := newNamespace(t)
 	want, err := c.LocalAddrs(t.Context(), ruleset.IPv4)

@@ -8,12 +8,12 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// class is the way of a packet from its frontend to the pools: what all
-// frontends have in common whose packets go alike. It is a chain, which may
-// lead on to chains of simpler classes:
+// class describes the path of a packet from its frontend to the pools, and is
+// shared by all frontends whose packets take the same path. It is a chain,
+// which may lead on to the chains of simpler classes:
 //
 //	clients-…   drops packets of clients that are not allowed
-//	affinity-…  sends clients where they were before
+//	affinity-…  sends clients to the backend they had before
 //	split-…     sends internal clients to a pool of their own
 //	random-3    chooses one of three backends
 type class struct {
@@ -21,21 +21,21 @@ type class struct {
 	clients  Clients
 	affinity bool
 	split    bool // internal clients have a pool of their own
-	internal int  // its size
+	internal int  // the size of that pool
 	pool
 }
 
-// pool is how a backend is chosen. Pools of one size share a chain. Only
-// round-robin has a chain for each frontend, as the kernel keeps the position
-// of the rotation in the rule, and so have ranges of ports, as the slots of
-// all of them are in one map.
+// pool describes how a backend is chosen. Pools of one size share a chain, with
+// two exceptions: round-robin has a chain for each frontend, as the kernel keeps
+// the position of the rotation in the rule, and so have ranges of ports, as one
+// map holds the slots of all of them.
 type pool struct {
 	scheduler Scheduler
 	size      int
-	drop      bool // what happens if size is 0
+	drop      bool // if size is 0, drop packets instead of rejecting them
 	limited   bool // backends have chains that limit their connections
 	ranged    bool // the frontend is a range of ports
-	reserved  bool // it is the pool of internal clients
+	reserved  bool // the pool is that of internal clients
 	owner     owner
 }
 
@@ -46,12 +46,12 @@ type owner struct {
 	port  uint16
 }
 
-// Slots of the pool of internal clients follow those of the other one.
+// The slots of the pool of internal clients follow those of the other pool.
 const (
 	internalSlots      = 1 << 16
 	rangeSlotBits      = 16
 	internalRangeSlots = 1 << 15
-	// MaxRangeSlots is the most slots in a pool of a range of ports.
+	// MaxRangeSlots bounds the slots in a pool of a range of ports.
 	MaxRangeSlots = internalRangeSlots
 )
 
@@ -62,7 +62,7 @@ func (p *pool) internalSlots() uint32 {
 	return internalSlots
 }
 
-// class is the one of a frontend.
+// class returns the class of a frontend.
 func (s *Service) class(f *Frontend) class {
 	c := class{node: f.Addr.IsUnspecified(), clients: f.Clients}
 	c.pool = pool{size: len(f.Pool)}
@@ -88,7 +88,8 @@ func (s *Service) class(f *Frontend) class {
 	return c
 }
 
-// next is the class that the chain leads to, if it does more than to choose.
+// next returns the class that the chain leads to, unless the chain only chooses
+// a backend.
 func (c class) next() (class, bool) {
 	switch {
 	case c.clients != Clients{}:
@@ -106,19 +107,20 @@ func (c class) next() (class, bool) {
 	return c, true
 }
 
-// reservedClass is where internal clients are sent.
+// reservedClass returns the class that internal clients are sent to.
 func (c class) reservedClass() class {
 	out := class{node: c.node, pool: c.pool}
 	out.size, out.drop, out.reserved = c.internal, false, true
 	return out
 }
 
-// units are the chains that the class consists of, and the sets they ask.
+// units iterates over the chains that the class consists of, and the sets that
+// they look up.
 func (c class) units() iter.Seq[unit] {
 	return func(yield func(unit) bool) {
 		for more := true; more; c, more = c.next() {
 			if c.plain() && c.size == 0 {
-				return // it has no chain of its own
+				return // such a class has no chain of its own
 			}
 			if !yield(c) {
 				return
@@ -138,7 +140,7 @@ func (c class) plain() bool { return c.clients == Clients{} && !c.affinity && !c
 
 func (c class) plainSplit() bool { return c.clients == Clients{} && !c.affinity && c.split }
 
-// verdict is what sends a packet on its way.
+// verdict returns the verdict of the class's frontends.
 func (c class) verdict() ruleset.Verdict {
 	switch {
 	case !c.plain() || c.size > 0:
@@ -221,15 +223,16 @@ func (c class) chain() *ruleset.Chain {
 	return out
 }
 
-// choose are the rules that send a packet to one of the pool's slots. The
-// protocols are tested first because nft takes a port mapping only where the
+// choose returns the rules that send a packet to one of the pool's slots. The
+// protocols are matched first because nft accepts a port mapping only where the
 // transport protocol is known.
 //
-// A packet is not evaluated within one generation: nft_do_chain looks at it
-// once for the rules, but every lookup in a set looks anew. So a pool may have
-// shrunk since the packet was sent here, and its slot be gone. Then the first
-// slot serves, and if the whole pool is gone, the packet is dropped: it has no
-// conntrack entry yet, so that the client's next one is evaluated afresh.
+// A packet is not evaluated within one generation: nft_do_chain reads the
+// generation once for the rules, but every set lookup reads it again. So the
+// pool may have shrunk, and its slot may be missing, since the packet was sent
+// here. Then the first slot serves. If the whole pool is missing, the packet is
+// dropped: it has no confirmed conntrack entry yet, so the client's next packet
+// is evaluated afresh.
 func (c class) choose() []ruleset.Rule {
 	number := schedulers[c.scheduler].number
 	number.Mod = uint32(c.size)
@@ -240,10 +243,10 @@ func (c class) choose() []ruleset.Rule {
 	return append(rules, ruleset.Rule{ruleset.Verdict{Kind: ruleset.Drop}})
 }
 
-// firstSlot is a slot that every pool has.
+// firstSlot returns the slot that every pool has.
 func firstSlot() ruleset.Operand { return ruleset.Operand{Field: ruleset.Random, Mod: 1} }
 
-// slot sends a packet to a slot of its frontend's pool.
+// slot returns the rule that sends a packet to a slot of its frontend's pool.
 func (c class) slot(slot ruleset.Operand) ruleset.Rule {
 	if c.reserved {
 		slot.Offset = c.internalSlots()
@@ -263,7 +266,7 @@ func (c class) slot(slot ruleset.Operand) ruleset.Rule {
 	return ruleset.Rule{known, ruleset.DNAT{Key: append(key, slot), Map: Backends.of(c.node).name()}}
 }
 
-// key is what the class's frontends are found by.
+// key returns the key by which the class's frontends are looked up.
 func (c class) key() []ruleset.Operand {
 	if c.node {
 		return ops(ruleset.L4proto, ruleset.Dport)
@@ -271,10 +274,11 @@ func (c class) key() []ruleset.Operand {
 	return ops(ruleset.Daddr, ruleset.L4proto, ruleset.Dport)
 }
 
-// limit is a backend that takes a limited number of connections. The rule of
-// its chain counts those that get so far: it has them in a list, from which
-// conntrack entries that are gone are dropped (nf_conncount). One that is over
-// the limit has no entry in the end, and so is not counted for long.
+// limit is a backend with a limited number of connections. The rule in its
+// chain counts the connections that reach it: it keeps them in a list, and
+// removes those whose conntrack entries no longer exist (nf_conncount). A
+// connection over the limit never gets a confirmed entry, so it is not counted
+// for long.
 type limit struct {
 	most    uint32 // 0: no limit
 	drop    bool

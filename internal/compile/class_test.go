@@ -9,8 +9,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// TestNamesOfEmptyPools: frontends without backends share chains, whatever
-// else they are.
+// TestNamesOfEmptyPools: frontends without backends share chains, whatever their
+// other properties.
 func TestNamesOfEmptyPools(t *testing.T) {
 	clients := Clients{Deny: Prefixes([]netip.Prefix{prefix("10.1.0.0/16")})}
 	limited := map[netip.AddrPort]uint32{netip.MustParseAddrPort("10.8.0.1:80"): 5}
@@ -40,7 +40,7 @@ func TestNamesOfEmptyPools(t *testing.T) {
 // linux/netfilter/nf_tables.h, with the zero at its end.
 const maxName = 256 - 1
 
-// TestNamesFit: the longest names of all fit.
+// TestNamesFit: the longest possible names of chains fit.
 func TestNamesFit(t *testing.T) {
 	long := addr("fd00:1111:2222:3333:4444:5555:6666:7777")
 	backend := netip.AddrPortFrom(long, 65535)
@@ -61,23 +61,21 @@ func TestNamesFit(t *testing.T) {
 			Clients: Clients{Allow: list, Deny: list}, Source: Source{Mode: External, Addr: long},
 		}}
 		state := New(Config{}, []*Service{s})
-		for p := range state.shared.units[1] {
-			longest = max(longest, len(p.name()))
-		}
-		for p := range state.shared.units[1] {
-			if c := p.chain(); c != nil && len(c.Name) > maxName {
+		for u := range state.shared.units[1] {
+			longest = max(longest, len(u.name()))
+			if c := u.chain(); c != nil && len(c.Name) > maxName {
 				t.Errorf("%s has %d bytes", c.Name, len(c.Name))
 			}
 		}
 	}
-	t.Logf("the longest has %d bytes", longest)
+	t.Logf("the longest name has %d bytes", longest)
 	if longest < 180 {
 		t.Error("this is not the worst case")
 	}
 }
 
-// TestHoldsLeftovers: what postrouting still learns after a change, since it is
-// deleted last, is not what the service does.
+// TestHoldsLeftovers: elements by which postrouting still records clients after a
+// change, since they are deleted last, do not make a service one with affinity.
 func TestHoldsLeftovers(t *testing.T) {
 	s := func(affinity uint32) *Service {
 		return &Service{
@@ -90,7 +88,7 @@ func TestHoldsLeftovers(t *testing.T) {
 	table := left.Table(ruleset.IPv4)
 	table.Sets[Affinities].Elements = with.Table(ruleset.IPv4).Sets[Affinities].Elements
 	if len(table.Sets[Affinities].Elements) == 0 {
-		t.Fatal("nothing is learned")
+		t.Fatal("no element of the affinities map")
 	}
 	for want, r := range map[uint32]*ruleset.Ruleset{0: left, 10: with} {
 		if got := Holds(r)[0].Affinity; got != want {
@@ -106,11 +104,11 @@ func TestOfSkeleton(t *testing.T) {
 	for _, table := range New(everything, nil).Ruleset().Tables {
 		for _, c := range table.Chains {
 			if c.Hook == nil && !OfSkeleton(c.Name) {
-				t.Errorf("chain %s is not of the skeleton", c.Name)
+				t.Errorf("chain %s does not count as part of the skeleton", c.Name)
 			}
 		}
 	}
 	if OfSkeleton("random-1") {
-		t.Error("random-1 is of the skeleton")
+		t.Error("chain random-1 counts as part of the skeleton")
 	}
 }

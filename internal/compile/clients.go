@@ -9,17 +9,18 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Clients says whose packets a frontend takes, in one family. Both are
-// prefixes as Prefixes writes them; an empty one says nothing.
+// Clients restricts the clients of a frontend, in one family. Both are lists of
+// prefixes in the form of Prefixes; an empty string restricts nothing.
 type Clients struct {
 	Allow, Deny string
 }
 
-// Nobody is a list of prefixes without any, but not an empty one.
+// Nobody is the list without any prefix. Unlike the empty string, it restricts:
+// no client is in it.
 const Nobody = "nobody"
 
-// Prefixes writes a list of prefixes of one family in canonical form: sorted,
-// without those inside others.
+// Prefixes returns the canonical form of a list of prefixes of one family:
+// sorted, without those inside others.
 func Prefixes(prefixes []netip.Prefix) string {
 	words := []string{}
 	for _, p := range outermost(prefixes) {
@@ -42,7 +43,8 @@ func parsePrefixes(list string) []netip.Prefix {
 	return out
 }
 
-// rules drop what is denied or not allowed.
+// rules returns rules that drop packets of clients that are denied or not
+// allowed.
 func (c Clients) rules() []ruleset.Rule {
 	var out []ruleset.Rule
 	drop := ruleset.Verdict{Kind: ruleset.Drop}
@@ -61,14 +63,14 @@ func (c Clients) units(yield func(unit) bool) bool {
 
 func (c Clients) hash() string { return hashOf(c.Allow + "/" + c.Deny) }
 
-// hashOf names contents, so that equal ones have one name on every node. With
-// 64 bits two lists among a million of them differ in it practically always.
+// hashOf returns a name for contents, the same on every node. Among a million
+// lists, a collision of its 64 bits is practically impossible.
 func hashOf(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:8])
 }
 
-// prefixes is a set of them, which frontends share that have the same list.
+// prefixes is a set of prefixes, shared by the frontends that have the same list.
 type prefixes struct{ list string }
 
 func (p prefixes) name() string { return prefixesPrefix + hashOf(p.list) }
@@ -81,7 +83,7 @@ func (p prefixes) set() *ruleset.Set {
 	return intervalSet(p.name(), parsePrefixes(p.list))
 }
 
-// listOf reads the list back from its set.
+// listOf reads a list of prefixes from its set.
 func listOf(s *ruleset.Set, f ruleset.Family) (list string, ok bool) {
 	var found []netip.Prefix
 	for i := range s.Elements {

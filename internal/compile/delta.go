@@ -13,20 +13,20 @@ import (
 type Delta struct {
 	state  *State
 	set    []*Service
-	equal  []*Service // compile to the same, but may say more about flows
+	equal  []*Service // compile to the same elements; what they say about flows may differ
 	delete []string
-	shared shared // by how much the uses change
+	shared shared // by how much the numbers of uses change
 	sets   [2][NumSets]setDelta
 }
 
-// setDelta is what becomes of one set's elements.
+// setDelta lists the elements of one set that are deleted and added.
 type setDelta struct {
 	del, add []ruleset.Element
 }
 
 // Stage computes the effect of adding or replacing the services of set and of
-// deleting those named; a name is in one of the lists only. The State stays as
-// it is until Commit.
+// deleting those in remove. No name may be in both. The State is unchanged until
+// Commit.
 func (s *State) Stage(set []*Service, remove []string) *Delta {
 	d := &Delta{state: s, shared: newShared([2]int{})}
 	for _, name := range remove {
@@ -64,15 +64,15 @@ type (
 func (d *adding) element(f int, id SetID, e ruleset.Element) {
 	d.sets[f][id].add = append(d.sets[f][id].add, e)
 }
-func (d *adding) use(f int, p unit)             { d.shared.units[f][p]++ }
+func (d *adding) use(f int, u unit)             { d.shared.units[f][u]++ }
 func (d *adding) hairpin(f int, a netip.Addr)   { d.shared.hairpins[f][a]++ }
-func (d *removing) use(f int, p unit)           { d.shared.units[f][p]-- }
+func (d *removing) use(f int, u unit)           { d.shared.units[f][u]-- }
 func (d *removing) hairpin(f int, a netip.Addr) { d.shared.hairpins[f][a]-- }
 func (d *removing) element(f int, id SetID, e ruleset.Element) {
 	d.sets[f][id].del = append(d.sets[f][id].del, e)
 }
 
-// stageHairpins finds the addresses that come into use or fall out of it.
+// stageHairpins finds the addresses that come into use or fall out of use.
 func (d *Delta) stageHairpins() {
 	for i, changed := range d.shared.hairpins {
 		to := &d.sets[i][Hairpin]
@@ -88,7 +88,8 @@ func (d *Delta) stageHairpins() {
 	}
 }
 
-// cancel drops what is deleted and added alike, unless a count would get lost.
+// cancel drops the elements that are both deleted and added, unless a counter
+// would get lost.
 func (s *setDelta) cancel(set *ruleset.Set) {
 	if len(s.del) == 0 || len(s.add) == 0 {
 		return
@@ -135,11 +136,10 @@ func (d *Delta) Fits() bool {
 	return true
 }
 
-// Transaction returns what has to be done in the kernel.
+// Transaction returns the changes of the kernel's rules.
 func (d *Delta) Transaction() *ruleset.Transaction {
 	out := &ruleset.Transaction{}
-	var gone []ruleset.Change
-	var add []ruleset.Change
+	var gone, add []ruleset.Change
 	for i, f := range ruleset.Families {
 		at := ruleset.Change{Family: f, Table: d.state.cfg.Table}
 		out.Ahead = append(out.Ahead, addUnits(d.units(i, 0, 1), at)...)
@@ -161,33 +161,33 @@ func (d *Delta) Transaction() *ruleset.Transaction {
 	return out
 }
 
-// units are those of a family that were in use or not, and will be or not: 0
-// is not.
+// units returns the units of a family that are in use (1) or not (0) before and
+// after the change.
 func (d *Delta) units(i, before, after int) []unit {
 	found := map[unit]int{}
-	for p, by := range d.shared.units[i] {
-		n := d.state.shared.units[i][p]
+	for u, by := range d.shared.units[i] {
+		n := d.state.shared.units[i][u]
 		if min(n, 1) == before && min(n+by, 1) == after {
-			found[p] = n
+			found[u] = n
 		}
 	}
 	return sortedUnits(found)
 }
 
-// addUnits makes chains before rules, which may lead to any of them.
+// addUnits adds chains before rules, since a rule may lead to any chain.
 func addUnits(units []unit, at ruleset.Change) []ruleset.Change {
 	var sets, chains, rules []ruleset.Change
 	at.Verb = ruleset.Add
-	for _, p := range units {
+	for _, u := range units {
 		c := at
-		if c.Set = p.set(); c.Set != nil {
+		if c.Set = u.set(); c.Set != nil {
 			sets = append(sets, c)
 			if c.Elements = c.Set.Elements; len(c.Elements) > 0 {
 				sets = append(sets, c)
 			}
 			continue
 		}
-		c.Chain = p.chain()
+		c.Chain = u.chain()
 		chains = append(chains, c)
 		for _, c.Rule = range c.Chain.Rules {
 			rules = append(rules, c)
@@ -200,14 +200,14 @@ func addUnits(units []unit, at ruleset.Change) []ruleset.Change {
 // each other.
 func deleteUnits(units []unit, at ruleset.Change) []ruleset.Change {
 	var flushed, chains, sets []ruleset.Change
-	for _, p := range units {
+	for _, u := range units {
 		c := at
 		c.Verb = ruleset.Delete
-		if c.Set = p.set(); c.Set != nil {
+		if c.Set = u.set(); c.Set != nil {
 			sets = append(sets, c)
 			continue
 		}
-		c.Chain = p.chain()
+		c.Chain = u.chain()
 		chains = append(chains, c)
 		c.Verb = ruleset.Flush
 		flushed = append(flushed, c)
@@ -215,7 +215,7 @@ func deleteUnits(units []unit, at ruleset.Change) []ruleset.Change {
 	return slices.Concat(flushed, chains, sets)
 }
 
-// Commit applies the delta to its State, which it was computed from.
+// Commit applies the delta to the State that it was computed from.
 func (d *Delta) Commit() {
 	s := d.state
 	for _, name := range d.delete {

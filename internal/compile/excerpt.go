@@ -8,26 +8,27 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Place is where an element can be.
+// Place identifies an element by its set and key.
 type Place struct {
 	Family ruleset.Family
 	Set    SetID
 	Key    ruleset.Tuple
 }
 
-// OwnerOf is the service that has the frontend which an element belongs to.
+// OwnerOf returns the service whose frontend an element belongs to.
 func (s *State) OwnerOf(p Place) (name string, ok bool) {
-	addr, proto, port, ok := FrontendOf(p.Set, p.Family, p.Key)
+	k, ok := FrontendOf(p.Set, p.Family, p.Key)
 	if !ok {
 		return "", false
 	}
-	return s.index.Owner(Key{addr, port, proto, p.Set.Ranged()})
+	return s.index.Owner(k)
 }
 
-// Excerpt is the ruleset with those elements of services only that are at the
-// places. Services are the names of those to which such elements can belong;
-// unknown ones are ignored. It costs what they cost, and the chains if these
-// are wanted; without, what services share is not there.
+// Excerpt returns the ruleset with only those elements of services that are at
+// the given places. The map services names all services that can own such
+// elements; unknown names are ignored. The chains and sets that services share
+// are included if chains is set. The cost follows the named services, plus the
+// chains if they are included.
 func (s *State) Excerpt(at map[Place]bool, services map[string]bool, chains bool) *ruleset.Ruleset {
 	x := excerpt{Ruleset: s.hollow(), at: at}
 	if chains {
@@ -66,7 +67,7 @@ func (x excerpt) element(f int, id SetID, e ruleset.Element) {
 func (excerpt) use(int, unit)           {}
 func (excerpt) hairpin(int, netip.Addr) {}
 
-// hairpinOf is the address that an element of the set of hairpins is for.
+// hairpinOf returns the address of an element of the hairpin set.
 func hairpinOf(p Place) (a netip.Addr, ok bool) {
 	n := p.Family.AddrLen()
 	if p.Set != Hairpin || p.Key.Len() != 2*n || p.Key.AddrAt(0, p.Family) != p.Key.AddrAt(n, p.Family) {

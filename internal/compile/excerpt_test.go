@@ -9,26 +9,26 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// FuzzExcerpt: of every place an excerpt says the same as the whole ruleset,
-// given the services that the place's own key names.
+// FuzzExcerpt: at every place an excerpt has the same elements as the whole
+// ruleset, given the services that the keys of the places belong to.
 func FuzzExcerpt(f *testing.F) {
 	addRandom(f, 200)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d := &dice{b}
 		config := d.config()
 		state, other := New(config, d.services()), New(config, d.services())
-		var unit [2]map[Place]bool
-		for i := range unit {
-			unit[i] = map[Place]bool{}
+		var parts [2]map[Place]bool
+		for i := range parts {
+			parts[i] = map[Place]bool{}
 		}
 		for _, t := range slices.Concat(state.Ruleset().Tables, other.Ruleset().Tables) {
 			for id := range NumSets {
 				for _, e := range t.Sets[id].Elements {
-					unit[d.roll(2)][Place{t.Family, id, e.Key}] = true
+					parts[d.roll(2)][Place{t.Family, id, e.Key}] = true
 				}
 			}
 		}
-		for _, at := range unit {
+		for _, at := range parts {
 			want := state.Ruleset()
 			for i, f := range ruleset.Families {
 				for id := range NumSets {
@@ -44,14 +44,14 @@ func FuzzExcerpt(f *testing.F) {
 	})
 }
 
-// ownersOf are the services that have the frontends of the places.
+// ownersOf returns the services that own the frontends of the places.
 func ownersOf(state *State, at map[Place]bool) map[string]bool {
 	out := map[string]bool{}
 	for p := range at {
-		addr, proto, port, ok := FrontendOf(p.Set, p.Family, p.Key)
+		k, ok := FrontendOf(p.Set, p.Family, p.Key)
 		for _, s := range state.Services() {
 			for _, f := range s.Frontends {
-				if ok && s.Proto == proto && f.Addr == addr && f.Port == port { // ranges are read as a whole
+				if ok && s.Proto == k.Proto && f.Addr == k.Addr && f.Port == k.Port {
 					out[s.Name] = true
 				}
 			}

@@ -10,15 +10,15 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Held is a service as a ruleset holds it. Its frontends are those of Slots.
+// Held is a service read from a ruleset. Its frontends are those of Slots.
 type Held struct {
 	Service
 	Slots []HeldFrontend
 }
 
-// HeldFrontend is a frontend with the slots of its pools; NoBackend says that
-// connections are rejected or dropped, but for those of internal clients if
-// there is a pool for them.
+// HeldFrontend is a frontend with the slots of its pools. NoBackend says that
+// connections are rejected or dropped, except those of internal clients if there
+// is a pool for them.
 type HeldFrontend struct {
 	Frontend
 	NoBackend      bool
@@ -32,8 +32,8 @@ type HeldBackend struct {
 	Packets, Bytes uint64
 }
 
-// Holds reads services out of a ruleset, sorted by name, with frontends sorted
-// by address and port. Elements that no service has given are left out.
+// Holds reads the services that a ruleset holds, sorted by name, with frontends
+// sorted by address and port. Elements that belong to no service are left out.
 func Holds(r *ruleset.Ruleset) []Held {
 	byName := map[string]*Held{}
 	for _, t := range r.Tables {
@@ -59,7 +59,7 @@ func Holds(r *ruleset.Ruleset) []Held {
 	return out
 }
 
-// elements iterates over those of a set that have a form.
+// elements iterates over the elements of a set that could be decoded.
 func elements(t *ruleset.Table, id SetID) func(yield func(*ruleset.Element) bool) {
 	return func(yield func(*ruleset.Element) bool) {
 		s := t.Set(id.name())
@@ -74,40 +74,34 @@ func elements(t *ruleset.Table, id SetID) func(yield func(*ruleset.Element) bool
 	}
 }
 
-// reader knows what a table has for each frontend, whose key has the address
-// if there is one, the protocol and the first port.
+// reader indexes the contents of a table by frontend.
 type reader struct {
 	*ruleset.Table
 	chains     map[string]*ruleset.Chain
-	slots      map[frontendKey][]*ruleset.Element
-	sources    map[frontendKey]Source
-	affinities map[frontendKey]uint32
-}
-
-type frontendKey struct {
-	ruleset.Tuple
-	ranged bool
+	slots      map[Key][]*ruleset.Element
+	sources    map[Key]Source
+	affinities map[Key]uint32
 }
 
 func newReader(t *ruleset.Table) *reader {
 	r := &reader{
 		Table: t, chains: make(map[string]*ruleset.Chain, len(t.Chains)),
-		slots: map[frontendKey][]*ruleset.Element{}, sources: map[frontendKey]Source{}, affinities: map[frontendKey]uint32{},
+		slots: map[Key][]*ruleset.Element{}, sources: map[Key]Source{}, affinities: map[Key]uint32{},
 	}
 	for _, c := range t.Chains {
 		r.chains[c.Name] = c
 	}
 	for id := Backends; id <= NodeRangeBackends; id++ {
 		for e := range elements(t, id) {
-			if key, ok := r.key(id, &e.Key); ok {
+			if key, ok := FrontendOf(id, t.Family, e.Key); ok {
 				r.slots[key] = append(r.slots[key], e)
 			}
 		}
 	}
 	for id := Masq; id <= NodeSourceRanges; id++ {
 		for e := range elements(t, id) {
-			key, ok := r.key(id, &e.Key)
-			if !ok || e.Verdict.Kind == ruleset.Return { // kept
+			key, ok := FrontendOf(id, t.Family, e.Key)
+			if !ok || e.Verdict.Kind == ruleset.Return { // the source is kept
 				continue
 			}
 			r.sources[key] = Source{}
@@ -118,7 +112,7 @@ func newReader(t *ruleset.Table) *reader {
 	}
 	for _, id := range []SetID{Affinities, NodeAffinities} {
 		for e := range elements(t, id) {
-			key, ok := r.key(id, &e.Key)
+			key, ok := FrontendOf(id, t.Family, e.Key)
 			seconds, err := strconv.ParseUint(strings.TrimPrefix(e.Verdict.Chain, learnPrefix), 10, 32)
 			if ok && err == nil {
 				r.affinities[key] = uint32(seconds)
@@ -128,35 +122,20 @@ func newReader(t *ruleset.Table) *reader {
 	return r
 }
 
-// key is that of the frontend that an element belongs to.
-func (r *reader) key(id SetID, k *ruleset.Tuple) (key frontendKey, ok bool) {
-	addr, proto, port, ok := FrontendOf(id, r.Family, *k)
-	if !ok {
-		return key, false
-	}
-	if !id.NodeWide() {
-		key.Tuple = key.Addr(addr)
-	}
-	key.Tuple = key.Proto(proto).Port(port)
-	key.ranged = id.Ranged()
-	return key, true
-}
-
 func (r *reader) frontend(byName map[string]*Held, id SetID, e *ruleset.Element) {
-	addr, proto, port, ok := FrontendOf(id, r.Family, e.Key)
+	key, ok := FrontendOf(id, r.Family, e.Key)
 	if !ok || e.Comment == "" {
 		return
 	}
 	h := byName[e.Comment]
 	if h == nil {
-		h = &Held{Service: Service{Name: e.Comment, Proto: proto}}
+		h = &Held{Service: Service{Name: e.Comment, Proto: key.Proto}}
 		byName[e.Comment] = h
 	}
-	front := HeldFrontend{Frontend: Frontend{Addr: addr, Port: port}, Packets: e.Packets, Bytes: e.Bytes}
+	front := HeldFrontend{Frontend: Frontend{Addr: key.Addr, Port: key.Port}, Packets: e.Packets, Bytes: e.Bytes}
 	if n := e.End.Len(); n > 0 && n == e.Key.Len() && id.Ranged() {
 		front.End = LastPort(e)
 	}
-	key, _ := r.key(id, &e.Key)
 	r.follow(h, &front, key, e.Verdict)
 	if !front.NoBackend || front.Internal != nil {
 		r.pools(h, &front, r.slots[key])
@@ -165,16 +144,17 @@ func (r *reader) frontend(byName map[string]*Held, id SetID, e *ruleset.Element)
 	h.Slots = append(h.Slots, front)
 }
 
-func (r *reader) source(key frontendKey) Source {
+func (r *reader) source(key Key) Source {
 	if s, ok := r.sources[key]; ok {
 		return s
 	}
 	return Source{Mode: Keep}
 }
 
-// follow goes the way of a packet, as class lays it, and notes what is on it.
-func (r *reader) follow(h *Held, front *HeldFrontend, key frontendKey, v ruleset.Verdict) {
-	for range 8 { // somebody else may have made a loop
+// follow takes the path of a packet through the chains of a class, and records
+// what they say.
+func (r *reader) follow(h *Held, front *HeldFrontend, key Key, v ruleset.Verdict) {
+	for range 8 { // another process may have made a loop
 		c := r.chains[v.Chain]
 		switch {
 		case v.Kind == ruleset.Drop:
@@ -192,23 +172,24 @@ func (r *reader) follow(h *Held, front *HeldFrontend, key frontendKey, v ruleset
 				v = onward
 				break
 			}
-			if remembers(rule) { // what learns without is left over
+			if usesAffinity(rule) { // an element of a learner's map alone is a leftover
 				h.Affinity = max(h.Affinity, r.affinities[key])
 			}
-			r.stage(h, front, rule)
+			r.condition(h, front, rule)
 		}
 	}
 }
 
-// remembers reports whether a rule sends clients where they were before.
-func remembers(rule ruleset.Rule) bool {
+// usesAffinity reports whether a rule sends clients to the backend they had
+// before.
+func usesAffinity(rule ruleset.Rule) bool {
 	return slices.ContainsFunc(rule, func(s ruleset.Statement) bool {
 		d, ok := s.(ruleset.DNAT)
 		return ok && d.Map == affinityMap
 	})
 }
 
-// verdictOf is the verdict that a rule ends with.
+// verdictOf returns the verdict that a rule ends with.
 func verdictOf(rule ruleset.Rule) (v ruleset.Verdict, ok bool) {
 	if len(rule) > 0 {
 		v, ok = rule[len(rule)-1].(ruleset.Verdict)
@@ -216,8 +197,7 @@ func verdictOf(rule ruleset.Rule) (v ruleset.Verdict, ok bool) {
 	return v, ok
 }
 
-// choosing reports whether a chain, which has rules, sends packets to slots of
-// a pool.
+// choosing reports whether a chain, which has rules, chooses a slot of a pool.
 func choosing(c *ruleset.Chain) bool {
 	for _, s := range c.Rules[0] {
 		var key []ruleset.Operand
@@ -234,26 +214,26 @@ func choosing(c *ruleset.Chain) bool {
 	return false
 }
 
-// stage notes what a rule ahead of the choice says.
-func (r *reader) stage(h *Held, front *HeldFrontend, rule ruleset.Rule) {
+// condition records what a rule ahead of the choice says about clients.
+func (r *reader) condition(h *Held, front *HeldFrontend, rule ruleset.Rule) {
 	v, ok := verdictOf(rule)
 	if !ok {
 		return
 	}
-	look, ok := rule[0].(ruleset.Lookup)
+	lookup, ok := rule[0].(ruleset.Lookup)
 	if !ok {
 		return
 	}
-	if look.Set == internalSet {
+	if lookup.Set == internalSet {
 		front.Internal = []netip.AddrPort{}
 		h.Scheduler = schedulerOf(v.Chain)
 		return
 	}
-	s := r.Set(look.Set)
+	s := r.Set(lookup.Set)
 	if s == nil || !strings.HasPrefix(s.Name, prefixesPrefix) {
 		return
 	}
-	if list, ok := listOf(s, r.Family); ok && look.Not {
+	if list, ok := listOf(s, r.Family); ok && lookup.Not {
 		front.Clients.Allow = list
 	} else if ok {
 		front.Clients.Deny = list
@@ -288,18 +268,19 @@ func (r *reader) pools(h *Held, front *HeldFrontend, slots []*ruleset.Element) {
 		} else if front.Internal != nil {
 			front.Internal = append(front.Internal, b)
 		}
-		if l := limitOf(e.Verdict.Chain); l > 0 {
+		if l, ok := limitOf(r.Family, e.Verdict.Chain); ok && l.most > 0 {
 			if h.Limits == nil {
 				h.Limits = map[netip.AddrPort]uint32{}
 			}
-			h.Limits[b] = l
-			front.Drop = strings.HasPrefix(e.Verdict.Chain, limitPrefix+strconv.FormatUint(uint64(l), 10)+"-drop-")
+			h.Limits[b] = l.most
+			front.Drop = l.drop
 		}
 	}
 }
 
-// BackendOf reads the backend that an element of a backends map leads to; ok
-// is false for one of another set. Its port is 0 if it is the client's.
+// BackendOf reads the backend that an element of a backends map leads to; ok is
+// false for an element of another set. The port is 0 if it is the one that the
+// client connected to.
 func BackendOf(f ruleset.Family, e *ruleset.Element) (b netip.AddrPort, ok bool) {
 	switch n := e.Data.Len() - f.AddrLen(); {
 	case e.Opaque:
@@ -309,7 +290,8 @@ func BackendOf(f ruleset.Family, e *ruleset.Element) (b netip.AddrPort, ok bool)
 	case n == ruleset.Port.Len(f):
 		return netip.AddrPortFrom(e.Data.AddrAt(0, f), e.Data.PortAt(f.AddrLen())), true
 	}
-	return backendInName(f, e.Verdict.Chain)
+	l, ok := limitOf(f, e.Verdict.Chain)
+	return l.backend, ok
 }
 
 const (
@@ -317,11 +299,11 @@ const (
 	backendPrefix = "backend-"
 )
 
-// backendInName reads what limit.name has written.
-func backendInName(f ruleset.Family, chain string) (b netip.AddrPort, ok bool) {
+// limitOf reads a backend and its limit from the name that limit.name made.
+func limitOf(f ruleset.Family, chain string) (l limit, ok bool) {
 	words := strings.Split(chain, "-")
 	if len(words) < 4 || !strings.HasPrefix(chain, limitPrefix) && !strings.HasPrefix(chain, backendPrefix) {
-		return b, false
+		return l, false
 	}
 	text := words[len(words)-2]
 	if f == ruleset.IPv6 {
@@ -329,60 +311,46 @@ func backendInName(f ruleset.Family, chain string) (b netip.AddrPort, ok bool) {
 	}
 	addr, err := netip.ParseAddr(text)
 	port, err2 := strconv.ParseUint(words[len(words)-1], 10, 16)
-	return netip.AddrPortFrom(addr, uint16(port)), err == nil && err2 == nil
+	l.backend = netip.AddrPortFrom(addr, uint16(port))
+	if most, err := strconv.ParseUint(words[1], 10, 32); err == nil {
+		l.most, l.drop = uint32(most), words[2] == "drop"
+	}
+	return l, err == nil && err2 == nil
 }
 
-// limitOf reads the limit of a backend's chain; 0 is none.
-func limitOf(chain string) uint32 {
-	rest, ok := strings.CutPrefix(chain, limitPrefix)
-	if !ok {
-		return 0
-	}
-	word, _, _ := strings.Cut(rest, "-")
-	n, err := strconv.ParseUint(word, 10, 32)
-	if err != nil {
-		return 0
-	}
-	return uint32(n)
-}
-
-// FrontendOf reads the frontend that a key of the set begins with, with its
-// first port; ok is false for a set without. A node-wide one has the
-// unspecified address.
-func FrontendOf(id SetID, f ruleset.Family, key ruleset.Tuple) (addr netip.Addr, proto uint8, port uint16, ok bool) {
+// FrontendOf reads the frontend that a key of the set begins with; ok is false
+// for a set whose keys do not.
+func FrontendOf(id SetID, f ruleset.Family, key ruleset.Tuple) (k Key, ok bool) {
 	if id >= Hairpin {
-		return addr, 0, 0, false
+		return k, false
 	}
 	at := 0
-	addr = netip.IPv4Unspecified()
-	switch {
-	case !id.NodeWide():
+	k.Addr, k.Ranged = f.Unspecified(), id.Ranged()
+	if !id.NodeWide() {
 		at = f.AddrLen()
-	case f == ruleset.IPv6:
-		addr = netip.IPv6Unspecified()
 	}
 	if key.Len() < at+ruleset.Proto.Len(f)+ruleset.Port.Len(f) {
-		return addr, 0, 0, false
+		return k, false
 	}
 	if at > 0 {
-		addr = key.AddrAt(0, f)
+		k.Addr = key.AddrAt(0, f)
 	}
-	proto, at = key.ProtoAt(at), at+ruleset.Proto.Len(f)
+	k.Proto, at = key.ProtoAt(at), at+ruleset.Proto.Len(f)
 	if id&^1 == RangeBackends {
-		return addr, proto, uint16(key.SlotAt(at) >> rangeSlotBits), true
+		k.Port = uint16(key.SlotAt(at) >> rangeSlotBits)
+	} else {
+		k.Port = key.PortAt(at)
 	}
-	return addr, proto, key.PortAt(at), true
+	return k, true
 }
 
 // KeyOf reads the key of the frontend that an element of a change belongs to.
 func KeyOf(c *ruleset.Change, e *ruleset.Element) (Key, bool) {
-	id := SetNamed(c.Set.Name)
-	addr, proto, port, ok := FrontendOf(id, c.Family, e.Key)
-	return Key{addr, port, proto, id.Ranged()}, ok
+	return FrontendOf(SetNamed(c.Set.Name), c.Family, e.Key)
 }
 
-// LastPort is the last port of an element of a map of ranges, at the end of its
-// key.
+// LastPort returns the last port of an element of a map of ranges, which is at
+// the end of its key.
 func LastPort(e *ruleset.Element) uint16 {
 	return e.End.PortAt(e.End.Len() - ruleset.Port.Len(ruleset.IPv4))
 }

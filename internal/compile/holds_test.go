@@ -10,8 +10,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// TestHoldsForeign: elements that others put into our maps are no services, and
-// nothing of them is read where it is not.
+// TestHoldsForeign: elements that other processes put into our maps are not
+// services, and reading them does not go beyond their ends.
 func TestHoldsForeign(t *testing.T) {
 	web := &Service{
 		Name: "web", Proto: TCP,
@@ -24,12 +24,12 @@ func TestHoldsForeign(t *testing.T) {
 		table.Set(set).Elements = append(table.Set(set).Elements, e)
 	}
 	add("frontends", ruleset.Element{Key: key})                                             // no name
-	add("frontends", ruleset.Element{Key: key, Comment: "opaque", Opaque: true})            // not understood
-	add("frontends", ruleset.Element{Key: ruleset.Tuple{}.Port(1), Comment: "short"})       // of another map
-	add("backends", ruleset.Element{Key: ruleset.Tuple{}.Port(1)})                          // likewise
+	add("frontends", ruleset.Element{Key: key, Comment: "opaque", Opaque: true})            // not decoded
+	add("frontends", ruleset.Element{Key: ruleset.Tuple{}.Port(1), Comment: "short"})       // short key
+	add("backends", ruleset.Element{Key: ruleset.Tuple{}.Port(1)})                          // short key
 	add("backends", ruleset.Element{Key: table.Set("frontends").Elements[0].Key.Slot(7)})   // no data
 	add("backends", ruleset.Element{Key: key.Slot(0), Data: ruleset.Tuple{}.Port(8080)})    // short data
-	add("backends", ruleset.Element{Key: key.Slot(1), Opaque: true, Data: ruleset.Tuple{}}) // not understood
+	add("backends", ruleset.Element{Key: key.Slot(1), Opaque: true, Data: ruleset.Tuple{}}) // not decoded
 	r.Tables[1].Sets = nil
 
 	held := *web
@@ -63,16 +63,18 @@ func TestFrontendOf(t *testing.T) {
 		{"node-wide backend", NodeBackends, ruleset.IPv6, node.Slot(1), "::", SCTP, 30644},
 		{"node-wide masquerading", NodeMasq, ruleset.IPv4, node.Addr(addr("10.8.0.1")), "0.0.0.0", SCTP, 30644},
 		{"hairpin", Hairpin, ruleset.IPv4, v4, "", 0, 0},
-		{"none of ours", NumSets, ruleset.IPv4, v4, "", 0, 0},
+		{"another set", NumSets, ruleset.IPv4, v4, "", 0, 0},
 		{"too short", Frontends, ruleset.IPv6, v4, "", 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, proto, port, ok := FrontendOf(c.id, c.family, c.key)
+			got, ok := FrontendOf(c.id, c.family, c.key)
 			if ok != (c.addr != "") {
 				t.Fatalf("ok is %t", ok)
 			}
-			if ok && (got != addr(c.addr) || proto != c.proto || port != c.port) {
-				t.Errorf("%v %d %d, want %s %d %d", got, proto, port, c.addr, c.proto, c.port)
+			if want := (Key{Port: c.port, Proto: c.proto}); ok {
+				if want.Addr = addr(c.addr); got != want {
+					t.Errorf("%v, want %v", got, want)
+				}
 			}
 		})
 	}
@@ -101,7 +103,7 @@ func TestOwned(t *testing.T) {
 	}
 }
 
-// TestPrefixSet: a kernel refuses intervals that overlap.
+// TestPrefixSet: the intervals do not overlap, since a kernel would refuse them.
 func TestPrefixSet(t *testing.T) {
 	got := prefixSet("s", ruleset.IPv4, []netip.Prefix{
 		prefix("10.1.2.3/16"), prefix("10.0.0.0/8"), prefix("9.0.0.0/8"), prefix("10.255.255.255/32"),

@@ -6,10 +6,10 @@ import (
 	"slices"
 )
 
-// Key is what only one frontend can have. A node-wide frontend has the
-// unspecified address of its family, so that another service may have its port
-// on one address; a range of ports and a single one of them do not collide
-// either.
+// Key identifies a frontend: no two services may claim the same one. A node-wide
+// frontend has the unspecified address of its family, so another service may
+// claim its port on a single address. Nor does a range of ports collide with a
+// single port inside it.
 type Key struct {
 	Addr   netip.Addr
 	Port   uint16 // the first one of a range
@@ -17,39 +17,34 @@ type Key struct {
 	Ranged bool
 }
 
-// Key is the frontend's key.
+// Key returns the key of one of the service's frontends.
 func (s *Service) Key(f *Frontend) Key {
 	return Key{Addr: f.Addr, Port: f.Port, Proto: s.Proto, Ranged: f.End > 0}
 }
 
-// place is where ranges of ports can overlap.
-type place struct {
-	addr  netip.Addr
-	proto uint8
-}
+// WithoutPort returns the key of a place where ranges of ports can overlap.
+func (k Key) WithoutPort() Key { return Key{Addr: k.Addr, Proto: k.Proto} }
 
-func (k Key) place() place { return place{k.Addr, k.Proto} }
-
-// Index tells which service has a frontend.
+// Index maps frontends to the services that claim them.
 type Index struct {
 	owner  map[Key]string
-	ranges map[place][]portRange
+	ranges map[Key][]portRange // by WithoutPort, in ascending order
 }
 
 type portRange struct{ first, last uint16 }
 
-// NewIndex makes an empty index with room for n frontends.
+// NewIndex returns an empty index with room for n frontends.
 func NewIndex(n int) *Index {
-	return &Index{owner: make(map[Key]string, n), ranges: map[place][]portRange{}}
+	return &Index{owner: make(map[Key]string, n), ranges: map[Key][]portRange{}}
 }
 
-// Owner is the name of the service that has the key.
+// Owner returns the name of the service that claims the key.
 func (x *Index) Owner(k Key) (name string, ok bool) {
 	name, ok = x.owner[k]
 	return name, ok
 }
 
-// Keys iterates over all keys, in no order.
+// Keys iterates over all keys, in no particular order.
 func (x *Index) Keys(yield func(Key) bool) {
 	for k := range x.owner {
 		if !yield(k) {
@@ -58,9 +53,9 @@ func (x *Index) Keys(yield func(Key) bool) {
 	}
 }
 
-// Taking is the key of the frontend that takes a packet to the address and
-// port of k, which is not ranged: one of that port, else a range.
-func (x *Index) Taking(k Key) (Key, bool) {
+// Match returns the key of the frontend that matches packets to the address and
+// port of k, which is not ranged: a frontend of that single port, else a range.
+func (x *Index) Match(k Key) (Key, bool) {
 	if _, ok := x.owner[k]; ok {
 		return k, true
 	}
@@ -70,16 +65,17 @@ func (x *Index) Taking(k Key) (Key, bool) {
 	return Key{}, false
 }
 
-// from lists the ranges at k's place that end with its port or behind it.
+// from lists the ranges with k's address and protocol that end at its port or
+// after it.
 func (x *Index) from(k Key) []portRange {
-	ranges := x.ranges[k.place()]
+	ranges := x.ranges[k.WithoutPort()]
 	i, _ := slices.BinarySearchFunc(ranges, k.Port, func(r portRange, port uint16) int { return cmp.Compare(r.last, port) })
 	return ranges[i:]
 }
 
-// Conflict is the service that has the key, or a range of ports that overlaps
-// the one that begins with it and ends with last. Services named in ignored do
-// not count.
+// Conflict returns a service that already claims the key or, if the key is a
+// range of ports, which ends with last, some port of it as part of another
+// range. Services named in ignored do not count.
 func (x *Index) Conflict(k Key, last uint16, ignored map[string]bool) (owner string, ok bool) {
 	if !k.Ranged {
 		owner, ok = x.owner[k]
@@ -97,18 +93,18 @@ func (x *Index) Conflict(k Key, last uint16, ignored map[string]bool) (owner str
 }
 
 // Add assigns the key, and the ports up to last if it is a range, to a service.
-// There is no conflict.
+// The caller makes sure that there is no conflict.
 func (x *Index) Add(k Key, last uint16, owner string) {
 	x.owner[k] = owner
 	if k.Ranged {
-		ranges := x.ranges[k.place()]
-		i := len(ranges) - len(x.from(k))
-		x.ranges[k.place()] = slices.Insert(ranges, i, portRange{k.Port, last})
+		at := k.WithoutPort()
+		ranges := x.ranges[at]
+		x.ranges[at] = slices.Insert(ranges, len(ranges)-len(x.from(k)), portRange{k.Port, last})
 	}
 }
 
-// add adds the frontends of a service, except those that another one has: what
-// somebody else has written into the tables can be contradictory.
+// add adds the frontends of a service, except those that another service claims
+// already: tables that another process has changed can be contradictory.
 func (x *Index) add(s *Service) {
 	for i := range s.Frontends {
 		f := &s.Frontends[i]
@@ -128,7 +124,7 @@ func (x *Index) remove(s *Service) {
 		if !k.Ranged {
 			continue
 		}
-		at := k.place()
+		at := k.WithoutPort()
 		x.ranges[at] = slices.DeleteFunc(x.ranges[at], func(r portRange) bool { return r.first == k.Port })
 		if len(x.ranges[at]) == 0 {
 			delete(x.ranges, at)
@@ -136,16 +132,16 @@ func (x *Index) remove(s *Service) {
 	}
 }
 
-// Conflict is a frontend that another service has already.
+// Conflict is a frontend that another service claims already.
 type Conflict struct {
 	Service  *Service
 	Frontend *Frontend
 	Owner    string // the other service
 }
 
-// Conflicts lists the frontends of services, which are to be added or to
-// replace those of the same names, that the State's other services have
-// already. Services that are named in removed do not count.
+// Conflicts lists the frontends of the services of set that other services of
+// the State claim already. Services that are replaced by one of set, and those
+// named in removed, do not count.
 func (s *State) Conflicts(set []*Service, removed []string) []Conflict {
 	ignored := make(map[string]bool, len(set)+len(removed))
 	for _, name := range removed {

@@ -23,7 +23,7 @@ func ranged(a netip.Addr, first uint16) Key {
 	return Key{Addr: a, Port: first, Proto: TCP, Ranged: true}
 }
 
-// someIndex has single ports and ranges, which were added in no order.
+// someIndex returns an index of single ports and ranges, added out of order.
 func someIndex() *Index {
 	x := NewIndex(0)
 	x.Add(ranged(here, 300), 399, "third")
@@ -37,9 +37,9 @@ func someIndex() *Index {
 	return x
 }
 
-// TestIndexTaking: a packet goes to the frontend of its port, else to the range
-// that has it.
-func TestIndexTaking(t *testing.T) {
+// TestIndexMatch: a packet matches the frontend of its port, else the range that
+// includes the port.
+func TestIndexMatch(t *testing.T) {
 	x := someIndex()
 	for _, c := range []struct {
 		k    Key
@@ -64,13 +64,13 @@ func TestIndexTaking(t *testing.T) {
 		{Key{Addr: here, Port: 100, Proto: UDP}, ""},
 		{Key{Addr: here, Port: 80, Proto: UDP}, ""},
 	} {
-		k, ok := x.Taking(c.k)
+		k, ok := x.Match(c.k)
 		owner, has := x.Owner(k)
 		if ok != (c.want != "") || has != ok || owner != c.want {
-			t.Errorf("%v goes to %v of %q, %t, want %q", c.k, k, owner, ok, c.want)
+			t.Errorf("%v matches %v of %q, %t, want %q", c.k, k, owner, ok, c.want)
 		}
 		if ok && (k.Addr != c.k.Addr || k.Proto != c.k.Proto || k.Port > c.k.Port) {
-			t.Errorf("%v goes to %v", c.k, k)
+			t.Errorf("%v matches %v", c.k, k)
 		}
 	}
 	keys := slices.Collect(x.Keys)
@@ -79,8 +79,8 @@ func TestIndexTaking(t *testing.T) {
 	}
 }
 
-// TestIndexConflict: a port collides with the same port, a range with any that
-// has a port in common; a single port within a range is none of these.
+// TestIndexConflict: a port collides with the same port, and a range with any
+// range that has a port in common. A single port does not collide with a range.
 func TestIndexConflict(t *testing.T) {
 	x := someIndex()
 	for _, c := range []struct {
@@ -126,8 +126,8 @@ func TestIndexConflict(t *testing.T) {
 	}
 }
 
-// TestIndexOfManyRanges: of thousands, each is found by its ends, and removing
-// some leaves the others.
+// TestIndexOfManyRanges: each of thousands of ranges is found by its first and
+// last port, and removing some leaves the others.
 func TestIndexOfManyRanges(t *testing.T) {
 	const n, width = 6000, 10
 	x := NewIndex(n)
@@ -137,20 +137,20 @@ func TestIndexOfManyRanges(t *testing.T) {
 		services[i] = &Service{Name: fmt.Sprint(first), Proto: TCP, Frontends: []Frontend{{Addr: here, Port: first, End: first + width - 2}}}
 		x.add(services[i])
 	}
-	check := func(there func(i int) bool) {
+	check := func(exists func(i int) bool) {
 		t.Helper()
 		for i, s := range services {
 			f := &s.Frontends[0]
 			for _, port := range []uint16{f.Port, f.End} {
-				if k, ok := x.Taking(single(here, port)); ok != there(i) || ok && k != s.Key(f) {
-					t.Errorf("port %d goes to %v, %t", port, k, ok)
+				if k, ok := x.Match(single(here, port)); ok != exists(i) || ok && k != s.Key(f) {
+					t.Errorf("port %d matches %v, %t", port, k, ok)
 				}
-				if owner, ok := x.Conflict(ranged(here, port), port, nil); ok != there(i) || ok && owner != s.Name {
+				if owner, ok := x.Conflict(ranged(here, port), port, nil); ok != exists(i) || ok && owner != s.Name {
 					t.Errorf("port %d collides with %q, %t", port, owner, ok)
 				}
 			}
-			if k, ok := x.Taking(single(here, f.End+1)); ok {
-				t.Errorf("port %d between ranges goes to %v", f.End+1, k)
+			if k, ok := x.Match(single(here, f.End+1)); ok {
+				t.Errorf("port %d between ranges matches %v", f.End+1, k)
 			}
 		}
 	}
@@ -167,8 +167,8 @@ func TestIndexOfManyRanges(t *testing.T) {
 	}
 }
 
-// TestIndexContradiction: of two services that have the same frontends, the
-// first keeps them, also when the other one goes.
+// TestIndexContradiction: of two services with the same frontends, the first one
+// keeps them, even when the other is removed.
 func TestIndexContradiction(t *testing.T) {
 	service := func(name string) *Service {
 		return &Service{Name: name, Proto: TCP, Frontends: []Frontend{{Addr: here, Port: 80}, {Addr: here, Port: 100, End: 199}}}
@@ -180,15 +180,15 @@ func TestIndexContradiction(t *testing.T) {
 	x.add(b)
 	x.remove(b)
 	for _, port := range []uint16{80, 100, 150, 199} {
-		k, _ := x.Taking(single(here, port))
+		k, _ := x.Match(single(here, port))
 		if owner, _ := x.Owner(k); owner != "a" {
-			t.Errorf("port %d goes to %q", port, owner)
+			t.Errorf("port %d matches %q", port, owner)
 		}
 	}
 }
 
-// FuzzIndex: whatever is added and removed, the index answers as a list does in
-// which one looks at everything.
+// FuzzIndex: whatever is added and removed, the index returns the same as a
+// search through a list.
 func FuzzIndex(f *testing.F) {
 	addRandom(f, 200)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -213,26 +213,25 @@ func FuzzIndex(f *testing.F) {
 			for _, o := range list {
 				ignored[o.Name] = d.roll(4) == 0
 			}
-			want := inTheWay(list, s, ignored)
+			want := colliding(list, s, ignored)
 			if got, ok := x.Conflict(s.Key(front), front.End, ignored); ok != (len(want) > 0) || ok && !slices.Contains(want, got) {
 				t.Fatalf("%+v collides with %q, %t, want one of %q", s, got, ok, want)
 			}
-			if len(inTheWay(list, s, nil)) == 0 {
+			if len(colliding(list, s, nil)) == 0 {
 				x.Add(s.Key(front), front.End, s.Name)
 				list = append(list, s)
 			}
 			k := Key{Addr: front.Addr, Port: front.Port, Proto: s.Proto}
-			got, ok := x.Taking(k)
-			if want, there := taker(list, k); ok != there || ok && got != want {
-				t.Fatalf("%v goes to %v, %t, want %v, %t", k, got, ok, want, there)
+			got, ok := x.Match(k)
+			if want, found := match(list, k); ok != found || ok && got != want {
+				t.Fatalf("%v matches %v, %t, want %v, %t", k, got, ok, want, found)
 			}
 		}
 	})
 }
 
-// inTheWay names the services that have a frontend which collides with that of
-// another one.
-func inTheWay(list []*Service, s *Service, ignored map[string]bool) (names []string) {
+// colliding names the services of a list whose frontend collides with that of s.
+func colliding(list []*Service, s *Service, ignored map[string]bool) (names []string) {
 	f := &s.Frontends[0]
 	for _, o := range list {
 		g := &o.Frontends[0]
@@ -247,7 +246,7 @@ func inTheWay(list []*Service, s *Service, ignored map[string]bool) (names []str
 	return names
 }
 
-func taker(list []*Service, k Key) (taker Key, ok bool) {
+func match(list []*Service, k Key) (found Key, ok bool) {
 	for _, s := range list {
 		f := &s.Frontends[0]
 		if s.Proto != k.Proto || f.Addr != k.Addr {
@@ -257,14 +256,14 @@ func taker(list []*Service, k Key) (taker Key, ok bool) {
 			return s.Key(f), true
 		}
 		if f.Port <= k.Port && k.Port <= f.End {
-			taker, ok = s.Key(f), true
+			found, ok = s.Key(f), true
 		}
 	}
-	return taker, ok
+	return found, ok
 }
 
-// TestConflicts: services that are set or removed do not stand in their own
-// way, and what stands in the way is named frontend by frontend.
+// TestConflicts: services that are set or removed do not conflict with
+// themselves, and every frontend in conflict is named.
 func TestConflicts(t *testing.T) {
 	service := func(name string, fronts ...Frontend) *Service {
 		return &Service{Name: name, Proto: TCP, Frontends: fronts}
@@ -287,8 +286,8 @@ func TestConflicts(t *testing.T) {
 			[]string{"d 80 a", "d 150 b", "e 90 c"},
 		},
 		{"its own", []*Service{service("a", port(80), port(82)), service("b", span(150, 250))}, nil, nil},
-		{"of one that is removed", []*Service{service("d", port(80), span(1, 65535))}, []string{"a", "b"}, nil},
-		{"beside one that is removed", []*Service{service("d", port(80), port(90))}, []string{"a"}, []string{"d 90 c"}},
+		{"frontends of removed services", []*Service{service("d", port(80), span(1, 65535))}, []string{"a", "b"}, nil},
+		{"beside a removed service", []*Service{service("d", port(80), port(90))}, []string{"a"}, []string{"d 90 c"}},
 		{"exchanged", []*Service{service("a", port(90)), service("c", port(80))}, nil, nil},
 		{"another protocol", []*Service{{Name: "d", Proto: UDP, Frontends: []Frontend{port(80)}}}, nil, nil},
 	} {
@@ -312,7 +311,7 @@ func TestConflicts(t *testing.T) {
 			for _, s := range c.set {
 				for i := range s.Frontends {
 					if owner, ok := state.Index().Owner(s.Key(&s.Frontends[i])); !ok || owner != s.Name {
-						t.Errorf("%v is of %q, want %q", s.Key(&s.Frontends[i]), owner, s.Name)
+						t.Errorf("%v belongs to %q, want %q", s.Key(&s.Frontends[i]), owner, s.Name)
 					}
 				}
 			}
@@ -322,21 +321,20 @@ func TestConflicts(t *testing.T) {
 
 func exactIndex() gocmp.Option {
 	return gocmp.Options{
-		gocmp.AllowUnexported(Index{}, portRange{}, place{}),
+		gocmp.AllowUnexported(Index{}, portRange{}),
 		gocmp.Comparer(func(x, y netip.Addr) bool { return x == y }),
 	}
 }
 
-// TestKey: a mapped address is no other family's, and the two families of
-// node-wide frontends differ.
-func TestKey(t *testing.T) {
+// TestNodeWideKeys: node-wide frontends of the two families do not collide.
+func TestNodeWideKeys(t *testing.T) {
 	x := NewIndex(0)
 	for _, f := range ruleset.Families {
 		x.Add(single(f.Unspecified(), 80), 0, f.String())
 	}
 	for _, f := range ruleset.Families {
 		if owner, ok := x.Owner(single(f.Unspecified(), 80)); !ok || owner != f.String() {
-			t.Errorf("%s is of %q, %t", f, owner, ok)
+			t.Errorf("%s belongs to %q, %t", f, owner, ok)
 		}
 	}
 }

@@ -10,10 +10,10 @@ import (
 // MaxMaglevSize is the largest prime that a slot number can reach.
 const MaxMaglevSize = 65521
 
-// MaglevSize chooses the size of a table for that many backends: a prime of at
-// least a hundred slots for each, with which the paper finds shares within one
-// percent, as far as that is possible. Sizes are few, so that a backend more
-// or less hardly ever changes the size: that would move almost every client.
+// MaglevSize chooses the size of a table for a number of backends: a prime with
+// at least a hundred slots for each, as far as possible, for which the paper
+// finds shares within one percent. There are few sizes, so that one backend more
+// or less hardly ever changes the size, which would move almost every client.
 func MaglevSize(backends int) int {
 	for _, s := range []struct{ backends, size int }{{2, 251}, {10, 1021}, {40, 4093}, {160, 16381}} {
 		if backends <= s.backends {
@@ -26,8 +26,8 @@ func MaglevSize(backends int) int {
 // maglev fills a table of prime size as in section 3.4 of "Maglev: A Fast and
 // Reliable Software Network Load Balancer" (NSDI 2016): in turn, each backend
 // takes the next free slot of its own permutation of all slots. A backend has as
-// many turns as it has weight. The hash is fixed, so that all nodes agree. A
-// size of 0 is that of MaglevSize.
+// many turns as its weight. The hash is fixed, so that all nodes agree. A size
+// of 0 stands for MaglevSize.
 func maglev(pool []Weighted, size int) []netip.AddrPort {
 	type walk struct{ next, skip uint64 }
 	walks := make(map[netip.AddrPort]*walk, len(pool))

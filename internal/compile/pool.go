@@ -8,7 +8,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Scheduler is how connections are spread over a pool.
+// Scheduler says how connections are spread over a pool.
 type Scheduler uint8
 
 // The schedulers, in the order of those of package nftdp.
@@ -24,7 +24,7 @@ var schedulers = [...]struct {
 	name    string // in names of chains; none begins with another one and a hyphen
 	number  ruleset.Operand
 	arrange func(pool []Weighted, size int) []netip.AddrPort
-	own     bool // every frontend has a chain of its own
+	own     bool // each frontend has a chain of its own
 }{
 	Random: {name: "random", number: ruleset.Operand{Field: ruleset.Random}, arrange: inOrder},
 	// The kernel keeps the position of the rotation in the rule.
@@ -41,16 +41,16 @@ type Weighted struct {
 
 // Limits of pools.
 const (
-	// MaxWeightSlots is what weights are rounded to fit into, unless there
-	// are so many backends that each gets just a few slots.
+	// MaxWeightSlots bounds the slots of a pool: weights are rounded to fit,
+	// unless there are so many backends that each would get just a few slots.
 	MaxWeightSlots = 1024
 	minSlots       = 4 // per backend on average, when weights are rounded
 	maxSlots       = 65535
 )
 
-// Slots gives the pool's slots: a draw of a slot's number, each equally
-// likely, gives every backend its share. They depend on the set of backends
-// only. A Maglev table has the given size, or that of MaglevSize if it is 0.
+// Slots returns the slots of a pool. Each slot is drawn with equal probability,
+// so that every backend gets its share. The result does not depend on the order
+// of the backends. A Maglev table has the given size, or MaglevSize if it is 0.
 func Slots(b Scheduler, pool []Weighted, size int) []netip.AddrPort {
 	if len(pool) == 0 {
 		return nil
@@ -61,7 +61,7 @@ func Slots(b Scheduler, pool []Weighted, size int) []netip.AddrPort {
 	return schedulers[b].arrange(pool, size)
 }
 
-// inOrder gives each backend as many slots as it has weight.
+// inOrder returns as many slots for each backend as its weight.
 func inOrder(pool []Weighted, _ int) []netip.AddrPort {
 	n := 0
 	for _, w := range pool {
@@ -76,10 +76,11 @@ func inOrder(pool []Weighted, _ int) []netip.AddrPort {
 	return out
 }
 
-// normalize turns weights into numbers of slots: divided by their greatest
-// common divisor and, if there are too many slots then, scaled down by the
-// method of largest remainders. Every backend keeps one slot at least. The
-// share of any other one is off by less than one slot plus what those take.
+// normalize turns weights into numbers of slots: it divides them by their
+// greatest common divisor and, if that still makes too many slots, scales them
+// down by the method of largest remainders. Every backend keeps at least one
+// slot. The share of any other backend is off by less than one slot, plus the
+// slots that this minimum takes.
 func normalize(pool []Weighted) {
 	divisor, sum := 0, 0
 	for _, w := range pool {
@@ -102,7 +103,8 @@ func gcd(a, b int) int {
 	return a
 }
 
-// scale distributes slots in proportion to the weights, whose sum is given.
+// scale distributes slots in proportion to the weights. Sum is the sum of the
+// weights.
 func scale(pool []Weighted, sum, slots int) {
 	order := make([]int, len(pool))
 	remainder := make([]int, len(pool))
@@ -113,7 +115,7 @@ func scale(pool []Weighted, sum, slots int) {
 		remainder[i] = share % sum
 		pool[i].Weight = max(1, share/sum)
 		if share < sum {
-			remainder[i] = 0 // it got more than its share already
+			remainder[i] = 0 // this backend has more than its share already
 		}
 		left -= pool[i].Weight
 	}
@@ -121,7 +123,7 @@ func scale(pool []Weighted, sum, slots int) {
 	for _, i := range order[:max(0, min(left, len(order)))] {
 		pool[i].Weight++
 	}
-	for ; left < 0; left++ { // taken by those with less than a slot: the largest give
+	for ; left < 0; left++ { // take back from the largest what the minimum of one slot costs
 		largest := 0
 		for i := range pool {
 			if pool[i].Weight > pool[largest].Weight {
@@ -133,7 +135,7 @@ func scale(pool []Weighted, sum, slots int) {
 }
 
 // inTurns orders slots so that those of one backend are spread evenly over the
-// period: the k-th of w slots has its place at (k + 1/2) / w.
+// period: the k-th of w slots is placed at (k + 1/2) / w.
 func inTurns(pool []Weighted, _ int) []netip.AddrPort {
 	type slot struct{ backend, place int } // place is 2k + 1
 	var slots []slot

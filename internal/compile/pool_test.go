@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// backend is the i-th of many.
+// backend returns the i-th of many backends.
 func backend(i int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 80)
 }
@@ -34,9 +34,9 @@ func shares(slots []netip.AddrPort) map[netip.AddrPort]int {
 
 func TestSlots(t *testing.T) {
 	tests := []struct {
-		balance Scheduler
-		weights []int
-		want    []int // backends by slot
+		scheduler Scheduler
+		weights   []int
+		want      []int // backends by slot
 	}{
 		{Random, []int{1, 1, 1}, []int{0, 1, 2}},
 		{Random, []int{300, 100}, []int{0, 0, 0, 1}},
@@ -46,23 +46,23 @@ func TestSlots(t *testing.T) {
 		{RoundRobin, []int{2, 2, 4}, []int{2, 0, 1, 2}},
 	}
 	for _, test := range tests {
-		t.Run(fmt.Sprint(test.balance, test.weights), func(t *testing.T) {
+		t.Run(fmt.Sprint(test.scheduler, test.weights), func(t *testing.T) {
 			var want []netip.AddrPort
 			for _, i := range test.want {
 				want = append(want, backend(i))
 			}
 			pool := weighted(test.weights...)
 			slices.Reverse(pool) // the order of backends makes no difference
-			if d := cmp.Diff(want, Slots(test.balance, pool, 0), cmp.Comparer(func(x, y netip.AddrPort) bool { return x == y })); d != "" {
+			if d := cmp.Diff(want, Slots(test.scheduler, pool, 0), cmp.Comparer(func(x, y netip.AddrPort) bool { return x == y })); d != "" {
 				t.Error(d)
 			}
 		})
 	}
 }
 
-// TestWeightsAreExactOrBounded: over one period, every backend has exactly its
-// share if the slots suffice, and else one that is off by less than a slot,
-// besides what backends with less than a slot take from the largest.
+// TestWeightsAreExactOrBounded: every backend has exactly its share of the slots
+// if they suffice. Otherwise its share is off by less than one slot, plus the
+// slots that backends with less than one slot take from the largest.
 func TestWeightsAreExactOrBounded(t *testing.T) {
 	for _, weights := range [][]int{{1}, {7, 3}, {1, 65535}, {997, 1009}, {1, 2, 3, 65521}, {60000, 60001, 59999}, {5, 5, 5}} {
 		pool, sum, divisor := weighted(weights...), 0, 0
@@ -74,7 +74,7 @@ func TestWeightsAreExactOrBounded(t *testing.T) {
 			if n := sum / divisor; n <= MaxWeightSlots && len(slots) != n || len(slots) > MaxWeightSlots {
 				t.Errorf("weights %v: %d slots", weights, len(slots))
 			}
-			tiny := 0 // backends that have a slot without earning one
+			tiny := 0 // backends whose share is less than one slot
 			for _, w := range weights {
 				if w*len(slots) < sum {
 					tiny++
@@ -108,9 +108,9 @@ func TestScaleKeepsEveryBackend(t *testing.T) {
 	}
 }
 
-// TestMaglevShares: in the tables of chosen size no backend has more than a
-// few percent more than its share. The paper measured 1 % with a hundred
-// slots for each backend; ours have at least 98, and are full of whole slots.
+// TestMaglevShares: in tables of the default size no backend is off its share by
+// more than three percent. The paper measured 1 % with a hundred slots for each
+// backend; these tables have at least 98.
 func TestMaglevShares(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 10, 11, 40, 160, 600} {
 		pool := weighted(slices.Repeat([]int{1}, n)...)
@@ -134,9 +134,10 @@ func TestMaglevWeights(t *testing.T) {
 	}
 }
 
-// TestMaglevRemoval: of 10,000 clients, those move whose backend goes, and
-// hardly any other. The paper's figure 12 has some percent of others at 100
-// slots per backend; the bound here is what was measured, with some room.
+// TestMaglevRemoval: when a backend is removed, its clients move to others, and
+// hardly any other client does. The paper's figure 12 shows some percent of other
+// clients at 100 slots per backend; the bound here was measured, and leaves some
+// room.
 func TestMaglevRemoval(t *testing.T) {
 	const clients = 10000
 	for _, n := range []int{5, 10, 40, 100} {
@@ -153,7 +154,7 @@ func TestMaglevRemoval(t *testing.T) {
 					others++
 				}
 				if after[h] == backend(gone) {
-					t.Fatalf("%d backends: slot %d still leads to the one that is gone", n, h)
+					t.Fatalf("%d backends: slot %d still leads to the removed one", n, h)
 				}
 			}
 			worst = max(worst, others)

@@ -10,11 +10,11 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// dice make choices out of bytes, so that a fuzzer or a seed decides them. Out
-// of bytes, they show zero.
+// dice derive choices from bytes, so that a fuzzer or a seed decides them. When
+// the bytes are used up, they show zero.
 type dice struct{ bytes []byte }
 
-// roll gives a number below n, which is at most 256.
+// roll returns a number below n, which is at most 256.
 func (d *dice) roll(n int) int {
 	if len(d.bytes) == 0 || n < 2 {
 		return 0
@@ -26,7 +26,7 @@ func (d *dice) roll(n int) int {
 
 func one[T any](d *dice, choices []T) T { return choices[d.roll(len(choices))] }
 
-// addRandom gives a fuzz target seeds that the normal test run goes through.
+// addRandom adds random seeds to a fuzz target, which also run as a normal test.
 func addRandom(f *testing.F, seeds uint64) {
 	f.Helper()
 	for seed := range seeds {
@@ -48,8 +48,8 @@ func (d *dice) config() Config {
 	}
 }
 
-// services have names of their own and no frontend in common. The choices are
-// few, so that they share backends and pool sizes.
+// services returns services with distinct names and no frontend in common. There
+// are few choices, so that they share backends and pool sizes.
 func (d *dice) services() []*Service {
 	var all []*Service
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
@@ -96,7 +96,7 @@ func (d *dice) service(name string, others []*Service) *Service {
 	return s
 }
 
-// pools gives one of each family.
+// pools returns a pool of each family.
 func (d *dice) pools(s *Service, ranges bool) (out [2][]netip.AddrPort) {
 	for i, first := range []string{"10.8.0.1", "fd00:8::1"} {
 		backends := d.backends(first)
@@ -159,7 +159,7 @@ func (d *dice) backends(first string) []Weighted {
 	return all
 }
 
-// collide reports whether a frontend stands in the services twice.
+// collide reports whether two services have the same frontend.
 func collide(services []*Service) bool {
 	type key struct {
 		proto uint8
@@ -180,7 +180,7 @@ func collide(services []*Service) bool {
 	return false
 }
 
-// change gives an edit of the state's services that is valid.
+// change returns a valid edit of the state's services.
 func (d *dice) change(s *State) (set []*Service, remove []string) {
 	next := d.services()
 	some := d.roll(3) > 0
@@ -201,8 +201,8 @@ func (d *dice) change(s *State) (set []*Service, remove []string) {
 	return set, remove
 }
 
-// text is the ruleset with all that may differ between equal ones left out:
-// how much the sets have room for.
+// text returns the text of a ruleset without the sizes of sets, which may differ
+// between equal rulesets.
 func text(r *ruleset.Ruleset) string {
 	r = ruleset.Apply(r, nil)
 	for _, t := range r.Tables {

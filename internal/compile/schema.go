@@ -17,9 +17,9 @@ func Outdated(t *ruleset.Table) bool {
 	return ok && n < ours
 }
 
-// schemaNumber reads the number of the layout out of a table's mark.
-func schemaNumber(mark string) (n uint64, ok bool) {
-	digits, ok := strings.CutPrefix(mark, SchemaPrefix)
+// schemaNumber reads the number of the layout from a table's comment.
+func schemaNumber(comment string) (n uint64, ok bool) {
+	digits, ok := strings.CutPrefix(comment, SchemaPrefix)
 	n, err := strconv.ParseUint(digits, 10, 32)
 	return n, ok && err == nil
 }

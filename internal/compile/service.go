@@ -15,15 +15,15 @@ type Service struct {
 	Name      string
 	Proto     uint8
 	Scheduler Scheduler
-	Affinity  uint32 // how many seconds a client keeps its backend; 0: not at all
+	Affinity  uint32 // how many seconds a client keeps its backend; 0 disables affinity
 	Frontends []Frontend
-	Limits    map[netip.AddrPort]uint32 // of connections to backends that have one
+	Limits    map[netip.AddrPort]uint32 // of connections, for the backends that have a limit
 
-	// What follows is for established flows and compiles to nothing. The
-	// lists are sorted.
+	// The following fields matter for established flows only and compile to
+	// nothing. The lists are sorted.
 	Draining []netip.AddrPort
-	Reserve  []netip.AddrPort // usable ones that no frontend leads to now
-	Adopted  bool             // read from a ruleset, which does not hold the lists
+	Reserve  []netip.AddrPort // usable backends that no frontend leads to now
+	Adopted  bool             // read from a ruleset, which does not hold these lists
 }
 
 // Frontend is an address and port; an unspecified address is node-wide.
@@ -31,11 +31,11 @@ type Frontend struct {
 	Addr netip.Addr
 	Port uint16
 	End  uint16 // last port of a range; 0: Port alone
-	Drop bool   // what happens without backends: silence, else rejection
+	Drop bool   // without backends, drop packets instead of rejecting them
 
-	// Pool has the backends by slot, as from Slots; a port of 0 is the one
-	// that the client connects to. Internal is that of internal clients and
-	// of local processes, if it is another one.
+	// Pool has the backends by slot, as Slots returns them; a port of 0
+	// stands for the port that the client connects to. Internal is the pool
+	// of internal clients and local processes, if they have another one.
 	Pool, Internal []netip.AddrPort
 
 	Clients Clients
@@ -55,7 +55,7 @@ func (f *Frontend) equal(o *Frontend) bool {
 		slices.Equal(f.Pool, o.Pool) && slices.Equal(f.Internal, o.Internal)
 }
 
-// Backends are those that connections to some frontend go to, each once.
+// Backends returns the backends that some frontend leads to, each once.
 func (s *Service) Backends() []netip.AddrPort {
 	var out []netip.AddrPort
 	for i := range s.Frontends {
@@ -69,31 +69,31 @@ func (s *Service) Backends() []netip.AddrPort {
 	return slices.Compact(out)
 }
 
-// samePools reports whether two frontends share their slices of backends, as
-// all frontends of a family mostly do.
+// samePools reports whether two frontends share their slices of backends, as the
+// frontends of a family mostly do.
 func samePools(a, b *Frontend) bool { return same(a.Pool, b.Pool) && same(a.Internal, b.Internal) }
 
 func same(a, b []netip.AddrPort) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
-// unit is what services have in common: a chain, or a set of prefixes.
+// unit is a chain, or a set of prefixes, that services share.
 type unit interface {
 	name() string
 	chain() *ruleset.Chain // nil for a set
 	set() *ruleset.Set
 }
 
-// sink takes what a service is made of.
+// sink receives what a service compiles to.
 type sink interface {
 	element(family int, id SetID, e ruleset.Element)
-	use(family int, p unit)           // a use of what services share
-	hairpin(family int, a netip.Addr) // a use of the backend's address
+	use(family int, u unit)           // one use of a unit
+	hairpin(family int, a netip.Addr) // one use of a backend's address
 }
 
-// emit gives the service's elements. What services share is given as uses, for
-// the sink to count. Backends that no frontend leads to give none, so that a
-// ruleset tells all that it was compiled from.
+// emit passes the service's elements to a sink, and its uses of units and of
+// backends' addresses, for the sink to count. Backends that no frontend leads to
+// are left out, so that a ruleset shows everything that it was compiled from.
 func (s *Service) emit(to sink) {
 	var hairpins [2][]netip.Addr
 	var addrs []netip.Addr
@@ -138,7 +138,7 @@ func distinct(pools ...[]netip.AddrPort) []netip.Addr {
 	return out
 }
 
-// emission is the emission of one frontend, whose pools have these addresses.
+// emission emits one frontend, whose pools have these addresses.
 type emission struct {
 	*Service
 	f      *Frontend
@@ -156,8 +156,8 @@ func (e *emission) emit() {
 	el := e.key(id.of(c.node))
 	el.Verdict, el.Comment = c.verdict(), e.Name
 	e.to.element(e.family, id.of(c.node), el)
-	for p := range c.units() {
-		e.to.use(e.family, p)
+	for u := range c.units() {
+		e.to.use(e.family, u)
 	}
 	if len(e.addrs) == 0 {
 		return
@@ -172,8 +172,8 @@ func (e *emission) emit() {
 	}
 }
 
-// key is an element without value for the frontend in a set whose keys begin
-// with frontends.
+// key returns the frontend's element, without a value, for a set whose keys
+// begin with frontends.
 func (e *emission) key(id SetID) ruleset.Element {
 	var el ruleset.Element
 	if !id.NodeWide() {
@@ -187,7 +187,7 @@ func (e *emission) key(id SetID) ruleset.Element {
 	return el
 }
 
-// backends gives the slots of a pool.
+// backends emits the slots of a pool.
 func (e *emission) backends(c class, pool []netip.AddrPort, internal bool) {
 	id, first := Backends, uint32(0)
 	switch {
@@ -226,7 +226,8 @@ func (e *emission) backends(c class, pool []netip.AddrPort, internal bool) {
 	}
 }
 
-// withPort gives a backend without a port the one that the client connects to.
+// withPort returns a backend with the port that the client connects to, if it
+// has none of its own.
 func withPort(b netip.AddrPort, port uint16) netip.AddrPort {
 	if b.Port() == 0 {
 		return netip.AddrPortFrom(b.Addr(), port)
@@ -234,14 +235,15 @@ func withPort(b netip.AddrPort, port uint16) netip.AddrPort {
 	return b
 }
 
-// source says in postrouting which source address backends see.
+// source emits the elements by which postrouting chooses the source address that
+// backends see.
 func (e *emission) source(c class) {
 	s, id := e.f.Source, Sources
 	if c.ranged {
 		id = SourceRanges
 	}
 	switch {
-	case s.Mode == Keep: // told, since a range or a node-wide frontend may say otherwise
+	case s.Mode == Keep: // explicit, since a range or a node-wide frontend may differ
 		e.byBackend(id, c, ruleset.Verdict{Kind: ruleset.Return})
 	case s != Source{}:
 		e.to.use(e.family, s)
@@ -253,8 +255,8 @@ func (e *emission) source(c class) {
 	}
 }
 
-// byBackend gives elements by which postrouting knows the frontend: of its own
-// if it has an address, else one for each backend.
+// byBackend emits elements by which postrouting finds the frontend: one if it
+// has an address, else one for each backend.
 func (e *emission) byBackend(id SetID, c class, v ruleset.Verdict) {
 	id = id.of(c.node)
 	el := e.key(id)
@@ -273,9 +275,10 @@ func (e *emission) byBackend(id SetID, c class, v ruleset.Verdict) {
 	}
 }
 
-func gotoChain(p unit) ruleset.Verdict {
-	return ruleset.Verdict{Kind: ruleset.Goto, Chain: p.name()}
+func gotoChain(u unit) ruleset.Verdict {
+	return ruleset.Verdict{Kind: ruleset.Goto, Chain: u.name()}
 }
 
-// inName is an address in the name of an object, where nft takes no colon.
+// inName returns an address in the form for names of objects, in which nft
+// accepts no colon.
 func inName(a netip.Addr) string { return strings.ReplaceAll(a.String(), ":", ".") }

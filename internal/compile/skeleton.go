@@ -1,5 +1,5 @@
 // Package compile turns lowered services into a ruleset: a fixed skeleton of
-// chains and a few maps, whose elements are the services. It is pure.
+// chains and a few maps, whose elements are the services. It has no I/O.
 package compile
 
 import (
@@ -18,14 +18,14 @@ type Config struct {
 	Internal     []netip.Prefix
 	ServiceCIDRs []netip.Prefix
 	Localhost    bool
-	Affinities   uint32 // how many the map holds
+	Affinities   uint32 // the size of the affinity map
 	Flags        ruleset.TableFlags
 }
 
 // Schema marks a table as ours and names the layout of its contents.
 const Schema = "nftdp schema 2"
 
-// SchemaPrefix is what the marks of all schemas begin with.
+// SchemaPrefix begins the comments of all schemas.
 const SchemaPrefix = "nftdp schema "
 
 // Hook priorities, numbered as NF_IP_PRI_NAT_DST and NF_IP_PRI_NAT_SRC in
@@ -36,11 +36,11 @@ const (
 	PriorityRaw  = -300 // of the guard of loopback addresses: NF_IP_PRI_RAW
 )
 
-// SetID numbers the sets and maps which services have elements in.
+// SetID numbers the sets and maps in which services have elements.
 type SetID uint8
 
 // The sets, in the order in which they are created. There are two of each kind:
-// keyed by frontends with an address, and by node-wide ones.
+// one for frontends with an address, and one for node-wide frontends.
 const (
 	Frontends           SetID = iota // daddr . proto . dport : verdict
 	NodeFrontends                    // proto . dport : verdict
@@ -60,11 +60,11 @@ const (
 	NodeSourceRanges                 // proto . original dports . backend : verdict
 	Affinities                       // original daddr . proto . original dport : verdict
 	NodeAffinities                   // proto . original dport . backend : verdict
-	Hairpin                          // backend . backend: it reaches itself
+	Hairpin                          // backend . backend: connections of a backend to itself
 	NumSets
 )
 
-// of is the set of the same kind for frontends that are node-wide or not.
+// of returns the set of the same kind for node-wide frontends or for others.
 func (id SetID) of(node bool) SetID {
 	if node {
 		return id + 1
@@ -72,33 +72,33 @@ func (id SetID) of(node bool) SetID {
 	return id
 }
 
-// NodeWide reports whether the set is one of node-wide frontends.
+// NodeWide reports whether the set is for node-wide frontends.
 func (id SetID) NodeWide() bool { return id < Hairpin && id%2 == 1 }
 
-// Ranged reports whether the set is one of ranges of ports.
+// Ranged reports whether the set is for ranges of ports.
 func (id SetID) Ranged() bool {
 	kind := id &^ 1
 	return kind == FrontendRanges || kind == RangeBackends || kind == SourceRanges
 }
 
-// Frontends reports whether the set has the frontends themselves.
+// Frontends reports whether the set holds the frontends themselves.
 func (id SetID) Frontends() bool { return id <= NodeFrontendRanges }
 
-// Backends reports whether the set has the slots of pools.
+// Backends reports whether the set holds the slots of pools.
 func (id SetID) Backends() bool { return id >= Backends && id <= NodeRangeBackends }
 
-// Shared reports whether a set that is not numbered belongs to services, which
+// Shared reports whether a set without a number belongs to the services that
 // share it, and not to the skeleton.
 func Shared(name string) bool { return strings.HasPrefix(name, prefixesPrefix) }
 
-// Separate reports whether chains of services can be written and deleted
-// whether or not there is the set: it is shared, or only the chain that all
-// packets go through asks it.
+// Separate reports whether the chains of services can be added and deleted
+// independently of the set: either services share it, or only the chain that all
+// packets pass looks it up.
 func Separate(name string) bool {
 	return Shared(name) || name == serviceCIDRsSet
 }
 
-// OfSkeleton reports whether a chain without hook is there without services,
+// OfSkeleton reports whether a chain without a hook exists without services,
 // too.
 func OfSkeleton(chain string) bool {
 	switch chain {
@@ -108,7 +108,7 @@ func OfSkeleton(chain string) bool {
 	return false
 }
 
-// Names of what does not belong to one service.
+// Names of objects that do not belong to one service.
 const (
 	internalSet      = "internal"
 	serviceCIDRsSet  = "service_cidrs"
@@ -138,7 +138,7 @@ var setNames = [NumSets]string{
 
 func (id SetID) name() string { return setNames[id] }
 
-// declared are the sets without elements by SetID. They are never changed.
+// declared holds the sets without elements, by SetID. They are never changed.
 var declared = declarations()
 
 // Declaration returns a set without elements.
@@ -181,8 +181,8 @@ func declarations() [NumSets]ruleset.Set {
 	return out
 }
 
-// sizeFor is the size that is declared for n elements. Intervals are kept in
-// trees, for which a size is no more than a limit.
+// sizeFor returns the size that is declared for n elements. Interval sets are
+// trees, for which a size would be nothing but a limit.
 func sizeFor(s *ruleset.Set, n int) uint32 {
 	if s.Interval {
 		return 0
@@ -190,7 +190,7 @@ func sizeFor(s *ruleset.Set, n int) uint32 {
 	return ruleset.SizeFor(n)
 }
 
-// ops makes operands of fields without parameters.
+// ops returns operands of fields without parameters.
 func ops(fields ...ruleset.Field) []ruleset.Operand {
 	out := make([]ruleset.Operand, len(fields))
 	for i, f := range fields {
@@ -199,8 +199,8 @@ func ops(fields ...ruleset.Field) []ruleset.Operand {
 	return out
 }
 
-// skeleton is the table of one family without services. The sets of services
-// come first, by SetID.
+// skeleton returns the table of one family without services. The sets of
+// services come first, by SetID.
 func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 	t := &ruleset.Table{Family: f, Name: c.Table, Comment: Schema, Flags: c.Flags}
 	for id := range NumSets {
@@ -242,8 +242,8 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 	return t
 }
 
-// AffinityMap is the map that rules add entries to: the backend of a client at
-// a frontend.
+// AffinityMap returns the map to which rules add entries: the backend of a
+// client at a frontend.
 func (c Config) AffinityMap() *ruleset.Set {
 	return &ruleset.Set{
 		Name: affinityMap, Key: []ruleset.Type{ruleset.Addr, ruleset.Addr, ruleset.Proto, ruleset.Port},
@@ -276,16 +276,18 @@ func baseChain(name string, h ruleset.Hook, rules ...ruleset.Rule) *ruleset.Chai
 	return &ruleset.Chain{Name: name, Hook: &h, Rules: rules}
 }
 
-// servicesRules send a packet to the chain of its frontend's class. Frontends
-// with an address come first, so they win over node-wide ones, and single
-// ports win over ranges. What is left of the service CIDRs is rejected.
+// servicesRules returns the rules that send a packet to the chain of its
+// frontend's class. Frontends with an address come first, so they win over
+// node-wide ones, and single ports win over ranges. Packets to the service CIDRs
+// that match no frontend are rejected.
 //
-// A packet whose frontend is not found is still looked up in the pools: before
-// Linux 6.17 (and stable kernels without b2f742c846ca, "restart set lookup on
-// base_seq change") a lookup may miss an element that is replaced just then,
-// and everywhere it does while the whole map is made anew. The packet would
-// escape untranslated, and conntrack keep its connection so. The first slot is
-// an element of its own, which hardly ever changes in the same moment.
+// A packet whose frontend is not found is still looked up in the pools. Before
+// Linux 6.17 (and in stable kernels without b2f742c846ca, "restart set lookup on
+// base_seq change") a lookup may miss an element that is just being replaced, and
+// on all kernels it misses elements while their whole map is replaced. The packet
+// would escape untranslated, and conntrack would leave its connection so. The
+// first slot is an element of its own, which hardly ever changes at the same
+// moment.
 func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 	rules := append(frontendRules(false), c.nodeRules(f)...)
 	if len(c.ServiceCIDRs) > 0 {
@@ -297,10 +299,10 @@ func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 	return rules
 }
 
-// nodeRules send packets to the node to the node-wide frontends. The addresses
-// are in the rules, since those of a new set of prefixes would be found only at
-// the very end of the commit (nft_set_commit_update in
-// net/netfilter/nf_tables_api.c), while packets already meet the rules.
+// nodeRules returns the rules that send packets for the node to the node-wide
+// frontends. The addresses are in the rules, since those in a new set of prefixes
+// would be found only at the very end of the commit (nft_set_commit_update in
+// net/netfilter/nf_tables_api.c), when packets already traverse the rules.
 func (c Config) nodeRules(f ruleset.Family) []ruleset.Rule {
 	local := ruleset.Rule{
 		ruleset.Match{Field: ruleset.FibDaddr, Value: ruleset.FibLocal},
@@ -329,18 +331,19 @@ func frontendRules(node bool) []ruleset.Rule {
 	}
 }
 
-// localhostChains make loopback addresses safe and usable.
+// localhostChains returns the chains that make loopback addresses usable, and
+// keep others from using them.
 //
-// For IPv4 the sysctl route_localnet is needed, which lets neighbours send
-// packets to loopback addresses of the node, and from such addresses to others
-// (ip_route_input_slow): both are dropped. What belongs to
-// a connection of ours has an address of the node until conntrack puts the
-// loopback address back, after the guard.
+// For IPv4 the sysctl route_localnet is needed, which also lets neighbours send
+// packets to loopback addresses of the node, and packets with loopback addresses
+// as their source (ip_route_input_slow). The guard drops both. Replies of our own
+// connections pass it, since they carry an address of the node until conntrack
+// restores the loopback address, after the guard.
 //
-// For IPv6 there is no such sysctl. The kernel drops packets from outside to ::1
-// by itself (ip6_rcv_core), but also replies to which conntrack has given back
-// ::1, as it routes them strictly by interface (rt6_need_strict). So until the
-// reply is routed it gets the address at which it arrived, which is the node's.
+// For IPv6 there is no such sysctl. The kernel itself drops packets from outside
+// to ::1 (ip6_rcv_core), but also replies in which conntrack has restored ::1, as
+// it routes them strictly by interface (rt6_need_strict). So a reply keeps the
+// address at which it arrived, which is the node's, until it is routed.
 func localhostChains(f ruleset.Family) []*ruleset.Chain {
 	fromOutside := ruleset.Match{Field: ruleset.IifType, Not: true, Value: ruleset.IifLoopback}
 	if f == ruleset.IPv4 {
@@ -372,10 +375,11 @@ func loopback(f ruleset.Family) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
 }
 
-// masqRules see the first packet of every connection with a rewritten
-// destination, ours or not, so each of them asks whether it is one of ours.
-// A loopback address must never leave the node; what stays on loopback addresses
-// is somebody else's, since no backend has one.
+// masqRules returns the rules that choose the source address. They see the first
+// packet of every connection with a rewritten destination, ours or not, so each
+// of them checks that it is ours. A loopback address must never leave the node.
+// A connection that stays on loopback addresses is not ours, since no backend has
+// one.
 func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
 	rules := []ruleset.Rule{
 		{ruleset.Lookup{Key: ops(ruleset.Saddr, ruleset.Daddr), Set: Hairpin.name()}, ruleset.Masquerade{}},
@@ -390,18 +394,19 @@ func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
 	return append(rules, byFrontend(sources)...)
 }
 
-// sources tell what becomes of the source: the usual thing first. The order is
-// that in which frontends are found: a single port before a range.
+// sources returns the rules that choose the source address for a kind of
+// frontend, in the order in which frontends are looked up: a single port before a
+// range.
 func sources(key []ruleset.Operand, node bool) []ruleset.Rule {
 	usual := ruleset.Rule{ruleset.Lookup{Key: key, Set: Masq.of(node).name()}, gotoChain(Source{})}
 	return append([]ruleset.Rule{usual}, vmaps(Sources, SourceRanges)(key, node)...)
 }
 
-// byFrontend makes rules that look up the frontend of a connection whose
-// destination has been rewritten. A node-wide frontend is known by its port
-// and by the backend that was chosen, as the node's addresses are not in any
-// set. `meta l4proto tcp` stands before `ct original proto-dst` since nft takes
-// it only where the protocol is known.
+// byFrontend returns rules that look up the frontend of a connection whose
+// destination has been rewritten. A node-wide frontend is identified by its port
+// and the chosen backend, as no set holds the node's addresses. `meta l4proto tcp`
+// precedes `ct original proto-dst`, since nft accepts that only where the
+// protocol is known.
 func byFrontend(rest func(key []ruleset.Operand, node bool) []ruleset.Rule) []ruleset.Rule {
 	var out []ruleset.Rule
 	for _, p := range protocolNumbers {
@@ -429,7 +434,8 @@ func vmaps(ids ...SetID) func([]ruleset.Operand, bool) []ruleset.Rule {
 	}
 }
 
-// prefixSet holds the prefixes of one family, without those inside others.
+// prefixSet returns a set of the prefixes of one family, without those inside
+// others.
 func prefixSet(name string, f ruleset.Family, prefixes []netip.Prefix) *ruleset.Set {
 	return intervalSet(name, ofFamily(f, prefixes))
 }
@@ -454,7 +460,7 @@ func intervalSet(name string, prefixes []netip.Prefix) *ruleset.Set {
 	return s
 }
 
-// outermost sorts prefixes and leaves out those inside others.
+// outermost returns prefixes, sorted, without those inside others.
 func outermost(prefixes []netip.Prefix) []netip.Prefix {
 	var sorted, out []netip.Prefix
 	for _, p := range prefixes {

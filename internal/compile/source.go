@@ -7,22 +7,22 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Source is which source address backends see. The zero value is the usual
-// one, for which there are sets instead of a chain.
+// Source says which source address backends see. The zero value is the most
+// common one, for which there are sets of frontends instead of maps to a chain.
 type Source struct {
 	Mode Mode
-	Addr netip.Addr // rewritten to this one; unset: masqueraded
+	Addr netip.Addr // the address that is rewritten to; unset: masquerade
 }
 
-// Mode is which clients' addresses are rewritten.
+// Mode says which clients' addresses are rewritten.
 type Mode uint8
 
 // The modes.
 const (
-	External Mode = iota // of clients that are not internal
+	External Mode = iota // those of clients that are not internal
 	All
-	Local // of processes on this node
-	Keep  // of none
+	Local // those of processes on this node
+	Keep  // none
 )
 
 func (s Source) name() string {
@@ -57,7 +57,7 @@ func (s Source) chain() *ruleset.Chain {
 	return out
 }
 
-// sourceOf reads the source from its chain, as chain makes it.
+// sourceOf reads a source from a chain that Source.chain made.
 func sourceOf(c *ruleset.Chain) (Source, bool) {
 	s := Source{Mode: All}
 	for _, r := range c.Rules {
@@ -75,10 +75,10 @@ func sourceOf(c *ruleset.Chain) (Source, bool) {
 	return s, s.name() == c.Name
 }
 
-// learner is the chain that notes where clients are sent, with the timeout in
-// seconds. Replies come from the chosen backend. (The destination is the same,
-// but a port of the packet makes nft leave out `meta l4proto tcp`, without which
-// it can not load `ct original proto-dst`.)
+// learner is the chain that records the backends of clients, for a number of
+// seconds. It reads the backend from the source of the replies. (The packet's
+// destination is the same, but if a rule uses a port of the packet, nft lists it
+// without `meta l4proto tcp`, and then cannot load `ct original proto-dst`.)
 type learner struct{ seconds uint32 }
 
 func (l learner) name() string { return learnPrefix + strconv.FormatUint(uint64(l.seconds), 10) }

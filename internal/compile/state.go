@@ -11,23 +11,23 @@ import (
 )
 
 // State is a set of services with what they share, so that the effect of
-// changing a few of them can be told without looking at the others.
+// changing a few of them can be computed without the others.
 type State struct {
 	cfg      Config
 	services map[string]*Service
 	index    *Index
 	shared   shared
-	elements [2][NumSets]int    // how many there are
-	sizes    [2][NumSets]uint32 // how many fit in the kernel's sets; 0 is unlimited
+	elements [2][NumSets]int    // numbers of elements
+	sizes    [2][NumSets]uint32 // sizes of the kernel's sets; 0 is unlimited
 }
 
-// shared counts the uses of what several services have in common.
+// shared counts the uses of what services share.
 type shared struct {
 	units    [2]map[unit]int
 	hairpins [2]map[netip.Addr]int
 }
 
-// newShared has room for that many backends of each family.
+// newShared returns counts with room for a number of backends of each family.
 func newShared(backends [2]int) shared {
 	var s shared
 	for i := range s.units {
@@ -37,8 +37,8 @@ func newShared(backends [2]int) shared {
 	return s
 }
 
-// New makes the state with these services, whose names differ. They are not
-// changed afterwards.
+// New returns the state of services, whose names differ. They must not be changed
+// afterwards.
 func New(cfg Config, services []*Service) *State {
 	var backends [2]int
 	for _, svc := range services {
@@ -63,8 +63,8 @@ func New(cfg Config, services []*Service) *State {
 	return s
 }
 
-// With is a state of its own: s, but with the services of set added or
-// replaced and those named removed.
+// With returns a copy of s with the services of set added or replaced, and those
+// named in remove removed.
 func (s *State) With(set []*Service, remove []string) *State {
 	services := maps.Clone(s.services)
 	for _, name := range remove {
@@ -80,10 +80,10 @@ func (s *State) With(set []*Service, remove []string) *State {
 type counting State
 
 func (s *counting) element(f int, id SetID, _ ruleset.Element) { s.elements[f][id]++ }
-func (s *counting) use(f int, p unit)                          { s.shared.units[f][p]++ }
+func (s *counting) use(f int, u unit)                          { s.shared.units[f][u]++ }
 func (s *counting) hairpin(f int, a netip.Addr)                { s.shared.hairpins[f][a]++ }
 
-// Names iterates over the names of the services, in no order.
+// Names iterates over the names of the services, in no particular order.
 func (s *State) Names() iter.Seq[string] { return maps.Keys(s.services) }
 
 // Service returns the service of that name, or nil.
@@ -97,8 +97,8 @@ func (s *State) Services() []*Service {
 	return slices.SortedFunc(maps.Values(s.services), func(x, y *Service) int { return cmp.Compare(x.Name, y.Name) })
 }
 
-// Ruleset compiles all services. The same services give the same ruleset, in
-// whatever order they came.
+// Ruleset compiles all services. The result does not depend on the order in
+// which they were added.
 func (s *State) Ruleset() *ruleset.Ruleset {
 	out := s.hollow()
 	s.addUnits(out)
@@ -117,7 +117,7 @@ func (s *State) Ruleset() *ruleset.Ruleset {
 	return out
 }
 
-// hollow is the ruleset without what services put into it.
+// hollow returns the ruleset without the elements and units of services.
 func (s *State) hollow() *ruleset.Ruleset {
 	out := &ruleset.Ruleset{}
 	for i, f := range ruleset.Families {
@@ -133,11 +133,11 @@ func (s *State) hollow() *ruleset.Ruleset {
 // addUnits adds the chains and sets that services share.
 func (s *State) addUnits(to *ruleset.Ruleset) {
 	for i, t := range to.Tables {
-		for _, p := range sortedUnits(s.shared.units[i]) {
-			if set := p.set(); set != nil {
+		for _, u := range sortedUnits(s.shared.units[i]) {
+			if set := u.set(); set != nil {
 				t.Sets = append(t.Sets, set)
 			} else {
-				t.Chains = append(t.Chains, p.chain())
+				t.Chains = append(t.Chains, u.chain())
 			}
 		}
 	}
@@ -147,8 +147,8 @@ func (s *State) addUnits(to *ruleset.Ruleset) {
 type filling struct {
 	*ruleset.Ruleset
 	uses    *shared
-	repeats [2]bool             // whether several services use any address
-	seen    map[netip.Addr]bool // of the addresses that several services use
+	repeats [2]bool             // whether several services use one address
+	seen    map[netip.Addr]bool // addresses that several services use and that were added
 }
 
 func repeats(uses map[netip.Addr]int) bool {
@@ -187,8 +187,8 @@ func sortedUnits(m map[unit]int) []unit {
 		unit
 	}
 	list := make([]named, 0, len(m))
-	for p := range m {
-		list = append(list, named{p.name(), p})
+	for u := range m {
+		list = append(list, named{u.name(), u})
 	}
 	slices.SortFunc(list, func(x, y named) int {
 		return cmp.Or(cmp.Compare(len(x.name), len(y.name)), cmp.Compare(x.name, y.name))
@@ -200,9 +200,9 @@ func sortedUnits(m map[unit]int) []unit {
 	return out
 }
 
-// SetSizes notes how much the kernel's sets can hold once the changes are
-// applied to the current ruleset: those that are kept may be larger than a
-// fresh ruleset would declare.
+// SetSizes records the sizes of the kernel's sets once the changes are applied
+// to the current ruleset: sets that are kept may be larger than a fresh ruleset
+// would declare.
 func (s *State) SetSizes(current *ruleset.Ruleset, changes []ruleset.Change) {
 	for _, f := range ruleset.Families {
 		s.SetSizesOf(f, current, changes)

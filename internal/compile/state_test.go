@@ -12,8 +12,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// FuzzStage: a change that is computed from the few services it is about does
-// the same as a comparison of everything.
+// FuzzStage: an edit computed from the services concerned has the same changes as
+// a comparison of the whole rulesets.
 func FuzzStage(f *testing.F) {
 	addRandom(f, 200)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -39,7 +39,7 @@ func checkStage(t *testing.T, state *State, set []*Service, remove []string) {
 		t.Error("Stage changed the state")
 	}
 	if diff := gocmp.Diff(text(want), text(ruleset.Apply(former, changes))); diff != "" {
-		t.Errorf("the change leads elsewhere (-want +got):\n%s\n%v", diff, changes)
+		t.Errorf("the change makes another ruleset (-want +got):\n%s\n%v", diff, changes)
 	}
 	if diff := gocmp.Diff(commands(ruleset.Diff(former, want).Changes()), commands(changes)); diff != "" {
 		t.Errorf("the change has other commands than a comparison (-want +got):\n%s", diff)
@@ -47,18 +47,19 @@ func checkStage(t *testing.T, state *State, set []*Service, remove []string) {
 
 	delta.Commit()
 	if diff := gocmp.Diff(want.String(), state.Ruleset().String()); diff != "" {
-		t.Errorf("the state compiles otherwise than a new one (-want +got):\n%s", diff)
+		t.Errorf("the state does not compile to the ruleset of a new one (-want +got):\n%s", diff)
 	}
 	exact := gocmp.Options{
-		gocmp.AllowUnexported(State{}, Index{}, portRange{}, place{}, shared{}, class{}, pool{}, owner{}, limit{}, learner{}, prefixes{}),
+		gocmp.AllowUnexported(State{}, Index{}, portRange{}, shared{}, class{}, pool{}, owner{}, limit{}, learner{}, prefixes{}),
 		cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}),
 	}
 	if diff := gocmp.Diff(full, state, exact); diff != "" {
-		t.Errorf("the state is not what a new one is (-want +got):\n%s", diff)
+		t.Errorf("the state differs from a new one (-want +got):\n%s", diff)
 	}
 }
 
-// wantNamesOnce: a kernel refuses a second chain or set of the same name.
+// wantNamesOnce checks that no two chains or sets of a table have the same name,
+// which a kernel would refuse.
 func wantNamesOnce(t *testing.T, r *ruleset.Ruleset) {
 	t.Helper()
 	for _, table := range r.Tables {
@@ -78,7 +79,7 @@ func wantNamesOnce(t *testing.T, r *ruleset.Ruleset) {
 	}
 }
 
-// commands are the changes as nft commands in no order.
+// commands returns the changes as nft commands, sorted.
 func commands(changes []ruleset.Change) []string {
 	var out []string
 	for i := range changes {
@@ -88,8 +89,8 @@ func commands(changes []ruleset.Change) []string {
 	return out
 }
 
-// FuzzHolds: what a ruleset holds compiles to the same ruleset, so that a new
-// process can go on where the last one ended.
+// FuzzHolds: the services read from a ruleset compile to the same ruleset, so that
+// a new process can continue where the last one ended.
 func FuzzHolds(f *testing.F) {
 	addRandom(f, 100)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -117,8 +118,9 @@ func FuzzHolds(f *testing.F) {
 	})
 }
 
-// TestFits: a change fits when all that is added finds room beside all that
-// there is, since the kernel makes room for what is deleted only afterwards.
+// TestFits: a change fits if there is room for all added elements beside all
+// present ones, since the kernel frees the room of deleted elements only
+// afterwards.
 func TestFits(t *testing.T) {
 	backends := func(first, n int) *Service {
 		s := &Service{Name: "s", Proto: TCP, Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80}}}
@@ -150,7 +152,7 @@ func TestFits(t *testing.T) {
 			}
 		})
 	}
-	t.Run("sizes are not known", func(t *testing.T) {
+	t.Run("unknown sizes", func(t *testing.T) {
 		state := New(Config{}, nil)
 		if !state.Stage([]*Service{backends(0, 2*size)}, nil).Fits() {
 			t.Error("it does not fit")
@@ -158,8 +160,8 @@ func TestFits(t *testing.T) {
 	})
 }
 
-// TestSetSizes: what the kernel's sets hold is what they had, or what those
-// that are made anew have.
+// TestSetSizes: the kernel's sets keep their sizes, except those that are
+// replaced.
 func TestSetSizes(t *testing.T) {
 	services := []*Service{{Name: "s", Proto: TCP, Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80}}}}
 	state := New(Config{}, services)

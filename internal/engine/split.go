@@ -194,7 +194,7 @@ func (s *Splitter) newGroups(changes []ruleset.Change) *groups {
 			}
 			g.owner[k] = e.Comment
 			if k.Ranged {
-				at := compile.Key{Addr: k.Addr, Proto: k.Proto}
+				at := k.WithoutPort()
 				ranges[at] = append(ranges[at], owned{k.Port, compile.LastPort(e), e.Comment})
 			}
 		}

@@ -15,25 +15,25 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Affinities is the map in the kernel of clients that come back.
+// Affinities is the kernel's map of clients and their backends.
 type Affinities interface {
 	Entries(ctx context.Context, f ruleset.Family) ([]ruleset.Entry, error)
-	// Commit adds entries or deletes them, and returns how many are there as
-	// given, or were deleted.
+	// Commit adds or deletes entries, and returns how many the kernel now has
+	// as given, or has deleted.
 	Commit(ctx context.Context, v ruleset.Verb, f ruleset.Family, entries []ruleset.Entry) (int, error)
 }
 
-// Affinity is a client that comes back to its backend.
+// Affinity is a client that the kernel sends back to its backend.
 type Affinity struct {
 	Service  string
 	Proto    uint8
 	Client   netip.Addr
-	Frontend netip.AddrPort // where the client connected to
+	Frontend netip.AddrPort // what the client connected to
 	Backend  netip.AddrPort
 	Expires  time.Duration
 }
 
-// Affinities lists the clients that come back, sorted by service, frontend and
+// Affinities lists the clients with affinity, sorted by service, frontend and
 // client.
 func (t *Table) Affinities(ctx context.Context, state *compile.State) ([]Affinity, error) {
 	known := clients{state: state}
@@ -59,8 +59,8 @@ func (t *Table) Affinities(ctx context.Context, state *compile.State) ([]Affinit
 	return out, nil
 }
 
-// AddAffinities remembers clients and returns how many it remembers now as
-// listed.
+// AddAffinities adds clients, and returns for how many of them the kernel now has
+// the given backend.
 func (t *Table) AddAffinities(ctx context.Context, state *compile.State, list []Affinity) (total int, err error) {
 	known := clients{state: state}
 	var wanted [len(ruleset.Families)][]ruleset.Entry
@@ -80,9 +80,9 @@ func (t *Table) AddAffinities(ctx context.Context, state *compile.State, list []
 	return total, nil
 }
 
-// purgeClients makes the kernel forget clients whose backend no longer gets
-// connections from their frontend. It follows a change which may have left
-// some: from then on packets do not bring them back.
+// purgeClients deletes the affinities of clients whose backend no longer gets
+// connections from their frontend. It runs after a change that may have left
+// some: from then on, packets do not add them again.
 func (t *Table) purgeClients(ctx context.Context, state *compile.State) error {
 	if !t.purge {
 		return nil
@@ -97,14 +97,15 @@ func (t *Table) purgeClients(ctx context.Context, state *compile.State) error {
 	return nil
 }
 
-// purgeFamily reads once more after it has deleted something: that may have
-// made the kernel rearrange the map (see Conn.Entries in internal/kernel).
+// purgeFamily reads the map again after it has deleted something: the deletion
+// may have made the kernel rearrange the map (see Conn.Entries in
+// internal/kernel).
 func (t *Table) purgeFamily(ctx context.Context, f ruleset.Family, known *clients) error {
 	const most = 4
 	for range most {
 		entries, err := t.affinities.Entries(ctx, f)
 		switch {
-		case errors.Is(err, syscall.ENOENT): // somebody has just deleted the map, with all clients
+		case errors.Is(err, syscall.ENOENT): // another process has just deleted the map, with all clients
 			return nil
 		case err != nil:
 			return err
@@ -123,7 +124,7 @@ func (t *Table) purgeFamily(ctx context.Context, f ruleset.Family, known *client
 	return nil
 }
 
-// clients tells which clients may go where.
+// clients checks whether clients may go to their backends.
 type clients struct {
 	state     *compile.State
 	frontends map[compile.Key]*compile.Frontend
@@ -131,10 +132,10 @@ type clients struct {
 
 func (c *clients) key(a *Affinity) (compile.Key, bool) {
 	k := compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto}
-	return firstTaking(c.state, k, nodeWide(k))
+	return matching(c.state, k, nodeWide(k))
 }
 
-// service is the one that the client's frontend belongs to, or nil.
+// service returns the service that the client's frontend belongs to, or nil.
 func (c *clients) service(a *Affinity) *compile.Service {
 	k, ok := c.key(a)
 	if !ok {
@@ -144,8 +145,8 @@ func (c *clients) service(a *Affinity) *compile.Service {
 	return c.state.Service(name)
 }
 
-// seconds is how long the client's service remembers it: 0 if it does not, or
-// if the backend does not get connections from the frontend.
+// seconds returns how long the client's service remembers the client: 0 if it
+// does not, or if the backend does not get connections from the frontend.
 func (c *clients) seconds(a *Affinity) uint32 {
 	s := c.service(a)
 	if s == nil || s.Affinity == 0 || a.Service != "" && a.Service != s.Name {
@@ -175,8 +176,8 @@ func (c *clients) frontend(s *compile.Service, k compile.Key) *compile.Frontend 
 	return c.frontends[k]
 }
 
-// affinityOf reads an entry: client . frontend address . protocol . port with
-// address . port of the backend.
+// affinityOf reads an entry: client . frontend address . protocol . port, with
+// the value address . port of the backend.
 func affinityOf(e *ruleset.Entry) (a Affinity) {
 	if len(e.Key) != 4 || len(e.Data) != 2 || len(e.Key[2]) != 1 || len(e.Key[3]) != 2 || len(e.Data[1]) != 2 {
 		return a
@@ -203,14 +204,14 @@ func entryOf(a *Affinity, timeout time.Duration) ruleset.Entry {
 
 func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
-// deprives reports whether a change takes backends away from clients that may
-// be remembered.
-func deprives(state *compile.State, set []*compile.Service, gone []string) bool {
-	return slices.ContainsFunc(set, func(s *compile.Service) bool { return takesBackends(state.Service(s.Name), s) }) ||
-		slices.ContainsFunc(gone, func(name string) bool { return takesBackends(state.Service(name), nil) })
+// endsAffinities reports whether a change removes backends that clients may be
+// remembered for.
+func endsAffinities(state *compile.State, set []*compile.Service, gone []string) bool {
+	return slices.ContainsFunc(set, func(s *compile.Service) bool { return endsAffinity(state.Service(s.Name), s) }) ||
+		slices.ContainsFunc(gone, func(name string) bool { return endsAffinity(state.Service(name), nil) })
 }
 
-func takesBackends(old, next *compile.Service) bool {
+func endsAffinity(old, next *compile.Service) bool {
 	if old == nil || old.Affinity == 0 {
 		return false
 	}
@@ -223,7 +224,7 @@ func takesBackends(old, next *compile.Service) bool {
 	})
 }
 
-// within reports whether all backends of a frontend are those of another one.
+// within reports whether all backends of a frontend are also those of another.
 func within(f, of *compile.Frontend) bool {
 	outside := func(b netip.AddrPort) bool { return !slices.Contains(of.Pool, b) && !slices.Contains(of.Internal, b) }
 	return !slices.ContainsFunc(f.Pool, outside) && !slices.ContainsFunc(f.Internal, outside)

@@ -1,6 +1,6 @@
 // Package flows compares what conntrack holds with what services want: it lists
 // the flows of services, finds those that are stale, and keeps the map of
-// clients that come back to their backends.
+// clients with affinity.
 package flows
 
 import (
@@ -16,16 +16,16 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Kernel is what a Table needs of one network namespace.
+// Kernel has the operations on one network namespace that a Table needs.
 type Kernel interface {
-	// List lists the flows that pass a filter and that accept takes. What
-	// accept gets is valid until it returns.
+	// List lists the flows that pass a filter and that accept accepts. The
+	// flow passed to accept is valid until it returns.
 	List(ctx context.Context, f conntrack.Filter, accept func(*conntrack.Flow) bool) ([]conntrack.Flow, error)
 	// Delete deletes a flow that List returned, and reports whether it was
 	// still there.
 	Delete(ctx context.Context, f *conntrack.Flow) (bool, error)
 	// LocalAddrs lists the prefixes of a family that are the node's own. It
-	// may be called while List is under way.
+	// may be called while List is running.
 	LocalAddrs(ctx context.Context, f ruleset.Family) ([]netip.Prefix, error)
 }
 
@@ -33,23 +33,23 @@ type Kernel interface {
 type Flow = conntrack.Flow
 
 var (
-	// ErrNotSupported says that the kernel lacks what is needed.
+	// ErrNotSupported says that the kernel lacks a feature.
 	ErrNotSupported = errors.New("not supported by this kernel")
 	// ErrNoService says that there is no service of that name.
 	ErrNoService = errors.New("no such service")
 )
 
-// Table is the flows of one network namespace. It is used by one goroutine at a
-// time.
+// Table finds and deletes flows of one network namespace. It is not safe for
+// concurrent use.
 type Table struct {
 	cfg        compile.Config
 	kernel     Kernel
 	affinities Affinities
-	suspects   suspects // whose flows may be stale
-	purge      bool     // clients of former backends may be remembered, at first those of a former process
+	suspects   suspects // frontends whose flows may be stale
+	purge      bool     // clients of former backends may be remembered; initially those of a former process
 }
 
-// New makes a Table.
+// New returns a Table.
 func New(cfg compile.Config, kernel Kernel, affinities Affinities) *Table {
 	return &Table{cfg: cfg, kernel: kernel, affinities: affinities, suspects: suspects{}, purge: true}
 }
@@ -63,8 +63,9 @@ func (t *Table) List(ctx context.Context, state *compile.State, service string) 
 	return t.ofService(ctx, state, s, false, func(*conntrack.Flow) bool { return true })
 }
 
-// To lists the flows of a service to some backends, or, without backends, to
-// those that take no new connections, which have not ended.
+// To lists the flows of a service that lead to some backends or, if none are
+// given, to those that get no new connections. Flows that have ended are left
+// out.
 func (t *Table) To(ctx context.Context, state *compile.State, service string, backends []netip.AddrPort) ([]conntrack.Flow, error) {
 	s := state.Service(service)
 	if s == nil {
@@ -79,7 +80,8 @@ func (t *Table) To(ctx context.Context, state *compile.State, service string, ba
 	})
 }
 
-// ofService lists flows of a service's frontends, all or only translated ones.
+// ofService lists the flows of a service's frontends that accept accepts: all
+// flows, or only translated ones.
 func (t *Table) ofService(ctx context.Context, state *compile.State, s *compile.Service, translated bool,
 	accept func(*conntrack.Flow) bool,
 ) ([]conntrack.Flow, error) {
@@ -92,7 +94,8 @@ func (t *Table) ofService(ctx context.Context, state *compile.State, s *compile.
 			}
 		}
 		found, err := t.list(ctx, state, at, translated, func(flow *conntrack.Flow, node *nodeAddrs) bool {
-			key, ok := taking(state, flow, node)
+			addressed, wide := keysOf(flow, node)
+			key, ok := matching(state, addressed, wide)
 			owner, _ := state.Index().Owner(key)
 			return ok && owner == s.Name && accept(flow)
 		})
@@ -104,8 +107,8 @@ func (t *Table) ofService(ctx context.Context, state *compile.State, s *compile.
 	return out, nil
 }
 
-// list lists flows to any of these frontends, which are of one family and
-// protocol: those that accept takes.
+// list lists the flows to any of these frontends, which are of one family and
+// protocol, that accept accepts.
 func (t *Table) list(ctx context.Context, state *compile.State, at []compile.Key, translated bool,
 	accept func(*conntrack.Flow, *nodeAddrs) bool,
 ) (out []conntrack.Flow, err error) {
@@ -126,12 +129,12 @@ func (t *Table) list(ctx context.Context, state *compile.State, at []compile.Key
 	return out, nil
 }
 
-// maxDumps is how often the whole table is gone through, rather than to have
-// the kernel list flows to all ports. A walk over the buckets of an empty
-// table costs as much as listing a few thousand flows.
+// maxDumps bounds the dumps by port. With more ports, one dump lists the flows to
+// all ports. A walk over the buckets of an empty table costs as much as listing a
+// few thousand flows.
 const maxDumps = 4
 
-// filters let through all flows to these frontends, and few others.
+// filters returns filters that pass all flows to these frontends, and few others.
 func filters(at []compile.Key, translated bool) []conntrack.Filter {
 	byPort := map[uint16][]compile.Key{}
 	ranged := false
@@ -139,7 +142,7 @@ func filters(at []compile.Key, translated bool) []conntrack.Filter {
 		byPort[k.Port] = append(byPort[k.Port], k)
 		ranged = ranged || k.Ranged
 	}
-	// There are few translated flows to other ports, compared with all.
+	// Compared with all flows, few translated flows go to other ports.
 	if ranged || len(byPort) > 1 && translated || len(byPort) > maxDumps {
 		byPort = map[uint16][]compile.Key{0: at}
 	}
@@ -158,7 +161,7 @@ func filters(at []compile.Key, translated bool) []conntrack.Filter {
 	return out
 }
 
-// Delete deletes flows and counts those that were still there.
+// Delete deletes flows and returns how many were still there.
 func (t *Table) Delete(ctx context.Context, flows []conntrack.Flow) (n int, err error) {
 	for i := range flows {
 		deleted, err := t.kernel.Delete(ctx, &flows[i])
@@ -172,8 +175,8 @@ func (t *Table) Delete(ctx context.Context, flows []conntrack.Flow) (n int, err 
 	return n, nil
 }
 
-// explain adds to an error of the kernel what to do about it. nfnetlink answers
-// EINVAL where it has no such subsystem (nfnetlink_rcv_msg in
+// explain names the kernel option that an error of the kernel points to.
+// nfnetlink answers EINVAL if a subsystem does not exist (nfnetlink_rcv_msg in
 // net/netfilter/nfnetlink.c).
 func explain(err error) error {
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EPROTONOSUPPORT) {
@@ -182,7 +185,7 @@ func explain(err error) error {
 	return err
 }
 
-// backends is a set of them. One without a port stands for all ports.
+// backends is a set of backends. One without a port stands for all ports.
 type backends map[netip.AddrPort]bool
 
 func newBackends(lists ...[]netip.AddrPort) backends {
@@ -197,8 +200,8 @@ func (b backends) has(a netip.AddrPort) bool {
 	return b[a] || b[netip.AddrPortFrom(a.Addr(), 0)]
 }
 
-// usable are the backends that a frontend's flows may lead to: new ones are
-// sent there, or established ones are kept.
+// usable returns the backends that a frontend's flows may lead to: those that get
+// new flows, and those that keep established ones.
 func usable(state *compile.State, k compile.Key) backends {
 	name, _ := state.Index().Owner(k)
 	if s := state.Service(name); s != nil {

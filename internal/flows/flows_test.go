@@ -16,8 +16,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// TestConntrackNotSupported: nfnetlink answers with EINVAL where it has no such
-// subsystem (nfnetlink_rcv_msg in net/netfilter/nfnetlink.c).
+// TestConntrackNotSupported: nfnetlink answers EINVAL if a subsystem does not
+// exist (nfnetlink_rcv_msg in net/netfilter/nfnetlink.c).
 func TestConntrackNotSupported(t *testing.T) {
 	err := explain(fmt.Errorf("list flows: %w", syscall.EINVAL))
 	if !errors.Is(err, ErrNotSupported) || !errors.Is(err, syscall.EINVAL) || !strings.Contains(err.Error(), "CONFIG_NF_CT_NETLINK") {
@@ -28,8 +28,8 @@ func TestConntrackNotSupported(t *testing.T) {
 	}
 }
 
-// TestFilters: frontends with one port, or few, are one dump each, narrowed to
-// the address if there is one; more are one dump in all.
+// TestFilters: for up to four ports there is one dump for each, limited to the
+// address if there is only one; for more ports there is one dump for all.
 func TestFilters(t *testing.T) {
 	at := func(addr string, ports ...uint16) (out []compile.Key) {
 		for _, p := range ports {
@@ -64,8 +64,9 @@ func TestFilters(t *testing.T) {
 	}
 }
 
-// TestBackendWithFrontendsAddress: a flow to such a backend has nothing to
-// translate, so it is no sign that others need not be listed.
+// TestBackendWithFrontendsAddress: flows to a backend with the frontend's own
+// address and port are not translated, so a list of the translated flows would
+// lack them.
 func TestBackendWithFrontendsAddress(t *testing.T) {
 	own, other := netip.MustParseAddrPort("10.0.0.1:53"), netip.MustParseAddrPort("10.0.0.2:8053")
 	at := compile.Key{Addr: own.Addr(), Port: own.Port(), Proto: compile.UDP}

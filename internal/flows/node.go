@@ -9,22 +9,22 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// nodeAddrs are the addresses that take node-wide frontends.
+// nodeAddrs holds the addresses that node-wide frontends have.
 type nodeAddrs struct {
-	limits   []netip.Prefix // none: no limit
-	loopback bool           // so do loopback addresses
+	limits   []netip.Prefix // Config.NodeAddrs: none means no limit
+	loopback bool           // loopback addresses are included
 	addrs    map[netip.Addr]bool
-	nets     []netip.Prefix // local as a whole
+	nets     []netip.Prefix // prefixes that are local as a whole
 }
 
-// nodeAddrs reads them if flows to these frontends can have to do with
-// node-wide ones. Otherwise there are none.
+// nodeAddrs reads the node's addresses if flows to these frontends may match
+// node-wide frontends. Otherwise it reads nothing.
 func (t *Table) nodeAddrs(ctx context.Context, state *compile.State, at []compile.Key) (*nodeAddrs, error) {
 	out := &nodeAddrs{limits: t.cfg.NodeAddrs, loopback: t.cfg.Localhost, addrs: map[netip.Addr]bool{}}
 	needed := false
 	for _, k := range at {
-		_, taken := state.Index().Owner(k)
-		needed = needed || k.Addr.IsUnspecified() || !taken
+		_, claimed := state.Index().Owner(k)
+		needed = needed || k.Addr.IsUnspecified() || !claimed
 	}
 	if !needed {
 		return out, nil
@@ -62,8 +62,8 @@ func inAny(prefixes []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// keysOf are the frontends that can have taken a flow: one with its address,
-// else a node-wide one, which is zero if the address is not the node's.
+// keysOf returns the keys of the frontends that a flow can match: one with its
+// address, and a node-wide one, which is zero if the address is not the node's.
 func keysOf(flow *conntrack.Flow, node *nodeAddrs) (addressed, wide compile.Key) {
 	addressed = compile.Key{Addr: flow.Dst.Addr(), Port: flow.Dst.Port(), Proto: flow.Proto}
 	if node.contains(addressed.Addr) {
@@ -72,25 +72,20 @@ func keysOf(flow *conntrack.Flow, node *nodeAddrs) (addressed, wide compile.Key)
 	return addressed, wide
 }
 
-// nodeWide is the key of the node-wide frontend with the same port.
+// nodeWide returns the key of the node-wide frontend with the same port.
 func nodeWide(k compile.Key) compile.Key {
 	k.Addr = ruleset.FamilyOf(k.Addr).Unspecified()
 	return k
 }
 
-// taking is the frontend that takes the packets of a flow today.
-func taking(state *compile.State, flow *conntrack.Flow, node *nodeAddrs) (compile.Key, bool) {
-	addressed, wide := keysOf(flow, node)
-	return firstTaking(state, addressed, wide)
-}
-
-// firstTaking is the frontend that takes packets which can be for either.
-func firstTaking(state *compile.State, addressed, wide compile.Key) (compile.Key, bool) {
+// matching returns the frontend that packets of either key match: one with an
+// address comes before a node-wide one.
+func matching(state *compile.State, addressed, wide compile.Key) (compile.Key, bool) {
 	for _, k := range [...]compile.Key{addressed, wide} {
 		if k.Port == 0 {
 			continue
 		}
-		if at, ok := state.Index().Taking(k); ok {
+		if at, ok := state.Index().Match(k); ok {
 			return at, true
 		}
 	}

@@ -12,22 +12,22 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// suspects are the UDP frontends whose flows may have become stale. A flow goes
-// through the nat chains once, with its first datagram. It would follow an old
-// state for as long as datagrams come.
+// suspects are the UDP frontends whose flows may have become stale. A flow
+// traverses the nat chains once, with its first datagram. It would follow an old
+// state for as long as datagrams arrive.
 type suspects map[compile.Key]*suspect
 
-// suspect says where flows of a frontend may lead that began before.
+// suspect says where older flows of a frontend may lead.
 type suspect struct {
 	backends backends
-	anywhere bool   // elsewhere, too
-	last     uint16 // port of a range
+	anywhere bool   // to other destinations, too
+	last     uint16 // the last port of a range
 	resized  bool   // the range has more or fewer ports than before
 }
 
-// takes notes that the frontend has come to take ports, up to this one, or to
-// take no more.
-func (s *suspect) takes(last uint16, resized bool) {
+// portsChanged records that the frontend is new, or that its range of ports grew
+// or shrank; last is the last port concerned.
+func (s *suspect) portsChanged(last uint16, resized bool) {
 	s.anywhere, s.last, s.resized = true, max(s.last, last), s.resized || resized
 }
 
@@ -37,8 +37,8 @@ func (s *suspect) led(to netip.AddrPort) bool { return s != nil && s.backends.ha
 // mayLead reports whether flows to a backend may have begun here.
 func (s *suspect) mayLead(to netip.AddrPort) bool { return s.led(to) || s != nil && s.anywhere }
 
-// translated reports whether only translated flows can be stale. One to a
-// backend with the frontend's own address has nothing to translate.
+// translated reports whether only translated flows can be stale. A flow to a
+// backend with the frontend's own address is not translated.
 func (s *suspect) translated(k compile.Key) bool {
 	if s.anywhere {
 		return false
@@ -58,9 +58,9 @@ func (ss suspects) at(k compile.Key) *suspect {
 	return ss[k]
 }
 
-// Note notes what is about to be committed: changes of the rules, services that
-// are set in the place of those of the state, and services that go. Should it
-// not be committed, then there is something to look at in vain.
+// Note records what is about to be committed, for FollowUp: changes of the rules,
+// services that replace those of the state, and services that are deleted. If it
+// is not committed after all, FollowUp only looks for flows in vain.
 func (t *Table) Note(changes []ruleset.Change, state *compile.State, set []*compile.Service, gone []string) {
 	replaced := map[compile.Key]uint16{}
 	for i := range changes {
@@ -75,12 +75,13 @@ func (t *Table) Note(changes []ruleset.Change, state *compile.State, set []*comp
 		t.suspects.service(state.Service(name), &compile.Service{})
 	}
 	t.suspects.rewired(changes, state, set)
-	t.purge = t.purge || deprives(state, set, gone)
+	t.purge = t.purge || endsAffinities(state, set, gone)
 }
 
-// change notes new frontends, which had no rule for their packets, and
-// backends that leave. A frontend is not new if another verdict replaces its
-// former one, which was deleted before: replaced has the last port of these.
+// change records new frontends, whose packets matched no rule before, and
+// backends that are removed. A frontend is not new if only its verdict is
+// replaced. The former verdict was deleted before: replaced has the last port of
+// such frontends.
 func (ss suspects) change(c *ruleset.Change, replaced map[compile.Key]uint16) {
 	id := compile.SetNamed(c.Set.Name)
 	for i := range c.Elements {
@@ -98,7 +99,7 @@ func (ss suspects) change(c *ruleset.Change, replaced map[compile.Key]uint16) {
 		case id.Frontends() && c.Verb == ruleset.Delete:
 			replaced[k] = last
 		case id.Frontends() && former != last:
-			ss.at(k).takes(max(former, last), known)
+			ss.at(k).portsChanged(max(former, last), known)
 		case id.Backends() && c.Verb == ruleset.Delete:
 			if b, ok := compile.BackendOf(c.Family, e); ok {
 				ss.at(k).backends[b] = true
@@ -107,9 +108,9 @@ func (ss suspects) change(c *ruleset.Change, replaced map[compile.Key]uint16) {
 	}
 }
 
-// service notes what does not show in the elements: backends that kept their
-// flows while they were in no pool, and those in a map that is made anew. Of a
-// service that another process has left not all are known.
+// service records what the elements do not show: backends that kept their flows
+// while they were in no pool, and those in a map that is replaced. Not all
+// backends of a service that another process has left are known.
 func (ss suspects) service(old, next *compile.Service) {
 	if old == nil || old.Proto != compile.UDP {
 		return
@@ -131,8 +132,8 @@ func (ss suspects) service(old, next *compile.Service) {
 	}
 }
 
-// rewired notes all frontends of a family where rules have to be mended: their
-// packets went by others.
+// rewired records all frontends of a family whose rules have to be repaired:
+// their packets may have traversed other rules.
 func (ss suspects) rewired(changes []ruleset.Change, state *compile.State, set []*compile.Service) {
 	made, rewired := map[*ruleset.Chain]bool{}, map[ruleset.Family]bool{}
 	for i := range changes {
@@ -164,8 +165,8 @@ func (ss suspects) rewired(changes []ruleset.Change, state *compile.State, set [
 	}
 }
 
-// prune drops the suspects whose flows can only lead where they may. Those to
-// ports that are in a range no more may lead nowhere.
+// prune drops the suspects whose flows can only lead to usable backends. Flows to
+// ports that are no longer in a range have no usable backend.
 func (ss suspects) prune(usable func(compile.Key) backends) {
 	for k, s := range ss {
 		if s.resized {
@@ -183,11 +184,11 @@ func (ss suspects) prune(usable func(compile.Key) backends) {
 	}
 }
 
-// FollowUp makes the kernel forget, after a commit, what no longer holds:
-// clients whose backend no longer gets connections from their frontend, and
-// then UDP flows that lead to where the state does not send them. The clients
-// come first: a datagram in between would begin a flow to a former backend.
-// What could not be done is left for the next time.
+// FollowUp deletes, after a commit, the affinities of clients whose backend no
+// longer gets connections from their frontend, and then the UDP flows that lead
+// elsewhere than the state sends them. Affinities come first: otherwise a datagram
+// in between would begin a flow to a former backend. If something fails, the next
+// call makes up for it.
 func (t *Table) FollowUp(ctx context.Context, state *compile.State) error {
 	return errors.Join(t.purgeClients(ctx, state), t.deleteStale(ctx, state))
 }
@@ -214,7 +215,7 @@ func (t *Table) deleteStale(ctx context.Context, state *compile.State) error {
 	return nil
 }
 
-// stale lists the flows of a family that have to go.
+// stale lists the flows of a family that have to be deleted.
 func (t *Table) stale(ctx context.Context, state *compile.State, f ruleset.Family, may func(compile.Key) backends) ([]conntrack.Flow, error) {
 	var at []compile.Key
 	translated := true
@@ -226,24 +227,24 @@ func (t *Table) stale(ctx context.Context, state *compile.State, f ruleset.Famil
 	}
 	return t.list(ctx, state, at, translated, func(flow *conntrack.Flow, node *nodeAddrs) bool {
 		addressed, wide := keysOf(flow, node)
-		at, wideAt := t.suspects.taking(addressed), t.suspects.taking(wide)
+		at, wideAt := t.suspects.matching(addressed), t.suspects.matching(wide)
 		if at == nil && wideAt == nil {
 			return false
 		}
 		to := flow.ReplySrc
-		owner, owned := firstTaking(state, addressed, wide)
+		owner, owned := matching(state, addressed, wide)
 		if !owned {
-			// Nobody takes such flows now: those that we had are told by where
-			// they lead.
+			// No frontend matches such flows now. Where they lead shows which
+			// of them began at one of ours.
 			return at.led(to) || wideAt.led(to)
 		}
 		return !may(owner).has(to) && (at.mayLead(to) || wideAt.mayLead(to))
 	})
 }
 
-// taking finds what is noted of the frontend that took packets to an address
-// and port: of the port, else of a range.
-func (ss suspects) taking(k compile.Key) *suspect {
+// matching returns the suspect that packets to an address and port matched: a
+// single port, else a range.
+func (ss suspects) matching(k compile.Key) *suspect {
 	if s := ss[k]; s != nil {
 		return s
 	}
