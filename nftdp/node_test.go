@@ -83,7 +83,7 @@ func everySet(ruleset.Family, string) bool { return true }
 // spied opens the namespace with a spy on the way to the kernel.
 func (n *node) spied(t *testing.T, c Config) (*Dataplane, *spy) {
 	t.Helper()
-	h, err := host.Open(int(n.Handle()), c.table(), engine.Known)
+	h, err := host.Open(int(n.Handle()), c.table(), engine.DecodableSet)
 	if err != nil {
 		t.Fatal(err)
 	}

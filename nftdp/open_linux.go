@@ -11,7 +11,7 @@ import (
 
 // dial opens the running kernel.
 func dial(ns int, table string) (engine.Kernel, error) {
-	h, err := host.Open(ns, table, engine.Known)
+	h, err := host.Open(ns, table, engine.DecodableSet)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("%w: CAP_SYS_ADMIN is needed to enter another network namespace (setns(2))", err)

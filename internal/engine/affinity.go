@@ -6,7 +6,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// affinities is the map of clients that come back, for package flows.
+// affinities gives package flows access to the map of clients with affinity.
 type affinities struct{ *Engine }
 
 func (e affinities) Entries(ctx context.Context, f ruleset.Family) (entries []ruleset.Entry, err error) {
@@ -17,7 +17,7 @@ func (e affinities) Entries(ctx context.Context, f ruleset.Family) (entries []ru
 	return entries, err
 }
 
-// Commit adds entries or deletes them, whatever becomes of the rules, and
+// Commit adds or deletes entries, whatever others do to the rules meanwhile, and
 // returns how many are as wanted.
 func (e affinities) Commit(ctx context.Context, v ruleset.Verb, f ruleset.Family, entries []ruleset.Entry) (n int, err error) {
 	if len(entries) == 0 {

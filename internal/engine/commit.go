@@ -12,8 +12,8 @@ import (
 
 // RefusedError is a change that the kernel refused.
 type RefusedError struct {
-	Service string // the service that it was for; empty: part of the fixed ruleset
-	Change  string // the refused command in nft words
+	Service string // the service concerned; empty: none
+	Change  string // the refused change as an nft command
 	Err     error  // a syscall.Errno
 }
 
@@ -42,15 +42,15 @@ func (e *Engine) plan(ctx context.Context, ed *Edit) (changes []ruleset.Change, 
 		st, err := e.stage(ctx, ed)
 		if err == nil {
 			changes = st.Changes()
-			e.learn(ed, st)
+			e.adoptPlan(ed, st)
 		}
 		return err
 	})
 	return changes, err
 }
 
-// Commit makes the kernel hold what an edit wants. It returns what was
-// committed, in that order, also beside an error.
+// Commit makes the kernel hold what an edit wants. It returns what was committed,
+// in that order, also together with an error.
 func (e *Engine) Commit(ctx context.Context, ed *Edit) ([]ruleset.Change, error) {
 	if err := e.lock(ctx); err != nil {
 		return nil, err
@@ -68,7 +68,7 @@ func (e *Engine) commit(ctx context.Context, ed *Edit) ([]ruleset.Change, error)
 		}
 		e.flows.Note(st.Changes(), st.state, st.set, st.gone)
 		err = s.send(until, st)
-		if s.adopted { // what is left to do is part of it
+		if s.adopted { // only repairs are left
 			ed, until = &Edit{}, context.WithoutCancel(ctx)
 		}
 		return err
@@ -78,24 +78,24 @@ func (e *Engine) commit(ctx context.Context, ed *Edit) ([]ruleset.Change, error)
 	}
 	if s.adopted {
 		if err != nil {
-			err = fmt.Errorf("services are programmed, but not all that they no longer need is deleted: %w", err)
+			err = fmt.Errorf("services are programmed, but some objects that they no longer use are not deleted: %w", err)
 		}
 		err = errors.Join(err, explainPermission(e.flows.FollowUp(ctx, e.state)))
 	}
 	return s.done, err
 }
 
-// sending is the way of one edit into the kernel, over all attempts.
+// sending tracks the commits of one edit, over all attempts.
 type sending struct {
 	*Engine
-	done    []ruleset.Change // all that was committed
-	adopted bool             // the state is that of the edit
-	stale   int              // attempts that others were ahead of
-	refusal error            // the last one that others seemed to be the reason of
+	done      []ruleset.Change // everything that was committed
+	adopted   bool             // the edit's state has become the engine's
+	overtaken int              // attempts that failed since others changed rules first
+	refusal   error            // the last one that others seemed to cause
 }
 
-// send commits what is staged. The state is adopted as soon as the kernel holds
-// it: what is to be deleted behind it changes nothing for any packet.
+// send commits a staged edit. The state is adopted as soon as the kernel holds
+// it: the deletions behind it make no difference to any packet.
 func (s *sending) send(ctx context.Context, st *staged) (err error) {
 	s.held = st.generation
 	if err = s.batches(ctx, st, st.Ahead); err == nil {
@@ -112,16 +112,16 @@ func (s *sending) send(ctx context.Context, st *staged) (err error) {
 		s.lost = false
 		return nil
 	case errors.Is(err, ruleset.ErrStale):
-		s.stale++
-	case isRefused && (st.guessed || s.adopted) && !errors.Is(refused, syscall.ENOMEM):
+		s.overtaken++
+	case isRefused && (st.assumed || s.adopted) && !errors.Is(refused, syscall.ENOMEM):
 		s.refusal = s.refused(err, st)
-		err = ruleset.ErrStale // it is not as we believed: read it
+		err = ruleset.ErrStale // the kernel does not hold what was assumed: read it
 	}
-	s.lose()
+	s.loseTrack()
 	return s.refused(err, st)
 }
 
-// batches commits changes as one batch, or as several if that does not fit.
+// batches commits changes as one batch, or as several if one is too big.
 func (s *sending) batches(ctx context.Context, st *staged, changes []ruleset.Change) error {
 	if len(changes) == 0 {
 		return nil
@@ -145,33 +145,33 @@ func (s *sending) batches(ctx context.Context, st *staged, changes []ruleset.Cha
 	return err
 }
 
-// maxStale is how often an edit that was computed from a reading is read anew
-// because others were faster. Then it is committed without regard to them: they
-// have not changed what it is about, or the kernel would refuse it.
-const maxStale = 4
+// maxOvertaken bounds how often an edit is staged again, from a new reading,
+// because others changed rules first. After that it is committed at any
+// generation: if others had changed what it is about, the kernel would refuse it.
+const maxOvertaken = 4
 
-// batch commits changes bound to the generation at which the rules are known,
-// so that they are known afterwards, too. If somebody else was faster, an edit
-// that needs nothing of theirs is committed all the same.
+// batch commits changes bound to the generation at which the rules are known, so
+// that they are known afterwards, too. If others have changed rules since, an
+// edit that does not depend on them is committed all the same.
 func (s *sending) batch(ctx context.Context, st *staged, changes []ruleset.Change) error {
 	n := 0
 	for i := range changes {
 		n += changes[i].Len()
 	}
-	return s.bound(n, st.guessed || s.stale >= maxStale, func(generation uint32) (uint32, error) {
-		st.guessed = st.guessed || generation == 0
+	return s.bound(n, st.assumed || s.overtaken >= maxOvertaken, func(generation uint32) (uint32, error) {
+		st.assumed = st.assumed || generation == 0
 		return s.kernel.Commit(ctx, generation, changes)
 	})
 }
 
 // bound runs a commit of n objects bound to the generation at which our tables
-// are known. If others have changed any rules since, it fails with ErrStale, or,
-// where that does not matter, it is run again bound to none.
-func (e *Engine) bound(n int, mayBeStale bool, commit func(generation uint32) (uint32, error)) error {
-	return e.unheard(n, func() error {
+// are known. If others have changed any rules since, it fails with ErrStale or,
+// with anyGeneration, it is run again bound to none.
+func (e *Engine) bound(n int, anyGeneration bool, commit func(generation uint32) (uint32, error)) error {
+	return e.withoutEvents(n, func() error {
 		bound := e.held != 0
 		next, err := commit(e.held)
-		if bound && mayBeStale && errors.Is(err, ruleset.ErrStale) {
+		if bound && anyGeneration && errors.Is(err, ruleset.ErrStale) {
 			bound = false
 			_, err = commit(0)
 		}
@@ -179,14 +179,15 @@ func (e *Engine) bound(n int, mayBeStale bool, commit func(generation uint32) (u
 		case err != nil:
 		case bound:
 			e.held = next
-		case !e.watched(): // else the monitor tells what came in between
+		case !e.watched(): // otherwise the monitor receives what others committed in between
 			e.held = 0
 		}
 		return err
 	})
 }
 
-// carryCounters adds to elements that take the place of others their counts.
+// carryCounters adds the counters of elements that are replaced to those that
+// replace them.
 func (e *Engine) carryCounters(ctx context.Context, changes []ruleset.Change) error {
 	type set struct {
 		family ruleset.Family
@@ -216,8 +217,8 @@ func (e *Engine) carryCounters(ctx context.Context, changes []ruleset.Change) er
 	return nil
 }
 
-// refused says for which service a change was that the kernel refused, and what
-// the kernel lacks.
+// refused adds to the kernel's refusal of a change the service concerned, and
+// what the kernel lacks.
 func (e *Engine) refused(err error, st *staged) error {
 	r, ok := errors.AsType[*ruleset.RefusedError](err)
 	if !ok {
@@ -236,13 +237,13 @@ func (e *Engine) refused(err error, st *staged) error {
 		}
 	}
 	if c.Chain != nil && c.Verb == ruleset.Add && (errors.Is(r, syscall.ENOENT) || errors.Is(r, syscall.EOPNOTSUPP)) {
-		// Tables, chains and sets that a rule needs are in the batch: what is
-		// missing is the expression or the type of the chain.
+		// The batch has the tables, chains and sets that a rule needs. So the
+		// kernel lacks the expression or the type of the chain.
 		out.Err = fmt.Errorf("%w: %w", ErrNotSupported, r.Errno)
 	}
 	if c.Flags != 0 && (errors.Is(r, syscall.EOPNOTSUPP) || errors.Is(r, syscall.EINVAL)) {
-		// EINVAL before Linux 5.12. Nothing else can be wrong with a table that
-		// we add or adopt.
+		// Before Linux 5.12 the errno is EINVAL. Nothing else can be wrong with
+		// a table that we add or adopt.
 		out.Err = fmt.Errorf("tables that outlive their owner (Config.Protect, Linux 6.9): %w: %w", ErrNotSupported, r.Errno)
 	}
 	return out

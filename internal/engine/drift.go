@@ -9,23 +9,23 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// drift is what others have done to our tables since the kernel held what it
-// shall hold, as far as events tell.
+// drift collects, from events, what others have done to our tables since the
+// kernel held the wanted state.
 type drift struct {
 	depth    [len(ruleset.Families)]depth
-	elements map[compile.Place]*ruleset.Element // as they are now, nil: gone
+	elements map[compile.Place]*ruleset.Element // as they are now; nil: deleted
 	by       []ruleset.Process
-	ours     bool // the transaction under way touches our tables
+	ours     bool // the current transaction changes our tables
 }
 
-// depth is how much of a family's table has to be read to know what it holds.
+// depth says how much of a family's table has to be read to know what it holds.
 type depth uint8
 
 const (
 	nothingChanged  depth = iota
-	elementsChanged       // events tell what they are now
-	rulesChanged          // chains, rules, or sets that are no service's: read all but services' elements
-	tableChanged          // tables or sets, or nothing is known: read all
+	elementsChanged       // of services: the events contain them, nothing has to be read
+	rulesChanged          // chains, rules, or sets of the skeleton: read everything but services' elements
+	tableChanged          // tables or sets, or the change is unknown: read everything
 )
 
 func (d *drift) empty() bool { return d.deepest() == nothingChanged }
@@ -36,23 +36,23 @@ func (d *drift) deepen(f ruleset.Family, to depth) {
 	d.depth[f.Index()] = max(d.depth[f.Index()], to)
 }
 
-// watched reports whether the monitor listens all the time.
+// watched reports whether the monitor receives events all the time.
 func (e *Engine) watched() bool { return len(e.watchers) > 0 }
 
-// doubt notes that others may have changed our tables, nobody knows how.
-func (e *Engine) doubt() {
+// invalidate records that others may have changed our tables in an unknown way.
+func (e *Engine) invalidate() {
 	e.held, e.drift = 0, drift{}
-	e.reasons++
+	e.alerts++
 }
 
-// lose notes that it is not known either what became of a change of ours.
-func (e *Engine) lose() {
-	e.doubt()
+// loseTrack records that, besides, the outcome of a commit of ours is unknown.
+func (e *Engine) loseTrack() {
+	e.invalidate()
 	e.lost = true
 }
 
-// catchUp finds out whether others have committed something since our last
-// look and, if the monitor listens, what.
+// catchUp finds out whether others have committed something since the last call
+// and, if the monitor receives events, what it was.
 func (e *Engine) catchUp(ctx context.Context) error {
 	generation, err := e.kernel.Generation(ctx)
 	switch {
@@ -66,18 +66,18 @@ func (e *Engine) catchUp(ctx context.Context) error {
 	case e.held == 0:
 		return nil
 	}
-	return e.hear(ctx, generation)
+	return e.catchUpTo(ctx, generation)
 }
 
-// hear notes what others have committed up to a generation.
-func (e *Engine) hear(ctx context.Context, to uint32) error {
-	at, err := e.monitor.CatchUp(ctx, to, e.note)
+// catchUpTo records what others have committed up to a generation.
+func (e *Engine) catchUpTo(ctx context.Context, to uint32) error {
+	at, err := e.monitor.CatchUp(ctx, to, e.record)
 	switch {
 	case err == nil:
 		e.held = at
 		return nil
 	case ctx.Err() == nil:
-		e.doubt()
+		e.invalidate()
 	}
 	if errors.Is(err, ruleset.ErrMissed) {
 		return nil
@@ -85,11 +85,11 @@ func (e *Engine) hear(ctx context.Context, to uint32) error {
 	return err
 }
 
-// unheard runs a commit of n objects without listening to it, unless these are
-// few: it saves the kernel to write down what we know. Somebody else's commit
-// right behind ours is missed with it. The generation tells whether there was
-// one.
-func (e *Engine) unheard(n int, commit func() error) error {
+// withoutEvents runs a commit of n objects while the monitor has left the group,
+// unless there are few: the kernel then need not build events that we do not
+// need. Commits of others in that time are missed, too. The generation shows
+// whether there were any.
+func (e *Engine) withoutEvents(n int, commit func() error) error {
 	const few = 100
 	if n <= few || !e.watched() {
 		return commit()
@@ -102,23 +102,23 @@ func (e *Engine) unheard(n int, commit func() error) error {
 	if unknown == nil && generation == e.held {
 		e.monitor.Known(generation)
 	} else {
-		e.doubt()
+		e.invalidate()
 	}
 	return err
 }
 
-// concerns reports whether an event is about our tables. Entries of the
-// affinity map are not: packets make them and time takes them away.
+// concerns reports whether an event is about our tables. Entries of the affinity
+// map do not count: packets add them, and they expire.
 func (e *Engine) concerns(ev *ruleset.Event) bool {
 	return ev.Kind != ruleset.KindEnd && ev.Table == e.cfg.Table && slices.Contains(ruleset.Families[:], ev.Family) &&
 		(ev.Kind != ruleset.KindElement || ev.Set != e.cfg.AffinityMap().Name)
 }
 
-// note takes an event of somebody else's transaction.
-func (e *Engine) note(ev *ruleset.Event) {
+// record adds an event of another process's transaction to the drift.
+func (e *Engine) record(ev *ruleset.Event) {
 	d := &e.drift
 	if ev.Kind == ruleset.KindEnd {
-		const most = 16 // who would read more of them?
+		const most = 16 // a longer list would help nobody
 		if d.ours && len(d.by) < most && !slices.Contains(d.by, ev.Process) {
 			d.by = append(d.by, ev.Process)
 		}
@@ -128,11 +128,11 @@ func (e *Engine) note(ev *ruleset.Event) {
 	if !e.concerns(ev) {
 		return
 	}
-	e.reasons++
+	e.alerts++
 	d.ours = true
 	switch ev.Kind {
 	case ruleset.KindElement:
-		d.deepen(ev.Family, d.note(ev))
+		d.deepen(ev.Family, d.recordElements(ev))
 	case ruleset.KindChain, ruleset.KindRule:
 		d.deepen(ev.Family, rulesChanged)
 	default:
@@ -140,8 +140,9 @@ func (e *Engine) note(ev *ruleset.Event) {
 	}
 }
 
-// note takes elements that came or went.
-func (d *drift) note(ev *ruleset.Event) depth {
+// recordElements records added and deleted elements, and returns the depth of
+// that change.
+func (d *drift) recordElements(ev *ruleset.Event) depth {
 	id := compile.SetNamed(ev.Set)
 	switch {
 	case id == compile.NumSets:
@@ -163,9 +164,10 @@ func (d *drift) note(ev *ruleset.Event) depth {
 	return elementsChanged
 }
 
-// Known returns the declaration of a set whose elements events tell, or nil. The
-// kernel tells intervals in halves.
-func Known(set string) *ruleset.Set {
+// DecodableSet returns the declaration of a set whose elements can be decoded
+// from events, or nil. Those of interval sets cannot, since an event has only one
+// end of an interval.
+func DecodableSet(set string) *ruleset.Set {
 	id := compile.SetNamed(set)
 	if id == compile.NumSets || compile.Declaration(id).Interval {
 		return nil
@@ -173,8 +175,8 @@ func Known(set string) *ruleset.Set {
 	return compile.Declaration(id)
 }
 
-// learn keeps what a plan to mend the drift has found out.
-func (e *Engine) learn(ed *Edit, st *staged) {
+// adoptPlan keeps what a plan to repair the drift has found out.
+func (e *Engine) adoptPlan(ed *Edit, st *staged) {
 	if !ed.empty() {
 		return
 	}
@@ -189,8 +191,8 @@ func (e *Engine) learn(ed *Edit, st *staged) {
 	}
 }
 
-// stageDrift mends the drift. What events have not told is read, and it is
-// compared with the same excerpt of what there shall be.
+// stageDrift stages the repair of the drift. Whatever the events do not contain is
+// read. The result is compared with the same excerpt of the wanted ruleset.
 func (e *Engine) stageDrift(ctx context.Context) (*staged, error) {
 	current, err := e.readDrift(ctx)
 	if err != nil {
@@ -201,13 +203,13 @@ func (e *Engine) stageDrift(ctx context.Context) (*staged, error) {
 	for i := range changes {
 		c := &changes[i]
 		if e.drift.depth[c.Family.Index()] < tableChanged && c.Rule == nil && c.Chain == nil && len(c.Elements) == 0 {
-			e.drift.deepen(c.Family, tableChanged) // a table or a set is made anew: with all of its elements
+			e.drift.deepen(c.Family, tableChanged) // a table or set is replaced, with all of its elements
 			return e.stageDrift(ctx)
 		}
 	}
 	depth := e.drift.depth
 	return &staged{
-		Transaction: tx, generation: e.held, state: e.state, guessed: true,
+		Transaction: tx, generation: e.held, state: e.state, assumed: true,
 		adopt: func() {
 			for i, f := range ruleset.Families {
 				if depth[i] == tableChanged {
@@ -219,8 +221,8 @@ func (e *Engine) stageDrift(ctx context.Context) (*staged, error) {
 	}, nil
 }
 
-// readDrift returns the tables that have drifted: those of which elements alone
-// did with their service's sets, of which it has the elements that changed.
+// readDrift returns the tables that have drifted. A table in which only elements
+// of services have changed is not read: it has just these elements.
 func (e *Engine) readDrift(ctx context.Context) (*ruleset.Ruleset, error) {
 	out := &ruleset.Ruleset{}
 	if e.drift.deepest() > elementsChanged {
@@ -243,8 +245,7 @@ func (e *Engine) readDrift(ctx context.Context) (*ruleset.Ruleset, error) {
 	return out, nil
 }
 
-// addTo adds the elements that are there now to tables that were not read with
-// their elements.
+// addTo adds the present elements to those tables that were not read as a whole.
 func (d *drift) addTo(out *ruleset.Ruleset) {
 	for at, e := range d.elements {
 		if e == nil || d.depth[at.Family.Index()] == tableChanged {
@@ -266,7 +267,7 @@ func (d *drift) addTo(out *ruleset.Ruleset) {
 	}
 }
 
-// readDeep reads the tables of which more than elements have changed.
+// readDeep reads the tables in which more than elements have changed.
 func (e *Engine) readDeep(ctx context.Context) (*ruleset.Ruleset, error) {
 	whole := map[ruleset.Family]bool{}
 	var families []ruleset.Family
@@ -282,17 +283,17 @@ func (e *Engine) readDeep(ctx context.Context) (*ruleset.Ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	reasons := e.reasons
+	alerts := e.alerts
 	if err := e.catchUp(ctx); err != nil {
 		return nil, err
 	}
-	if e.reasons != reasons || e.held == 0 {
-		return nil, ruleset.ErrStale // there is more to mend
+	if e.alerts != alerts || e.held == 0 {
+		return nil, ruleset.ErrStale // there is more to repair
 	}
 	return out, checkOwned(out)
 }
 
-// wantedOfDrift is what there shall be, as far as readDrift tells what there is.
+// wantedOfDrift returns the wanted counterpart of what readDrift returns.
 func (e *Engine) wantedOfDrift() *ruleset.Ruleset {
 	at, services := map[compile.Place]bool{}, map[string]bool{}
 	for p := range e.drift.elements {

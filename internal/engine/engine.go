@@ -1,9 +1,9 @@
-// Package engine keeps the rules of one network namespace as they shall be. It
-// knows what the kernel holds, stages changes of services against that, commits
+// Package engine keeps the rules of one network namespace in the wanted state. It
+// tracks what the kernel holds, stages changes of services against that, commits
 // them, adopts what a former process has left, and repairs what others damage.
 //
-// It is the only package with a state and a lock. It does no I/O itself: the
-// kernel is an interface.
+// It is the only package with state and a lock. It does no I/O itself: the kernel
+// is an interface.
 package engine
 
 import (
@@ -18,75 +18,77 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Kernel is what an Engine needs of one network namespace. It is used by one
-// goroutine at a time.
+// Kernel has the operations on one network namespace that an Engine needs. It is
+// used by one goroutine at a time.
 type Kernel interface {
-	// Generation is the number of the namespace's rules. It moves by one with
-	// every transaction of anybody, and is never zero.
+	// Generation returns the generation of the namespace's rules. It grows by
+	// one with every transaction, whoever commits it, and is never zero.
 	Generation(ctx context.Context) (uint32, error)
-	// Tables reads the tables of that name without what is in them.
+	// Tables reads the tables of that name without their contents.
 	Tables(ctx context.Context, table string) (*ruleset.Ruleset, error)
-	// Read reads the tables of that name in some families, with counters, but
-	// the elements of those sets only that are wanted. What others change
-	// meanwhile may be there or not: the caller compares generations, or
-	// listens.
+	// Read reads the tables of that name in some families, with counters, and
+	// with the elements of those sets for which elements returns true. Changes
+	// that others make meanwhile may be included or not: the caller compares
+	// generations, or monitors events.
 	Read(ctx context.Context, table string, families []ruleset.Family,
 		elements func(f ruleset.Family, set string) bool) (*ruleset.Ruleset, error)
-	// ReadCounters reads the counters of elements of a set. Those that the
-	// kernel does not have keep theirs.
+	// ReadCounters reads the counters of elements of a set. An element that the
+	// kernel does not have keeps its counters.
 	ReadCounters(ctx context.Context, c *ruleset.Change, elements []ruleset.Element) error
-	// Commit applies changes as one batch if the rules are still of that
-	// generation, and returns the next one. For generation 0 they may be of
-	// any, and what is returned means nothing. Errors are ruleset.ErrStale,
+	// Commit applies changes as one batch if the rules are still at that
+	// generation, and returns the next one. Generation 0 stands for any; then
+	// the returned generation is meaningless. Errors are ruleset.ErrStale,
 	// ruleset.ErrUnknown, *ruleset.RefusedError and *ruleset.TooBigError.
 	Commit(ctx context.Context, generation uint32, changes []ruleset.Change) (uint32, error)
-	// Size is the size in bytes of the batch that Commit would send.
+	// Size returns the size in bytes of the batch that Commit would send.
 	Size(changes []ruleset.Change) (int, error)
 	// Entries reads the entries of a dynamic set.
 	Entries(ctx context.Context, table string, f ruleset.Family, s *ruleset.Set) ([]ruleset.Entry, error)
-	// CommitEntries adds entries or deletes them, likewise bound to a
-	// generation. It returns how many are there as wanted, or were deleted,
+	// CommitEntries adds or deletes entries, bound to a generation as Commit
+	// is. It returns how many the kernel now has as wanted, or has deleted,
 	// and the generation after that, also with an error.
 	CommitEntries(ctx context.Context, generation uint32, c *ruleset.EntryChange) (done int, next uint32, err error)
-	// Port is the netlink port that commits: the owner of protected tables.
+	// Port returns the netlink port that commits: the owner of protected
+	// tables.
 	Port() uint32
-	// Monitor listens to transactions.
+	// Monitor returns the monitor of the namespace's transactions.
 	Monitor() Monitor
-	// Flows is conntrack of the namespace.
+	// Flows returns the namespace's conntrack.
 	Flows() flows.Kernel
 	Sysctls
 
 	Close() error
 }
 
-// Sysctls are the kernel parameters of the namespace.
+// Sysctls reads and writes kernel parameters of the namespace.
 type Sysctls interface {
 	Sysctl(name string) (string, error)
 	SetSysctl(name, value string) error
 }
 
-// Monitor hears the transactions of everybody, in the order of their
-// generations. Nothing is heard, and nobody slowed, before Join.
+// Monitor receives the events of all transactions, in the order of their
+// generations. Before Join it receives nothing, and slows nobody down.
 type Monitor interface {
-	// Join begins to listen, Leave ends it.
+	// Join begins to receive events, Leave ends it.
 	Join() error
 	Leave() error
-	// Known says that everything up to a generation is known otherwise.
+	// Known tells the monitor that everything up to a generation is known from
+	// elsewhere.
 	Known(generation uint32)
 	// CatchUp calls each for the events of the transactions after the last
 	// known one, except those that this Kernel has committed, and returns the
-	// last generation that is complete: to or a later one. It waits for what
-	// the kernel is still writing down. ruleset.ErrMissed: some were not heard.
+	// last complete generation, which is to or a later one. It waits for events
+	// that the kernel is still sending. ruleset.ErrMissed: events were missed.
 	CatchUp(ctx context.Context, to uint32, each func(*ruleset.Event)) (uint32, error)
-	// Discard forgets what there is to hear.
+	// Discard drops all received events.
 	Discard() error
-	// Waker makes a Waker, whose Wait does not keep anybody from hearing.
+	// Waker returns a Waker. Its Wait does not keep the monitor from receiving.
 	Waker() (Waker, error)
 }
 
-// Waker wakes one goroutine when there is something to hear.
+// Waker wakes one goroutine when events have been received.
 type Waker interface {
-	// Wait waits until there is something to hear, or until Wake was called
+	// Wait waits until events have been received, or until Wake has been called
 	// since the last Reset.
 	Wait() error
 	Wake()
@@ -113,21 +115,21 @@ type Engine struct {
 	flows   *flows.Table
 	turn    chan struct{} // held by the method that works
 
-	// state is what the kernel shall hold, nil before that is known. If held
-	// is not zero, the kernel held just that at this generation, but for the
-	// drift; if it is zero, others may have changed our tables since. If lost
-	// is set, the outcome of a commit of ours is not known either.
+	// state is the wanted state, nil before it is known. If held is not zero,
+	// the kernel held exactly that at this generation, except for the drift. If
+	// held is zero, others may have changed our tables since. If lost is set,
+	// the outcome of a commit of ours is unknown, too.
 	state *compile.State
 	held  uint32
 	lost  bool
 	drift drift
 
-	reasons  int // how often there was a reason to look after our tables
-	woken    int // reasons, when watchers were woken last
+	alerts   int // counts the reasons to check our tables
+	alerted  int // the value of alerts when the watchers were last woken
 	watchers map[*watcher]bool
 }
 
-// Open makes an Engine. It takes over the kernel, which Close closes.
+// Open returns an Engine. It takes over the kernel, which Close closes.
 func Open(ctx context.Context, cfg compile.Config, kernel Kernel) (*Engine, error) {
 	e := &Engine{
 		cfg: cfg, kernel: kernel, monitor: kernel.Monitor(), turn: make(chan struct{}, 1), watchers: map[*watcher]bool{},
@@ -139,7 +141,8 @@ func Open(ctx context.Context, cfg compile.Config, kernel Kernel) (*Engine, erro
 	return e, nil
 }
 
-// Explain adds to an error of the kernel what to do about it.
+// Explain names the kernel option or the capability that an error of the kernel
+// points to.
 func Explain(err error) error {
 	if errors.Is(err, syscall.EPROTONOSUPPORT) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) {
 		return fmt.Errorf("nf_tables (CONFIG_NF_TABLES): %w: %w", ErrNotSupported, err)
@@ -147,7 +150,7 @@ func Explain(err error) error {
 	return explainPermission(err)
 }
 
-// explainPermission does so for a capability that is missing.
+// explainPermission names a missing capability.
 func explainPermission(err error) error {
 	_, explained := errors.AsType[*permissionError](err)
 	if errors.Is(err, fs.ErrPermission) && !errors.Is(err, ErrProtected) && !explained {
@@ -165,7 +168,7 @@ func (e *permissionError) Error() string {
 
 func (e *permissionError) Unwrap() error { return e.error }
 
-// lock waits for the method that is at work.
+// lock waits until no other method is running.
 func (e *Engine) lock(ctx context.Context) error {
 	select {
 	case e.turn <- struct{}{}:
@@ -180,8 +183,8 @@ func (e *Engine) lock(ctx context.Context) error {
 }
 
 func (e *Engine) unlock() {
-	if e.reasons != e.woken {
-		e.woken = e.reasons
+	if e.alerts != e.alerted {
+		e.alerted = e.alerts
 		for w := range e.watchers {
 			w.waker.Wake()
 		}
@@ -198,7 +201,7 @@ func (e *Engine) Close() error {
 	}
 	err := e.kernel.Close()
 	e.kernel, e.state = nil, nil
-	e.reasons++ // for those who watch
+	e.alerts++ // so that the watchers end
 	return err
 }
 
@@ -211,8 +214,8 @@ func (e *Engine) Sysctls(ctx context.Context, do func(Sysctls) error) error {
 	return do(e.kernel)
 }
 
-// Ruleset reads our tables, with counters. If current is set, those that an
-// older version has made give ErrOutdated.
+// Ruleset reads our tables, with counters. If current is set, tables of an older
+// version are refused with ErrOutdated.
 func (e *Engine) Ruleset(ctx context.Context, current bool) (*ruleset.Ruleset, error) {
 	if err := e.lock(ctx); err != nil {
 		return nil, err
@@ -243,19 +246,19 @@ func (e *Engine) Remove(ctx context.Context) error {
 			return err
 		}
 		e.state = nil
-		e.lose()
-		const all = 1 << 20 // objects, of which nobody knows how many
+		e.loseTrack()
+		const all = 1 << 20 // the number of objects is unknown
 		err = e.bound(all, true, func(generation uint32) (uint32, error) {
 			return e.kernel.Commit(ctx, generation, ruleset.Diff(tables, &ruleset.Ruleset{}).Now)
 		})
 		if refused, ok := errors.AsType[*ruleset.RefusedError](err); ok && errors.Is(refused, syscall.ENOENT) {
-			return ruleset.ErrStale // somebody else deleted one
+			return ruleset.ErrStale // another process deleted a table
 		}
 		return e.refused(err, nil)
 	})
 }
 
-// tables reads which of our tables there are, without what is in them.
+// tables reads which of our tables exist, without their contents.
 func (e *Engine) tables(ctx context.Context) (*ruleset.Ruleset, error) {
 	r, err := e.kernel.Tables(ctx, e.cfg.Table)
 	if err != nil {
@@ -264,25 +267,25 @@ func (e *Engine) tables(ctx context.Context) (*ruleset.Ruleset, error) {
 	return r, checkOwned(r)
 }
 
-// checkOwned refuses tables that are not of this version or an older one.
+// checkOwned refuses tables that neither this version nor an older one made.
 func checkOwned(r *ruleset.Ruleset) error {
 	for _, t := range r.Tables {
 		switch {
 		case !compile.Owned(t):
 			return fmt.Errorf("table %s %s: %w: choose another Config.Table, or delete it", t.Family, t.Name, ErrNotOwned)
 		case t.Comment != compile.Schema && !compile.Outdated(t):
-			return fmt.Errorf("table %s %s: %w: it has %q, this version writes %q: use the version that made it, or delete it",
+			return fmt.Errorf("table %s %s: %w: its comment is %q, this version writes %q: use the version that made it, or delete it",
 				t.Family, t.Name, ErrNotOwned, t.Comment, compile.Schema)
 		}
 	}
 	return nil
 }
 
-// checkCurrent refuses to read services out of the layout of an older version.
+// checkCurrent refuses tables of an older version, whose services cannot be read.
 func checkCurrent(r *ruleset.Ruleset) error {
 	for _, t := range r.Tables {
 		if compile.Outdated(t) {
-			return fmt.Errorf("table %s %s: %w: it has %q, this version writes %q: Apply all services once, which replaces it",
+			return fmt.Errorf("table %s %s: %w: its comment is %q, this version writes %q: Apply all services once, which replaces it",
 				t.Family, t.Name, ErrOutdated, t.Comment, compile.Schema)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// attempts bounds how often something is begun anew because others changed the
+// attempts bounds how often an operation is repeated because others changed the
 // rules meanwhile.
 const attempts = 16
 
@@ -17,13 +17,13 @@ func (e *Engine) retry(ctx context.Context, f func() error) error {
 	return e.again(ctx, func() error {
 		err := f()
 		if errors.Is(err, ruleset.ErrUnknown) {
-			e.lose() // the next attempt reads what there is: it may be what we sent
+			e.loseTrack() // the next attempt reads whether the kernel applied it
 		}
 		return err
 	})
 }
 
-// again repeats f while it is overtaken.
+// again repeats f while others are faster.
 func (e *Engine) again(ctx context.Context, f func() error) error {
 	for range attempts {
 		err := f()
@@ -45,9 +45,9 @@ func conflict() error {
 	return fmt.Errorf("%w: %d attempts: try again when there are fewer changes to the namespace's rules", ErrConflict, attempts)
 }
 
-// readAt reads our tables, which have to be ours, and returns the generation
-// that they are of. If others change rules meanwhile, it listens to them, to
-// know whether they change ours.
+// readAt reads our tables, checks that they are ours, and returns their
+// generation. If others change rules meanwhile, it monitors events, to know
+// whether our tables change.
 func (e *Engine) readAt(ctx context.Context) (r *ruleset.Ruleset, generation uint32, err error) {
 	listening := e.watched()
 	err = e.again(ctx, func() error {
@@ -93,8 +93,8 @@ func (e *Engine) readOnce(ctx context.Context, listening bool) (*ruleset.Ruleset
 
 func allElements(ruleset.Family, string) bool { return true }
 
-// beginReading returns the present generation. If the monitor listens, it has
-// heard all up to that.
+// beginReading returns the present generation. If the monitor is listening, it
+// has received all events up to that.
 func (e *Engine) beginReading(ctx context.Context, listening bool) (uint32, error) {
 	known := e.watched() && e.held != 0
 	if listening && !known {
@@ -106,15 +106,15 @@ func (e *Engine) beginReading(ctx context.Context, listening bool) (uint32, erro
 	switch {
 	case err != nil || !listening:
 	case known:
-		err = e.hear(ctx, generation)
+		err = e.catchUpTo(ctx, generation)
 	default:
 		e.monitor.Known(generation)
 	}
 	return generation, err
 }
 
-// unchanged fails with ErrStale if our tables changed, or may have, up to a
-// generation. It returns the last one that was heard of.
+// unchanged fails with ErrStale if our tables have changed, or may have changed,
+// up to a generation. It returns the last generation that the monitor received.
 func (e *Engine) unchanged(ctx context.Context, to uint32) (uint32, error) {
 	changed := false
 	at, err := e.monitor.CatchUp(ctx, to, func(ev *ruleset.Event) {
@@ -122,12 +122,12 @@ func (e *Engine) unchanged(ctx context.Context, to uint32) (uint32, error) {
 			changed = true
 		}
 		if e.watched() && e.held != 0 {
-			e.note(ev)
+			e.record(ev)
 		}
 	})
 	switch {
 	case err != nil:
-		e.doubt()
+		e.invalidate()
 		if errors.Is(err, ruleset.ErrMissed) {
 			return 0, ruleset.ErrStale
 		}

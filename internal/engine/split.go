@@ -9,24 +9,24 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Splitter distributes changes over batches that the socket takes.
+// Splitter distributes changes over batches that the socket can send.
 type Splitter struct {
-	Owner func(compile.Key) string // the service that has a frontend which the changes do not name
+	Owner func(compile.Key) string // returns the service of a frontend that the changes do not name
 	Size  func([]ruleset.Change) (int, error)
-	Big   *ruleset.TooBigError // what the batch as a whole is
+	Big   *ruleset.TooBigError // the error for the batch as a whole
 }
 
-// component is changes that have to be in one batch.
+// component is a list of changes that have to be in one batch.
 type component struct {
 	what      string // for errors
 	changes   []ruleset.Change
-	divisible bool // if it does not fit into any batch, it may be cut all the same
+	divisible bool // it may be cut if it does not fit into any batch
 }
 
 // Split distributes the changes of one stage of a transaction. The fixed parts
-// of the tables come first, then what services share, then the services, each
-// whole, and at last what no service uses any more. Stopped on the way, that
-// leaves every service as it was or as it shall be, and the next edit goes on
+// of the tables come first, then the units that services share, then the services,
+// each whole, and last the objects that no service uses any more. If it stops on
+// the way, every service is as it was or as wanted, and the next edit continues
 // from there.
 func (s *Splitter) Split(changes []ruleset.Change) ([][]ruleset.Change, error) {
 	fixed := component{what: "the fixed part of the tables, with Config.Internal and Config.ServiceCIDRs"}
@@ -38,9 +38,9 @@ func (s *Splitter) Split(changes []ruleset.Change) ([][]ruleset.Change, error) {
 		switch {
 		case gone[objectOf(c)]:
 			last = append(last, whole(c))
-		case c.Verb == ruleset.Add && fresh[objectOf(c)] && awaiting(c): // in any pieces, but in this order
+		case c.Verb == ruleset.Add && fresh[objectOf(c)] && unused(c): // cut anywhere, but in this order
 			shared = append(shared, whole(c))
-		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) == compile.NumSets: // of no service
+		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) == compile.NumSets: // they belong to no service
 			fixed.changes = append(fixed.changes, *c)
 		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) < compile.Hairpin:
 			services.add(c)
@@ -49,8 +49,7 @@ func (s *Splitter) Split(changes []ruleset.Change) ([][]ruleset.Change, error) {
 		case len(c.Elements) > 0:
 			last = append(last, whole(c))
 		case c.Verb == ruleset.Delete && (c.Set == nil || !compile.Separate(c.Set.Name)):
-			// a table or a set, whose services would be gone until the last batch
-			return nil, s.Big
+			return nil, s.Big // the services of this table or set would be missing until the last batch
 		default:
 			fixed.changes = append(fixed.changes, *c)
 		}
@@ -58,7 +57,8 @@ func (s *Splitter) Split(changes []ruleset.Change) ([][]ruleset.Change, error) {
 	return s.pack(slices.Concat([]component{fixed}, shared, services.components(), last))
 }
 
-// whole is a component of one change. Its elements do not depend on each other.
+// whole returns a component of one change, whose elements do not depend on each
+// other.
 func whole(c *ruleset.Change) component {
 	what := "table " + c.Table
 	switch {
@@ -70,7 +70,7 @@ func whole(c *ruleset.Change) component {
 	return component{what: what, changes: []ruleset.Change{*c}, divisible: len(c.Elements) > 1}
 }
 
-// object is a chain or set of a table; the zero one is none.
+// object identifies a chain or set of a table; the zero value stands for none.
 type object struct {
 	family     ruleset.Family
 	chain, set string
@@ -86,7 +86,7 @@ func objectOf(c *ruleset.Change) object {
 	return object{}
 }
 
-// freshObjects are chains and sets that are added.
+// freshObjects returns the chains and sets that are added.
 func freshObjects(changes []ruleset.Change) map[object]bool {
 	out := map[object]bool{}
 	for i := range changes {
@@ -98,17 +98,17 @@ func freshObjects(changes []ruleset.Change) map[object]bool {
 	return out
 }
 
-// awaiting reports whether a chain or set that is new, its rules or elements
-// mean nothing before services lead there.
-func awaiting(c *ruleset.Change) bool {
+// unused reports whether no packet can reach a new chain or set before services
+// lead there.
+func unused(c *ruleset.Change) bool {
 	if c.Chain != nil {
 		return c.Chain.Hook == nil && !compile.OfSkeleton(c.Chain.Name)
 	}
 	return c.Set != nil && compile.Shared(c.Set.Name)
 }
 
-// deletedObjects are chains, and sets of prefixes, that are in use until the
-// last service has let go of them.
+// deletedObjects returns the chains and sets of prefixes that are deleted. They
+// may be in use until the last service has changed.
 func deletedObjects(changes []ruleset.Change) map[object]bool {
 	out := map[object]bool{}
 	for i := range changes {
@@ -121,9 +121,9 @@ func deletedObjects(changes []ruleset.Change) map[object]bool {
 	return out
 }
 
-// pieces cuts a component.
+// pieces cuts a component into pieces of about limit bytes.
 func (c component) pieces(limit int) []component {
-	const most = 128 // bytes of an element without owner
+	const most = 128 // bytes of an element without a comment
 	var out []component
 	for i := range c.changes {
 		for elements := range slices.Chunk(c.changes[i].Elements, max(1, limit/most)) {
@@ -135,7 +135,7 @@ func (c component) pieces(limit int) []component {
 	return out
 }
 
-// pack joins components to batches, each as full as it can be.
+// pack joins components into batches, each as full as possible.
 func (s *Splitter) pack(components []component) ([][]ruleset.Change, error) {
 	var out [][]ruleset.Change
 	room := 0
@@ -148,7 +148,7 @@ func (s *Splitter) pack(components []component) ([][]ruleset.Change, error) {
 		switch {
 		case err != nil:
 			return nil, err
-		case size > s.Big.Limit && c.divisible: // half of the limit leaves room for what surrounds elements
+		case size > s.Big.Limit && c.divisible: // half of the limit leaves room for the headers around elements
 			components = slices.Replace(components, i, i+1, c.pieces(s.Big.Limit/2)...)
 			i--
 			continue
@@ -164,23 +164,23 @@ func (s *Splitter) pack(components []component) ([][]ruleset.Change, error) {
 	return out, nil
 }
 
-// groups sorts elements by service.
+// groups groups elements by service.
 type groups struct {
 	owner   map[compile.Key]string // by the elements of the frontends maps
 	ownerOf func(compile.Key) string
-	merged  map[string]string // services that have to go together
+	merged  map[string]string // services that have to be in one batch
 	order   []string
 	byName  map[string][]ruleset.Change
 }
 
-// newGroups learns from the frontends whose elements are whose. Where one
-// service hands a frontend to another one, or some ports of a range, both
-// belong together.
+// newGroups reads from the frontends which service an element belongs to. If a
+// frontend, or some ports of a range, moves from one service to another, both
+// have to be in one batch.
 func (s *Splitter) newGroups(changes []ruleset.Change) *groups {
 	g := &groups{
 		owner: map[compile.Key]string{}, ownerOf: s.Owner, merged: map[string]string{}, byName: map[string][]ruleset.Change{},
 	}
-	ranges := map[compile.Key][]owned{} // by place: keys without port
+	ranges := map[compile.Key][]owned{} // by key without port
 	for i := range changes {
 		c := &changes[i]
 		for j := range c.Elements {
@@ -205,22 +205,23 @@ func (s *Splitter) newGroups(changes []ruleset.Change) *groups {
 	return g
 }
 
-// owned is a range of ports that a service has or has had.
+// owned is a range of ports that a service claims or has claimed.
 type owned struct {
 	first, last uint16
 	name        string
 }
 
-// mergeOverlapping joins the services whose ranges, all of one place, overlap.
+// mergeOverlapping merges the services whose ranges overlap. All ranges have the
+// same address and protocol.
 func (g *groups) mergeOverlapping(ranges []owned) {
 	slices.SortFunc(ranges, func(x, y owned) int { return cmp.Compare(x.first, y.first) })
-	var reach owned // the one that goes furthest
+	var furthest owned // the range with the highest last port so far
 	for i, r := range ranges {
-		if i > 0 && r.first <= reach.last {
-			g.merge(reach.name, r.name)
+		if i > 0 && r.first <= furthest.last {
+			g.merge(furthest.name, r.name)
 		}
-		if r.last >= reach.last {
-			reach = r
+		if r.last >= furthest.last {
+			furthest = r
 		}
 	}
 }
@@ -241,7 +242,7 @@ func (g *groups) find(name string) string {
 	}
 }
 
-// add sorts the elements of a change.
+// add adds the elements of a change to the groups of their services.
 func (g *groups) add(c *ruleset.Change) {
 	for i := range c.Elements {
 		k, _ := compile.KeyOf(c, &c.Elements[i])

@@ -11,11 +11,11 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Edit is what a caller wants to change. The empty one wants what there shall
-// be already, and so mends what others have damaged.
+// Edit is a change of services. The empty edit changes none, and so repairs what
+// others have damaged.
 type Edit struct {
-	Whole  bool               // Set is all there shall be
-	Set    []*compile.Service // added, or in place of those with the same names
+	Whole  bool               // Set is the complete list of services
+	Set    []*compile.Service // services to add, or to replace those with the same names
 	Delete []string           // names; unknown ones are ignored
 }
 
@@ -43,11 +43,10 @@ func (ed *Edit) gone(state *compile.State) []string {
 	return out
 }
 
-// ConflictError lists frontends that services of an Edit want and other
-// services have.
+// ConflictError lists frontends of an Edit that other services claim already.
 type ConflictError []compile.Conflict
 
-// Error names the services. Package nftdp words the details.
+// Error names the services. Package nftdp adds the details.
 func (e ConflictError) Error() string {
 	var words []string
 	for _, c := range e {
@@ -59,15 +58,15 @@ func (e ConflictError) Error() string {
 // staged is an edit, computed against what the kernel holds.
 type staged struct {
 	*ruleset.Transaction
-	generation uint32         // at which the kernel held what this was computed against; 0: any
-	state      *compile.State // before
+	generation uint32         // of the rules that this was computed against; 0: unknown
+	state      *compile.State // before the edit
 	set        []*compile.Service
 	gone       []string
-	guessed    bool   // not all of what the kernel holds was read for this
-	adopt      func() // makes it the engine's state, once Now is committed
+	assumed    bool   // computed from what the kernel is assumed to hold, without reading all of it
+	adopt      func() // makes the edit's state the engine's, once Now is committed
 }
 
-// owner is the service that has a frontend, before or after.
+// owner returns the service that claims a frontend, before or after the edit.
 func (st *staged) owner(k compile.Key) string {
 	if st == nil {
 		return ""
@@ -83,11 +82,11 @@ func (st *staged) owner(k compile.Key) string {
 	return name
 }
 
-// stage computes an edit: against the state that the kernel is known to hold,
-// or else against what is read.
+// stage computes an edit: against the state that the kernel is known to hold, or
+// else against what is read.
 //
 // An edit of some services commutes with what others do elsewhere, so it needs
-// no more than our own state. Should others have changed just what it is about,
+// only our own state. If others have changed the very objects that it is about,
 // the kernel refuses it, and only then everything is read.
 func (e *Engine) stage(ctx context.Context, ed *Edit) (*staged, error) {
 	if e.state == nil || e.lost {
@@ -105,7 +104,8 @@ func (e *Engine) stage(ctx context.Context, ed *Edit) (*staged, error) {
 	return e.stageRead(ctx, ed)
 }
 
-// stageKnown needs nothing of the kernel but the counters of what it replaces.
+// stageKnown stages an edit against the known state. It reads nothing but the
+// counters of the elements that are replaced.
 func (e *Engine) stageKnown(ctx context.Context, ed *Edit) (*staged, error) {
 	if err := conflicts(e.state, ed); err != nil {
 		return nil, err
@@ -117,14 +117,14 @@ func (e *Engine) stageKnown(ctx context.Context, ed *Edit) (*staged, error) {
 	}
 	st := &staged{
 		Transaction: delta.Transaction(), generation: e.held, state: e.state,
-		set: ed.Set, gone: gone, guessed: true, adopt: delta.Commit,
+		set: ed.Set, gone: gone, assumed: true, adopt: delta.Commit,
 	}
 	return st, e.carryCounters(ctx, st.Now)
 }
 
 func conflicts(state *compile.State, ed *Edit) error {
 	if ed.Whole {
-		return nil // nothing else stays
+		return nil // no other service stays
 	}
 	if found := state.Conflicts(ed.Set, ed.Delete); len(found) > 0 {
 		return ConflictError(found)
@@ -132,8 +132,8 @@ func conflicts(state *compile.State, ed *Edit) error {
 	return nil
 }
 
-// current is what shall be or, if this Engine has not committed anything, what
-// the kernel holds.
+// current returns the wanted state or, if this Engine has not committed anything,
+// that of the services which the kernel holds.
 func (e *Engine) current(ctx context.Context) (*compile.State, error) {
 	if e.state != nil {
 		return e.state, nil
@@ -145,7 +145,7 @@ func (e *Engine) current(ctx context.Context) (*compile.State, error) {
 	return e.takeOver(held, false)
 }
 
-// Conflicts lists the frontends of services that others have already.
+// Conflicts lists the frontends of an edit that other services claim already.
 func (e *Engine) Conflicts(ctx context.Context, ed *Edit) (ConflictError, error) {
 	if err := e.lock(ctx); err != nil {
 		return nil, err
@@ -158,7 +158,7 @@ func (e *Engine) Conflicts(ctx context.Context, ed *Edit) (ConflictError, error)
 	return state.Conflicts(ed.Set, ed.Delete), nil
 }
 
-// Flows runs a function on the flows of what shall be.
+// Flows runs a function on the flows of the namespace and the wanted state.
 func (e *Engine) Flows(ctx context.Context, do func(*flows.Table, *compile.State) error) error {
 	if err := e.lock(ctx); err != nil {
 		return err
@@ -171,9 +171,9 @@ func (e *Engine) Flows(ctx context.Context, do func(*flows.Table, *compile.State
 	return explainPermission(do(e.flows, state))
 }
 
-// stageRead reads what the kernel holds and compares it with all that it shall
-// hold. An edit of some services of an Engine that has not committed anything
-// starts from what is there.
+// stageRead reads what the kernel holds and compares it with the whole wanted
+// state. If this Engine has not committed anything, an edit of some services
+// starts from the services that the kernel holds.
 func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 	current, generation, err := e.readAt(ctx)
 	if err == nil {
@@ -207,11 +207,11 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 	return st, nil
 }
 
-// takeOver makes a state of the services that the kernel holds. It is kept only
-// once an edit of it is committed: until then others may change what there is.
-// Where all of them are to be replaced, those of UDP suffice, whose flows may
-// have to be reconciled. What an older version has left can be replaced, but
-// not be started from.
+// takeOver returns the state of the services that the kernel holds. It becomes
+// the engine's only when an edit of it is committed: until then others may change
+// the services. If an edit replaces all of them, those of UDP suffice, since their
+// flows may have to be reconciled. Tables of an older version can be replaced as a
+// whole only.
 func (e *Engine) takeOver(current *ruleset.Ruleset, whole bool) (*compile.State, error) {
 	if err := checkCurrent(current); err != nil {
 		if whole {

@@ -9,15 +9,15 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Drift is what others have made of our tables.
+// Drift is a difference between our tables and the wanted state.
 type Drift struct {
 	Changes []ruleset.Change // that repair it
 	By      []ruleset.Process
 }
 
-// Follow yields what others make of our tables, as soon as they do, until the
-// context ends or the Engine is closed: the last error is that. With repair it
-// mends it. The monitor listens meanwhile.
+// Follow yields the drift of our tables as soon as others cause it, until the
+// context ends or the Engine is closed, which is the last error. With repair it
+// also repairs the drift. The monitor listens meanwhile.
 func (e *Engine) Follow(ctx context.Context, repair bool) iter.Seq2[*Drift, error] {
 	return func(yield func(*Drift, error) bool) {
 		w, err := e.watcher(ctx, repair)
@@ -47,12 +47,12 @@ type watcher struct {
 	*Engine
 	repair bool
 	waker  Waker
-	seen   int // reasons, at the last look
+	seen   int // the value of alerts at the last check
 	pause  time.Duration
-	last   time.Time // when there was drift or an error
+	last   time.Time // of drift or an error
 }
 
-// watcher begins to listen, unless others do already.
+// watcher returns a watcher. It makes the monitor listen, unless it does already.
 func (e *Engine) watcher(ctx context.Context, repair bool) (*watcher, error) {
 	if err := e.lock(ctx); err != nil {
 		return nil, err
@@ -74,8 +74,8 @@ func (e *Engine) watcher(ctx context.Context, repair bool) (*watcher, error) {
 	return w, nil
 }
 
-// startListening goes on from the generation at which our tables are known, if
-// that is the present one.
+// startListening makes the monitor listen. What it receives adds to what is known,
+// if our tables are known at the present generation.
 func (e *Engine) startListening(ctx context.Context) error {
 	if err := e.monitor.Join(); err != nil {
 		return err
@@ -88,7 +88,7 @@ func (e *Engine) startListening(ctx context.Context) error {
 		e.monitor.Known(generation)
 		return nil
 	}
-	e.doubt()
+	e.invalidate()
 	return nil
 }
 
@@ -102,7 +102,7 @@ func (w *watcher) close() {
 	_ = w.waker.Close()
 }
 
-// look looks after our tables if there is a reason to.
+// look checks our tables if there is a reason to.
 func (w *watcher) look(ctx context.Context) (*Drift, error) {
 	if err := w.lock(ctx); err != nil {
 		return nil, err
@@ -117,18 +117,18 @@ func (w *watcher) look(ctx context.Context) (*Drift, error) {
 	if err := w.catchUp(ctx); err != nil {
 		return nil, err
 	}
-	if w.reasons == w.seen || w.held != 0 && !w.lost && w.drift.empty() {
-		w.seen = w.reasons
+	if w.alerts == w.seen || w.held != 0 && !w.lost && w.drift.empty() {
+		w.seen = w.alerts
 		return nil, nil
 	}
-	by, reasons := w.drift.by, w.reasons
+	by, alerts := w.drift.by, w.alerts
 	do := w.plan
 	if w.repair {
 		do = w.commit
 	}
 	changes, err := do(ctx, &Edit{})
 	if err == nil {
-		w.seen = reasons // others may have been at it meanwhile
+		w.seen = alerts // others may have changed our tables again meanwhile
 	}
 	if len(changes) == 0 {
 		return nil, err
@@ -141,8 +141,8 @@ const (
 	longPause  = time.Second
 )
 
-// wait waits until there is something to look after. If there has just been,
-// and lately too, it waits longer each time.
+// wait waits until there may be something to repair. If there was drift just now,
+// and shortly before, it waits longer each time.
 func (w *watcher) wait(ctx context.Context, drifted, failed bool) {
 	if drifted || failed {
 		pause := max(2*w.pause, firstPause)
@@ -156,7 +156,7 @@ func (w *watcher) wait(ctx context.Context, drifted, failed bool) {
 		sleep(ctx, w.pause)
 	}
 	if !failed {
-		_ = w.waker.Wait() // what is wrong with the socket shows when it is read
+		_ = w.waker.Wait() // an error of the socket shows when it is read
 	}
 }
 
