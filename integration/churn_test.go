@@ -35,7 +35,7 @@ func mutations() map[string]func(*rand.Rand, *nftdp.Service) {
 		"state":    func(r *rand.Rand, s *nftdp.Service) { setState(s, r.IntN(poolBackends), nftdp.State(r.IntN(3))) },
 		"weight":   func(r *rand.Rand, s *nftdp.Service) { setWeight(s, r.IntN(poolBackends), uint16(r.IntN(4))) },
 		"backup":   func(r *rand.Rand, s *nftdp.Service) { setBackup(s, r.IntN(poolBackends), r.IntN(2) == 0) },
-		"balance":  func(r *rand.Rand, s *nftdp.Service) { setBalance(s, nftdp.Scheduler(r.IntN(4))) },
+		"balance":  func(r *rand.Rand, s *nftdp.Service) { setBalance(s, schedulers()[r.IntN(len(schedulers()))]) },
 		"frontend": func(_ *rand.Rand, s *nftdp.Service) { toggleFrontend(s) },
 		"affinity": func(r *rand.Rand, s *nftdp.Service) {
 			s.Affinity = []nftdp.Duration{0, nftdp.Duration(time.Second), anHour}[r.IntN(3)]

@@ -64,7 +64,7 @@ func (d dice) services() (all []nftdp.Service) {
 func (d dice) service(name string, others []nftdp.Service) nftdp.Service {
 	s := nftdp.Service{
 		Name: name, Protocol: oneOf(d, nftdp.ProtocolTCP, nftdp.ProtocolUDP),
-		Scheduler: oneOf(d, nftdp.SchedulerRandom, nftdp.SchedulerRandom, nftdp.SchedulerRandom, nftdp.SchedulerRoundRobin, nftdp.SchedulerRoundRobin, nftdp.SchedulerSourceHash, nftdp.SchedulerMaglev),
+		Scheduler: oneOf(d, append(schedulers(), nftdp.SchedulerRandom, nftdp.SchedulerRandom, nftdp.SchedulerRoundRobin)...),
 	}
 	valid := func() bool { return (nftdp.Config{}).Validate(append(slices.Clip(others), s)) == nil }
 	ranged := d.IntN(4) == 0

@@ -27,7 +27,7 @@ const (
 func TestPolicies(t *testing.T) {
 	t.Parallel()
 	for _, internal := range [][]netip.Prefix{nil, podNets()} {
-		for _, balance := range []nftdp.Scheduler{nftdp.SchedulerRandom, nftdp.SchedulerRoundRobin, nftdp.SchedulerSourceHash, nftdp.SchedulerMaglev} {
+		for _, balance := range schedulers() {
 			t.Run(fmt.Sprintf("%s/internal=%d", balance, len(internal)), func(t *testing.T) {
 				t.Parallel()
 				w := newCaseWorld(t, nftdp.Config{Internal: internal})

@@ -103,7 +103,8 @@ func (s *soak) choose() (name string, do func(*testing.T)) {
 // random is a service with at least one active backend in each family.
 func (s *soak) random(name string, port uint16) nftdp.Service {
 	out := nftdp.Service{Name: name, Frontends: nodeWide(port)}
-	out.Scheduler = []nftdp.Scheduler{nftdp.SchedulerRandom, nftdp.SchedulerRoundRobin, nftdp.SchedulerSourceHash, nftdp.SchedulerMaglev}[s.IntN(4)]
+	all := schedulers()
+	out.Scheduler = all[s.IntN(len(all))]
 	if out.Scheduler == nftdp.SchedulerMaglev {
 		out.MaglevSize = 13
 	}

@@ -255,6 +255,16 @@ func protocols() []protocol {
 	return []protocol{{"tcp", nftdp.ProtocolTCP}, {"udp", nftdp.ProtocolUDP}, {"sctp", nftdp.ProtocolSCTP}}
 }
 
+// schedulers are all that there are.
+func schedulers() (all []nftdp.Scheduler) {
+	for s := nftdp.SchedulerRandom; ; s++ {
+		if _, err := s.MarshalText(); err != nil {
+			return all
+		}
+		all = append(all, s)
+	}
+}
+
 // backends are the active backends of a service: some of the topology's, in
 // both families.
 func backends(indices ...int) []nftdp.Backend {

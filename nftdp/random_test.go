@@ -79,7 +79,7 @@ func (d *dice) services() []Service {
 func (d *dice) service(name string, others []Service) Service {
 	s := Service{
 		Name: name, Protocol: one(d, []Protocol{ProtocolTCP, ProtocolTCP, ProtocolUDP, ProtocolSCTP}),
-		Scheduler: one(d, []Scheduler{SchedulerRandom, SchedulerRandom, SchedulerRoundRobin, SchedulerSourceHash, SchedulerMaglev}),
+		Scheduler: Scheduler(d.roll(len(Scheduler(0).word().list()))),
 		Affinity:  one(d, []Duration{0, 0, 0, 10 * aSecond, 10800 * aSecond}),
 	}
 	if s.Scheduler == SchedulerMaglev {

@@ -63,7 +63,7 @@ func (d *dice) services() []*Service {
 func (d *dice) service(name string, others []*Service) *Service {
 	s := &Service{
 		Name: name, Proto: one(d, []uint8{TCP, TCP, UDP, SCTP}),
-		Scheduler: one(d, []Scheduler{Random, Random, RoundRobin, SourceHash, Maglev}),
+		Scheduler: Scheduler(d.roll(len(schedulers))),
 		Affinity:  one(d, []uint32{0, 0, 0, 10, 10800}),
 	}
 	ranges := s.Affinity == 0 && d.roll(3) == 0
