@@ -76,14 +76,25 @@ func (w *world) affinities(t *testing.T) []nftdp.Affinity {
 
 // TestAffinity: a client that comes back goes where it went, at each frontend
 // and with each protocol, be it outside, a pod, a backend or the node itself;
-// clients together go everywhere (case 24).
+// clients together go everywhere (case 24). Where a hash of address and port
+// chooses, only a client's first port counts.
 func TestAffinity(t *testing.T) {
 	t.Parallel()
+	for _, scheduler := range []nftdp.Scheduler{nftdp.SchedulerRandom, nftdp.SchedulerSourcePortHash} {
+		t.Run(scheduler.String(), func(t *testing.T) {
+			t.Parallel()
+			testAffinity(t, scheduler)
+		})
+	}
+}
+
+func testAffinity(t *testing.T, scheduler nftdp.Scheduler) {
+	t.Helper()
 	w := newCaseWorld(t, nftdp.Config{Internal: podNets(), Localhost: true})
 	w.meetRequirements(t)
 	for _, p := range protocols() {
 		web := sticky(anHour, to("L1", "L2", "R1")...)
-		web.Name, web.Protocol = p.name, p.proto
+		web.Name, web.Protocol, web.Scheduler = p.name, p.proto, scheduler
 		w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
 	}
 	for _, a := range nstest.Families() {

@@ -57,22 +57,30 @@ func wantPeriod(t *testing.T, w *world, dst netip.AddrPort, period ...string) {
 
 // TestWeights: weights of 3:1 give 3:1 (case 29). The share of the first
 // backend is binomial with a standard deviation of sqrt(4000 * 3/4 * 1/4) =
-// 27.4 connections; six of them are exceeded with a probability of 2e-9.
+// 27.4 connections; six of them are exceeded with a probability of 2e-9. To a
+// hash of address and port the kernel's choice of ports is the chance.
 func TestWeights(t *testing.T) {
 	t.Parallel()
-	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
-		t.Parallel()
-		w := newWorld(t, nftdp.Config{}, 2)
-		web := nftdp.Service{Name: "web", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(80), Backends: backends(0, 1)}
-		setWeight(&web, 0, 3)
-		w.apply(t, web)
-		const n = 4000
-		counts := count(t, n, w.Client, "udp", netip.AddrPortFrom(a.Node, 80))
-		bound := 6 * math.Sqrt(n*3.0/16)
-		if off := float64(counts["backend-1"]) - n*3.0/4; math.Abs(off) > bound {
-			t.Errorf("connections went to %v, want 3000 and 1000 within %.0f", counts, bound)
-		}
-	})
+	for _, scheduler := range []nftdp.Scheduler{nftdp.SchedulerRandom, nftdp.SchedulerSourcePortHash} {
+		t.Run(scheduler.String(), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, nftdp.Config{}, 2)
+			web := nftdp.Service{
+				Name: "web", Protocol: nftdp.ProtocolUDP, Scheduler: scheduler,
+				Frontends: nodeWide(80), Backends: backends(0, 1),
+			}
+			setWeight(&web, 0, 3)
+			w.apply(t, web)
+			inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+				const n = 4000
+				counts := count(t, n, w.Client, "udp", netip.AddrPortFrom(a.Node, 80))
+				bound := 6 * math.Sqrt(n*3.0/16)
+				if off := float64(counts["backend-1"]) - n*3.0/4; math.Abs(off) > bound {
+					t.Errorf("connections went to %v, want 3000 and 1000 within %.0f", counts, bound)
+				}
+			})
+		})
+	}
 }
 
 // TestBackup: a backup backend gets connections only while no other is usable.

@@ -22,7 +22,7 @@ const (
 
 // TestPolicies: every client reaches the backends that the frontend's policy
 // leaves it, and they see the address that they have to see, with every
-// protocol, family and balance (cases 19, 21, 22). One service of each protocol
+// protocol, family and scheduler (cases 19, 21, 22). One service of each protocol
 // has a backend on the node and one elsewhere, and another one only that.
 func TestPolicies(t *testing.T) {
 	t.Parallel()

@@ -76,7 +76,7 @@ line 3: service "a": name: occurs twice: remove one`,
 			`
 line 2: service "services[0]": name: 7 is not text in quotes
 line 2: service "services[0]": protocol: "tpc" is not tcp, udp or sctp
-line 2: service "services[0]": scheduler: 1 is not random, round-robin, source-hash or maglev
+line 2: service "services[0]": scheduler: 1 is not random, round-robin, source-hash, maglev or source-port-hash
 line 3: service "services[0]": affinity: 600 is not a duration, as in "10m"
 line 3: service "services[0]": snat[0]: "10.0.0.1/8" is not an IP address, as in "10.0.0.1"
 line 3: service "services[0]": snat[1]: null is not an IP address, as in "10.0.0.1"

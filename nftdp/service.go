@@ -135,7 +135,8 @@ const (
 )
 
 // Scheduler is how the backend of a new connection is chosen. In JSON it is
-// "random", "round-robin", "source-hash" or "maglev", in upper or lower case.
+// "random", "round-robin", "source-hash", "maglev" or "source-port-hash", in upper
+// or lower case.
 type Scheduler uint8
 
 // The schedulers.
@@ -157,10 +158,17 @@ const (
 	// a backend is added or removed, few other clients move. The table takes
 	// Service.MaglevSize elements for each frontend.
 	SchedulerMaglev
+	// SchedulerSourcePortHash chooses the backend by a hash of the client's
+	// address and port, alike on all nodes with the same backends: the
+	// connections of one client spread over all backends, and all packets
+	// from one port of a client go to the same backend, even if this node has
+	// forgotten the connection. When the number of backends changes, most
+	// new connections go elsewhere than they would have gone before.
+	SchedulerSourcePortHash
 )
 
 func (s Scheduler) word() word {
-	return word{"scheduler", "random round-robin source-hash maglev", uint8(s)}
+	return word{"scheduler", "random round-robin source-hash maglev source-port-hash", uint8(s)}
 }
 
 // Protocol is a layer-4 protocol. In JSON it is "tcp", "udp" or "sctp", in upper

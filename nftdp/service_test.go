@@ -173,9 +173,10 @@ func TestWords(t *testing.T) {
 		map[string]nftdp.Masquerade{
 			"auto": nftdp.MasqueradeAuto, "always": nftdp.MasqueradeAlways, "never": nftdp.MasqueradeNever,
 		})
-	testWords(t, nftdp.Scheduler(9), "unknown scheduler %s: want random, round-robin, source-hash or maglev",
+	testWords(t, nftdp.Scheduler(9), "unknown scheduler %s: want random, round-robin, source-hash, maglev or source-port-hash",
 		map[string]nftdp.Scheduler{
-			"random": nftdp.SchedulerRandom, "round-robin": nftdp.SchedulerRoundRobin, "source-hash": nftdp.SchedulerSourceHash, "maglev": nftdp.SchedulerMaglev,
+			"random": nftdp.SchedulerRandom, "round-robin": nftdp.SchedulerRoundRobin, "source-hash": nftdp.SchedulerSourceHash,
+			"maglev": nftdp.SchedulerMaglev, "source-port-hash": nftdp.SchedulerSourcePortHash,
 		})
 	testWords(t, nftdp.State(9), "unknown state %s: want active, draining or down",
 		map[string]nftdp.State{"active": nftdp.StateActive, "draining": nftdp.StateDraining, "down": nftdp.StateDown})

@@ -280,9 +280,11 @@ func schedulerCases() []problemCase {
 		field, reason string
 	}{
 		{Service{Scheduler: SchedulerRoundRobin}, "", ""},
+		{Service{Scheduler: SchedulerSourcePortHash}, "", ""},
 		{Service{Scheduler: SchedulerMaglev}, "", ""},
 		{Service{Scheduler: SchedulerMaglev, MaglevSize: 65521, Frontends: front, Backends: pool}, "", ""},
-		{Service{Scheduler: 4}, "scheduler", "scheduler(4) is unknown: use random, round-robin, source-hash or maglev"},
+		{Service{Scheduler: 99}, "scheduler", "scheduler(99) is unknown: use random, round-robin, source-hash, maglev or source-port-hash"},
+		{Service{Scheduler: SchedulerSourcePortHash, MaglevSize: 251}, "maglevSize", "is of no use with scheduler source-port-hash: leave it out, or choose maglev"},
 		{Service{MaglevSize: 251}, "maglevSize", "is of no use with scheduler random: leave it out, or choose maglev"},
 		{Service{Scheduler: SchedulerMaglev, MaglevSize: 1000}, "maglevSize", "1000 is not a prime up to 65521, as 251, 1021, 4093, 16381 and 65521 are"},
 		{Service{Scheduler: SchedulerMaglev, MaglevSize: 65535}, "maglevSize", "65535 is not a prime up to 65521, as 251, 1021, 4093, 16381 and 65521 are"},

@@ -17,6 +17,7 @@ const (
 	RoundRobin
 	SourceHash
 	Maglev
+	SourcePortHash
 )
 
 // schedulers has a row for each scheduler.
@@ -31,6 +32,12 @@ var schedulers = [...]struct {
 	RoundRobin: {name: "round-robin", number: ruleset.Operand{Field: ruleset.Increment}, arrange: inTurns, own: true},
 	SourceHash: {name: "hash", number: ruleset.Operand{Field: ruleset.Hash}, arrange: inOrder},
 	Maglev:     {name: "maglev", number: ruleset.Operand{Field: ruleset.Hash}, arrange: maglev},
+	// Every packet has its port here: fragments are reassembled at a priority
+	// before NAT's, NF_IP_PRI_CONNTRACK_DEFRAG.
+	SourcePortHash: {
+		name: "port-hash", arrange: inOrder,
+		number: ruleset.Operand{Field: ruleset.Hash, Inputs: ops(ruleset.Saddr, ruleset.Sport)},
+	},
 }
 
 // Weighted is a backend with its share of a pool, at least 1.

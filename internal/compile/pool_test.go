@@ -41,6 +41,7 @@ func TestSlots(t *testing.T) {
 		{Random, []int{1, 1, 1}, []int{0, 1, 2}},
 		{Random, []int{300, 100}, []int{0, 0, 0, 1}},
 		{SourceHash, []int{2, 1}, []int{0, 0, 1}},
+		{SourcePortHash, []int{1, 3}, []int{0, 1, 1, 1}},
 		{RoundRobin, []int{1, 1}, []int{0, 1}},
 		{RoundRobin, []int{3, 1}, []int{0, 0, 1, 0}},
 		{RoundRobin, []int{2, 2, 4}, []int{2, 0, 1, 2}},

@@ -52,10 +52,11 @@ type Conn struct {
 
 // DialTCP connects and reads the server's answer. The timeout is for both.
 func DialTCP(ns *Namespace, src netip.Addr, dst netip.AddrPort, timeout time.Duration) (*Conn, error) {
-	return dialTCP(ns, netip.AddrPortFrom(src, 0), dst, timeout)
+	return DialTCPFrom(ns, netip.AddrPortFrom(src, 0), dst, timeout)
 }
 
-func dialTCP(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (*Conn, error) {
+// DialTCPFrom is DialTCP from a port; 0 lets the kernel choose it.
+func DialTCPFrom(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (*Conn, error) {
 	conn, err := open(ns, "tcp", src, dst, timeout)
 	if err != nil {
 		return nil, err
@@ -105,7 +106,7 @@ func (c *Conn) readAnswer() (Answer, error) {
 }
 
 func askTCP(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
-	c, err := dialTCP(ns, src, dst, timeout)
+	c, err := DialTCPFrom(ns, src, dst, timeout)
 	if err != nil {
 		return Answer{}, err
 	}

@@ -163,6 +163,34 @@ func TestChoice(t *testing.T) {
 	}
 }
 
+// TestSourcePortHash: the ports of one client spread over all backends, and so do
+// clients with one port. Each of them has one backend, on every node.
+func TestSourcePortHash(t *testing.T) {
+	service := web("10.180.0.1:1", "10.180.0.2:1", "10.180.0.3:1")
+	service.Scheduler = nftdp.SchedulerSourcePortHash
+	n, other := newNode(), newNode()
+	apply(t, open(t, n, nftdp.Config{}), service)
+	slices.Reverse(service.Backends)
+	apply(t, open(t, other, nftdp.Config{}), service)
+	for name, source := range map[string]func(i int) string{
+		"one client": func(i int) string { return fmt.Sprintf("203.0.113.7:%d", 40000+i) },
+		"one port":   func(i int) string { return fmt.Sprintf("203.0.113.%d:40000", i) },
+	} {
+		got := map[netip.AddrPort]bool{}
+		for i := range 40 {
+			p := tcp(source(i), "192.0.2.1:80")
+			outcomes := n.Outcomes(p)
+			if len(outcomes) != 1 || !slices.Equal(outcomes, other.Outcomes(p)) {
+				t.Errorf("from %v: %v, and on the other node %v", p.Source, outcomes, other.Outcomes(p))
+			}
+			got[outcomes[0].Destination] = true
+		}
+		if len(got) != len(service.Backends) {
+			t.Errorf("%s meets %v, want all backends", name, got)
+		}
+	}
+}
+
 // TestWrongPackets: they are mistakes of the test.
 func TestWrongPackets(t *testing.T) {
 	for name, p := range map[string]nftdptest.Packet{
