@@ -106,7 +106,7 @@ func newReader(t *ruleset.Table) *reader {
 			}
 			r.sources[key] = Source{}
 			if c := r.chains[e.Verdict.Chain]; c != nil {
-				r.sources[key], _ = sourceOf(c)
+				r.sources[key] = r.sourceOf(c)
 			}
 		}
 	}

@@ -235,26 +235,6 @@ func withPort(b netip.AddrPort, port uint16) netip.AddrPort {
 	return b
 }
 
-// source emits the elements by which postrouting chooses the source address that
-// backends see.
-func (e *emission) source(c class) {
-	s, id := e.f.Source, Sources
-	if c.ranged {
-		id = SourceRanges
-	}
-	switch {
-	case s.Mode == Keep: // explicit, since a range or a node-wide frontend may differ
-		e.byBackend(id, c, ruleset.Verdict{Kind: ruleset.Return})
-	case s != Source{}:
-		e.to.use(e.family, s)
-		e.byBackend(id, c, gotoChain(s))
-	case c.ranged:
-		e.byBackend(id, c, gotoChain(s))
-	default:
-		e.byBackend(Masq, c, ruleset.Verdict{})
-	}
-}
-
 // byBackend emits elements by which postrouting finds the frontend: one if it
 // has an address, else one for each backend.
 func (e *emission) byBackend(id SetID, c class, v ruleset.Verdict) {

@@ -57,11 +57,31 @@ func (s Source) chain() *ruleset.Chain {
 	return out
 }
 
+// source emits the elements by which postrouting chooses the source address that
+// backends see.
+func (e *emission) source(c class) {
+	s, id := e.f.Source, Sources
+	if c.ranged {
+		id = SourceRanges
+	}
+	switch {
+	case s.Mode == Keep: // explicit, since a range or a node-wide frontend may differ
+		e.byBackend(id, c, ruleset.Verdict{Kind: ruleset.Return})
+	case s != Source{}:
+		e.to.use(e.family, s)
+		e.byBackend(id, c, gotoChain(s))
+	case c.ranged:
+		e.byBackend(id, c, gotoChain(s))
+	default:
+		e.byBackend(Masq, c, ruleset.Verdict{})
+	}
+}
+
 // sourceOf reads a source from a chain that Source.chain made.
-func sourceOf(c *ruleset.Chain) (Source, bool) {
+func (r *reader) sourceOf(c *ruleset.Chain) Source {
 	s := Source{Mode: All}
-	for _, r := range c.Rules {
-		for _, st := range r {
+	for _, rule := range c.Rules {
+		for _, st := range rule {
 			switch st := st.(type) {
 			case ruleset.Lookup:
 				s.Mode = External
@@ -72,7 +92,7 @@ func sourceOf(c *ruleset.Chain) (Source, bool) {
 			}
 		}
 	}
-	return s, s.name() == c.Name
+	return s
 }
 
 // learner is the chain that records the backends of clients, for a number of
