@@ -1,11 +1,11 @@
 //go:build linux
 
 // Package conntrack lists and deletes flows of one network namespace over
-// ctnetlink. It asks the kernel for as few flows as it can name, and decodes
-// of each just what tells whose it is.
+// ctnetlink. It has the kernel filter flows as far as possible, and decodes only
+// the attributes that identify a flow.
 //
-// A library for ctnetlink exists (github.com/ti-mo/conntrack), but returns all
-// flows fully decoded at once: with a large table that is most of the cost of
+// A library for ctnetlink exists (github.com/ti-mo/conntrack), but it returns all
+// flows fully decoded at once, which with a large table is most of the cost of
 // deleting a few.
 package conntrack
 
@@ -26,12 +26,9 @@ const (
 	msgDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
 )
 
-// Conn talks to conntrack of a network namespace. It is not safe for concurrent
-// use.
-type Conn struct {
-	socket *netlink.Socket
-	loaded bool // the subsystem has been asked for
-}
+// Conn lists and deletes flows of a network namespace. It is not safe for
+// concurrent use.
+type Conn struct{ socket *netlink.Socket }
 
 // Dial opens a socket in the network namespace of a file descriptor, or
 // netlink.Here.
@@ -40,16 +37,16 @@ func Dial(ns int) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{socket: s}, nil
+	return &Conn{s}, nil
 }
 
 // Close closes the socket.
 func (c *Conn) Close() error { return c.socket.Close() }
 
-// List lists the flows that pass the filter and that the caller accepts. A
-// flow that begins or ends meanwhile may be in it or not, and what is moved
-// while the kernel resizes its table may be missed. What accept gets is valid
-// until it returns.
+// List lists the flows that pass the filter and that accept accepts. A flow that
+// begins or ends meanwhile may be listed or not, and flows that move while the
+// kernel resizes its table may be missed. The flow passed to accept is valid until
+// it returns.
 func (c *Conn) List(ctx context.Context, f Filter, accept func(*Flow) bool) (out []Flow, err error) {
 	err = again(func() error {
 		out, err = c.list(ctx, f, accept)
@@ -75,14 +72,14 @@ func again(ask func() error) (err error) {
 func (c *Conn) list(ctx context.Context, f Filter, accept func(*Flow) bool) ([]Flow, error) {
 	var out []Flow
 	seen := map[string]bool{}
-	err := c.ask(ctx, msgGet, unix.NLM_F_DUMP, f.Family, f.marshal(), func(b []byte) error {
+	err := c.socket.AskNetfilter(ctx, msgGet, unix.NLM_F_DUMP, uint8(f.Family), f.marshal(), func(b []byte) error {
 		flow, ok := decode(b)
 		if !ok || !f.Matches(&flow) || !accept(&flow) {
 			return nil
 		}
-		// The kernel continues a dump at the flow it ended with, and at the
-		// head of its bucket if that one is gone (ctnetlink_dump_table), so
-		// that a flow may come twice.
+		// The kernel continues a dump at the flow where it stopped or, if that
+		// flow no longer exists, at the head of its bucket
+		// (ctnetlink_dump_table), so that a flow may come twice.
 		if flow.name = appendName(nil, b); !seen[string(flow.name)] {
 			seen[string(flow.name)] = true
 			out = append(out, flow)
@@ -93,13 +90,14 @@ func (c *Conn) list(ctx context.Context, f Filter, accept func(*Flow) bool) ([]F
 }
 
 // Delete deletes a flow that List returned, and reports whether it was still
-// there. A newer flow with the same addresses is left alone, unless the kernel
-// put it in the same place of its memory, which is what it makes identifiers
-// of (nf_ct_get_id): between a List and the Delete after it that is rare, and
-// costs such a flow no more than to begin anew.
+// there. A newer flow with the same addresses is left alone, unless its entry has
+// the same address in the kernel's memory, from which the kernel derives
+// identifiers (nf_ct_get_id). Between a List and the Delete after it that is rare,
+// and such a flow only begins anew.
 func (c *Conn) Delete(ctx context.Context, f *Flow) (bool, error) {
+	family := uint8(ruleset.FamilyOf(f.Dst.Addr()))
 	err := again(func() error {
-		return c.ask(ctx, msgDelete, unix.NLM_F_ACK, ruleset.FamilyOf(f.Dst.Addr()), f.name, func([]byte) error { return nil })
+		return c.socket.AskNetfilter(ctx, msgDelete, unix.NLM_F_ACK, family, f.name, func([]byte) error { return nil })
 	})
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -108,16 +106,4 @@ func (c *Conn) Delete(ctx context.Context, f *Flow) (bool, error) {
 		return false, fmt.Errorf("delete flow %v to %v: %w", f.Src, f.Dst, err)
 	}
 	return true, nil
-}
-
-func (c *Conn) ask(ctx context.Context, typ, flags int, f ruleset.Family, attrs []byte, each func([]byte) error) error {
-	var body netlink.Buffer
-	body.Netfilter(uint8(f), 0)
-	body = append(body, attrs...)
-	ask := func() error { return c.socket.Ask(ctx, typ, flags, body, each) }
-	if c.loaded {
-		return ask()
-	}
-	c.loaded = true
-	return netlink.UntilLoaded(ctx, ask)
 }

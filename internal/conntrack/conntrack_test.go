@@ -36,8 +36,8 @@ func dial(t *testing.T) *Conn {
 	return c
 }
 
-// flows is how many createFlows makes: more than a datagram of a dump holds,
-// several times.
+// flows is how many flows createFlows creates. They fill several datagrams of a
+// dump.
 const flows = 2000
 
 func client(i int) netip.AddrPort {
@@ -49,8 +49,8 @@ var (
 	backend  = addrPort("10.8.0.1:5353")
 )
 
-// createFlows has the kernel make flows of UDP from as many clients, not
-// translated.
+// createFlows adds UDP flows to the kernel's table, each from another client and
+// not translated.
 func createFlows(t *testing.T, c *Conn) {
 	t.Helper()
 	const create, timeout = 0, 7 // IPCTNL_MSG_CT_NEW, CTA_TIMEOUT
@@ -72,8 +72,8 @@ func createFlows(t *testing.T, c *Conn) {
 		tuple(&b, ctaTupleOrig, client(i), frontend)
 		tuple(&b, ctaTupleReply, frontend, client(i))
 		b.PutUint32(timeout, 3600)
-		err := c.ask(t.Context(), unix.NFNL_SUBSYS_CTNETLINK<<8|create, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK,
-			ruleset.IPv4, b, func([]byte) error { return nil })
+		err := c.socket.AskNetfilter(t.Context(), unix.NFNL_SUBSYS_CTNETLINK<<8|create, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK,
+			unix.AF_INET, b, func([]byte) error { return nil })
 		if err != nil {
 			t.Fatal("create a flow:", err)
 		}
@@ -84,7 +84,7 @@ func all(*Flow) bool { return true }
 
 func udp() Filter { return Filter{Family: ruleset.IPv4, Proto: unix.IPPROTO_UDP} }
 
-// wantFlows lists the flows, each of which has to be there once.
+// wantFlows lists the flows, and checks that each is there once.
 func wantFlows(t *testing.T, c *Conn, want int) []Flow {
 	t.Helper()
 	got, err := c.List(t.Context(), udp(), all)
@@ -104,8 +104,8 @@ func wantFlows(t *testing.T, c *Conn, want int) []Flow {
 	return got
 }
 
-// TestListAbandoned: a list that is given up in the middle is not waited for,
-// and the next request finds its own replies.
+// TestListAbandoned: the rest of an abandoned list is not waited for, and the next
+// request receives its own replies.
 func TestListAbandoned(t *testing.T) {
 	c := dial(t)
 	createFlows(t, c)
@@ -123,7 +123,7 @@ func TestListAbandoned(t *testing.T) {
 			t.Fatalf("after %d flows: %v", calls, err)
 		}
 		if err := c.socket.Wait(t.Context(), time.Second); err != nil {
-			t.Errorf("nothing is left to read, so it was waited for: %v", err)
+			t.Errorf("nothing is left to read, so the rest was waited for: %v", err)
 		}
 		for _, there := range []bool{true, false} {
 			if deleted, err := c.Delete(t.Context(), &some[i]); err != nil || deleted != there {
@@ -134,7 +134,8 @@ func TestListAbandoned(t *testing.T) {
 	}
 }
 
-// TestListFilters: what the filter or the caller does not accept is not listed.
+// TestListFilters: flows that the filter or the caller does not accept are not
+// listed.
 func TestListFilters(t *testing.T) {
 	c := dial(t)
 	createFlows(t, c)
@@ -161,7 +162,8 @@ func TestListFilters(t *testing.T) {
 	}
 }
 
-// TestMatches: the kernel may list more than it was asked for.
+// TestMatches: Matches checks every field, since the kernel may list more flows
+// than it was asked for.
 func TestMatches(t *testing.T) {
 	filter := Filter{Family: ruleset.IPv4, Proto: unix.IPPROTO_UDP, Addr: frontend.Addr(), Port: frontend.Port(), Translated: true}
 	flow := Flow{Proto: unix.IPPROTO_UDP, Src: client(1), Dst: frontend, ReplySrc: backend, ReplyDst: client(1)}
@@ -187,7 +189,7 @@ func TestMatches(t *testing.T) {
 	}
 }
 
-// TestCancelled: with a context that has ended nothing is asked.
+// TestCancelled: a context that has ended is respected.
 func TestCancelled(t *testing.T) {
 	c := dial(t)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -9,21 +9,21 @@ import (
 // Flow is an entry of the conntrack table.
 type Flow struct {
 	Proto              uint8          // IP protocol number
-	Src, Dst           netip.AddrPort // of the first packet, as it came
+	Src, Dst           netip.AddrPort // of the first packet, before translation
 	ReplySrc, ReplyDst netip.AddrPort // of replies, before they are translated back
-	Ended              bool           // TCP and SCTP: nothing is expected any more
+	Ended              bool           // TCP and SCTP: no more packets are expected
 
-	name []byte // attributes that name this flow and no other, for Delete
+	name []byte // attributes that identify the flow, for Delete
 }
 
-// Filter names flows by their original direction.
+// Filter selects flows by their original direction.
 type Filter struct {
 	Family ruleset.Family
 	Proto  uint8
 	Addr   netip.Addr // destination of the family; unset: any
 	Port   uint16     // destination; 0: any
 
-	Translated bool // only those whose destination is translated
+	Translated bool // only flows whose destination is translated
 }
 
 // Matches reports whether a flow passes the filter.

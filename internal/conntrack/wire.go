@@ -33,7 +33,7 @@ const (
 
 	ctaProtoinfoTCP  = 1
 	ctaProtoinfoSCTP = 3
-	ctaState         = 1 // of either
+	ctaState         = 1 // in both
 
 	ctaFilterOrigFlags = 1
 )
@@ -56,7 +56,7 @@ const (
 	sctpClosed  = 1
 )
 
-// decode reads a flow; ok is false for what is none with ports.
+// decode reads a flow; ok is false if it has no ports or is incomplete.
 func decode(b []byte) (f Flow, ok bool) {
 	if len(b) < netlink.NetfilterHeaderLen {
 		return f, false
@@ -83,13 +83,14 @@ type tuple struct {
 	addrs [2]netip.Addr // source, destination
 	ports [2]uint16
 	proto uint8
-	has   uint8 // a bit for the protocol and for each port
+	has   uint8 // one bit each for the protocol and the ports
 }
 
 func (t *tuple) src() netip.AddrPort { return netip.AddrPortFrom(t.addrs[0], t.ports[0]) }
 func (t *tuple) dst() netip.AddrPort { return netip.AddrPortFrom(t.addrs[1], t.ports[1]) }
 
-// complete reports whether everything was there, in one family.
+// complete reports whether all fields are present, and the addresses of one
+// family.
 func (t *tuple) complete() bool {
 	return t.has == 7 && t.addrs[0].IsValid() && t.addrs[0].BitLen() == t.addrs[1].BitLen()
 }
@@ -131,7 +132,7 @@ func (t *tuple) field(typ uint16, p []byte) {
 	}
 }
 
-// decodeEnded reads the state that the protocol keeps.
+// decodeEnded reports whether the protocol's state is one that ends the flow.
 func decodeEnded(b []byte) (ended bool) {
 	for proto := netlink.ReadAttributes(b); proto.Next(); {
 		for a := netlink.ReadAttributes(proto.Value); a.Next(); {
@@ -147,9 +148,9 @@ func decodeEnded(b []byte) (ended bool) {
 	return ended
 }
 
-// appendName appends those attributes of a flow that a request to delete it
-// needs: the original tuple, the zone, and the identifier, so that a flow
-// which takes its place later is another one.
+// appendName appends the attributes of a flow that a request to delete it needs:
+// the original tuple, the zone, and the identifier, which distinguishes it from a
+// later flow with the same tuple.
 func appendName(to netlink.Buffer, b []byte) netlink.Buffer {
 	for a := netlink.ReadAttributes(b[netlink.NetfilterHeaderLen:]); a.Next(); {
 		switch a.Type {
@@ -162,14 +163,14 @@ func appendName(to netlink.Buffer, b []byte) netlink.Buffer {
 	return to
 }
 
-// marshal writes the attributes that make the kernel list only what matches.
-// Kernels before 5.14 or so do not look at the status.
+// marshal returns the attributes that make the kernel list only matching flows.
+// Kernels before about 5.14 ignore the status.
 func (f *Filter) marshal() []byte {
 	var b netlink.Buffer
 	flags := uint32(filterProto)
 	orig := b.Nest(ctaTupleOrig)
 	if f.Addr.Is4() {
-		// Asked for an IPv6 address, Linux 6.18 lists all others instead.
+		// With an IPv6 address, Linux 6.18 lists all other flows instead.
 		flags |= filterDst
 		ip := b.Nest(ctaTupleIP)
 		b.Put(ctaIPv4Dst, f.Addr.AsSlice())

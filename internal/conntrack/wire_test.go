@@ -14,7 +14,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/netlink"
 )
 
-// message is a flow as the kernel gives it, built of attributes.
+// message returns a flow as the kernel encodes it.
 func message(proto, state byte, extra ...byte) []byte {
 	tuple := func(typ uint16, src, dst netip.AddrPort) []byte {
 		first := uint16(ctaIPv4Src)
@@ -79,18 +79,18 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// TestDecodeIncomplete: a message that is cut off anywhere, or ends with
-// garbage, is no flow.
+// TestDecodeIncomplete: a message that is cut off anywhere, or ends with garbage,
+// does not decode.
 func TestDecodeIncomplete(t *testing.T) {
 	whole := message(unix.IPPROTO_UDP, 0)
 	last := len(whole) - 16 // the identifier and the zone
 	for n := range last {
 		if f, ok := decode(whole[:n]); ok {
-			t.Errorf("%d of %d bytes give the flow %+v", n, len(whole), f)
+			t.Errorf("%d of %d bytes decode to the flow %+v", n, len(whole), f)
 		}
 	}
 	if _, ok := decode(message(unix.IPPROTO_UDP, 0, 99, 0, 1, 0)); ok {
-		t.Error("an attribute longer than the message is taken")
+		t.Error("an attribute longer than the message is accepted")
 	}
 }
 
@@ -108,8 +108,8 @@ func TestName(t *testing.T) {
 	}
 }
 
-// FuzzDecode: whatever comes, decoding ends, and what is taken for a flow has
-// two addresses of one family in each direction.
+// FuzzDecode: decoding any message ends, and a flow has two addresses of one family
+// in each direction.
 func FuzzDecode(f *testing.F) {
 	f.Add(message(unix.IPPROTO_UDP, 0))
 	f.Add(message(unix.IPPROTO_TCP, 7))

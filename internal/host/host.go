@@ -1,11 +1,12 @@
 //go:build linux
 
-// Package host is the running kernel as package engine needs it: nf_tables,
+// Package host implements engine.Kernel by the running kernel: nf_tables,
 // conntrack, addresses and parameters of one network namespace.
 package host
 
 import (
 	"errors"
+	"io"
 	"runtime"
 
 	"github.com/nftdp/go-nftdp/internal/address"
@@ -21,23 +22,24 @@ import (
 // Here stands for the network namespace of the calling thread.
 const Here = netlink.Here
 
-// Host is a network namespace of the running kernel. It has all sockets from
-// the beginning: later, the thread may be elsewhere, and to enter a namespace
+// Host is a network namespace of the running kernel. It opens all sockets at the
+// beginning: later, the thread may be in another namespace, and entering this one
 // again takes CAP_SYS_ADMIN.
 type Host struct {
 	rules
 	monitor *kernel.Monitor
 	flows   *conntrack.Conn
 	address *address.Conn
+	closers []io.Closer // of all that is open
 }
 
 type rules = *kernel.Conn
 
 // Open opens the network namespace of a file descriptor, which may be closed
-// afterwards, or Here. Its Monitor decodes elements of those sets of a table
-// that sets returns.
+// afterwards, or Here. Its Monitor decodes elements of those sets of a table for
+// which sets returns a declaration.
 func Open(ns int, table string, sets func(name string) *ruleset.Set) (_ *Host, err error) {
-	if ns == Here { // all sockets belong to the namespace of one thread
+	if ns == Here { // all sockets have to be opened by one thread
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 	}
@@ -50,45 +52,42 @@ func Open(ns int, table string, sets func(name string) *ruleset.Set) (_ *Host, e
 	if h.rules, err = kernel.Dial(ns); err != nil {
 		return nil, err
 	}
+	h.closers = append(h.closers, h.rules)
 	if h.monitor, err = kernel.NewMonitor(ns, h.Port(), table, sets); err != nil {
 		return nil, err
 	}
+	h.closers = append(h.closers, h.monitor)
 	if h.flows, err = conntrack.Dial(ns); err != nil {
 		return nil, err
 	}
-	h.address, err = address.Dial(ns)
-	return h, err
+	h.closers = append(h.closers, h.flows)
+	if h.address, err = address.Dial(ns); err != nil {
+		return nil, err
+	}
+	h.closers = append(h.closers, h.address)
+	return h, nil
 }
 
 // Close closes all sockets.
 func (h *Host) Close() error {
 	var errs []error
-	if h.rules != nil {
-		errs = append(errs, h.rules.Close())
-	}
-	if h.monitor != nil {
-		errs = append(errs, h.monitor.Close())
-	}
-	if h.flows != nil {
-		errs = append(errs, h.flows.Close())
-	}
-	if h.address != nil {
-		errs = append(errs, h.address.Close())
+	for _, c := range h.closers {
+		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// SetEventBuffer says how many bytes of events may wait to be heard.
+// SetEventBuffer sets how many bytes of events may wait in the kernel.
 func (h *Host) SetEventBuffer(n int) error { return h.monitor.SetBuffer(n) }
 
-// Monitor listens to transactions.
+// Monitor returns the monitor of the namespace's transactions.
 func (h *Host) Monitor() engine.Monitor { return monitor{h.monitor} }
 
 type monitor struct{ *kernel.Monitor }
 
 func (m monitor) Waker() (engine.Waker, error) { return m.Monitor.Waker() }
 
-// Flows is conntrack of the namespace.
+// Flows returns the namespace's conntrack.
 func (h *Host) Flows() flows.Kernel { return tracker{h.flows, h.address} }
 
 type tracker struct {

@@ -14,14 +14,14 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Commit applies the changes as one batch if the rules of the namespace are
-// still of that generation, and returns the next one. For generation 0 they may
-// be of any, and what is returned means nothing.
+// Commit applies the changes as one batch if the rules of the namespace are still
+// at that generation, and returns the next one. Generation 0 stands for any; then
+// the returned generation is meaningless.
 //
-// ruleset.ErrStale: they are of another generation. ruleset.ErrUnknown: it may
-// or may not have been applied. *ruleset.RefusedError: the kernel refused a
-// change. *ruleset.TooBigError: the socket cannot take it; nothing was sent.
-// Once the batch is handed to the kernel the context has no influence.
+// ruleset.ErrStale: the rules are at another generation. ruleset.ErrUnknown: the
+// batch may or may not have been applied. *ruleset.RefusedError: the kernel refused
+// a change. *ruleset.TooBigError: the socket cannot send the batch; nothing was
+// sent. Once the batch is sent, the context has no influence.
 func (c *Conn) Commit(ctx context.Context, generation uint32, changes []ruleset.Change) (uint32, error) {
 	if len(changes) == 0 {
 		return generation, nil
@@ -41,8 +41,8 @@ func (c *Conn) Commit(ctx context.Context, generation uint32, changes []ruleset.
 	return nextGeneration(generation), nil
 }
 
-// nextGeneration is the one after a commit. It only ever moves by commits, each
-// by one, never to zero.
+// nextGeneration returns the generation after a commit. Only commits change it,
+// each by one, and it is never zero.
 func nextGeneration(generation uint32) uint32 { return max(generation+1, 1) }
 
 func (c *Conn) sendBatch(ctx context.Context, batch *nfnl.Batch) error {
@@ -63,7 +63,7 @@ func (c *Conn) outcomeOf(batch *nfnl.Batch) error {
 	var refused error
 	err := c.answers(batch, func(m *netlink.Message, errno unix.Errno) {
 		switch {
-		case errno == unix.ENOMEM: // not about the message that is answered
+		case errno == unix.ENOMEM: // not specific to the answered message
 			refused = &ruleset.RefusedError{Element: -1, Errno: errno}
 		case refused == nil:
 			change, element := batch.Find(m.Seq, badAttribute(m))
@@ -79,20 +79,19 @@ func (c *Conn) outcomeOf(batch *nfnl.Batch) error {
 	return refused
 }
 
-// answers waits for the answer to a batch and calls each for every error. They
-// come in the order of the messages, and the last message is answered in any
-// case, unless the batch as a whole was refused (nfnetlink_rcv_batch in
-// net/netfilter/nfnetlink.c):
+// answers waits for the answer to a batch and calls each for every error. Errors
+// come in the order of the messages, and the last message is always answered,
+// unless the batch as a whole was refused (nfnetlink_rcv_batch in
+// net/netfilter/nfnetlink.c). Then another message is answered last:
 //
-//   - mostly its begin is answered then;
-//   - if there was no memory for any message, the first one behind the begin is,
-//     with ENOMEM;
-//   - if the kernel began anew because a message wanted a module, and somebody
-//     else's commit came meanwhile, that message is, with ERESTART.
+//   - mostly the one that begins the batch;
+//   - if there was no memory, the message after that, with ENOMEM;
+//   - if the kernel restarted the batch because a message needed a module, and
+//     another process committed meanwhile, that message, with ERESTART.
 func (c *Conn) answers(batch *nfnl.Batch, each func(*netlink.Message, unix.Errno)) error {
 	return outcome(c.socket.Receive(func(m *netlink.Message) (bool, error) {
 		if m.Type != unix.NLMSG_ERROR || m.Seq-batch.FirstSeq() > batch.LastSeq()-batch.FirstSeq() {
-			return false, nil // left over from an earlier batch
+			return false, nil // an answer to an earlier batch
 		}
 		errno, err := m.Errno()
 		if err != nil {
@@ -106,8 +105,8 @@ func (c *Conn) answers(batch *nfnl.Batch, each func(*netlink.Message, unix.Errno
 	}))
 }
 
-// badAttribute reads NLMSGERR_ATTR_OFFS, where in the request the offending
-// attribute is; 0 is unknown.
+// badAttribute reads the offset of the offending attribute in the request
+// (NLMSGERR_ATTR_OFFS); 0 means unknown.
 func badAttribute(m *netlink.Message) (offset int) {
 	const (
 		tlvsFlag = 0x200 // NLM_F_ACK_TLVS

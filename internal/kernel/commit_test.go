@@ -15,8 +15,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// TestCommitAndRead: what is committed is read back as it was, counters and
-// sizes included, and the generation moves by one.
+// TestCommitAndRead: a committed ruleset is read back unchanged, including counters
+// and sizes, and the generation grows by one.
 func TestCommitAndRead(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	want := compiled(300)
@@ -31,7 +31,7 @@ func TestCommitAndRead(t *testing.T) {
 	}
 	before, generation := read(t, c)
 	if len(before.Tables) > 0 {
-		t.Fatalf("there is something already:\n%s", before)
+		t.Fatalf("the namespace is not empty:\n%s", before)
 	}
 	if got := load(t, c, want); got != generation+1 {
 		t.Errorf("generation %d, want %d", got, generation+1)
@@ -39,15 +39,15 @@ func TestCommitAndRead(t *testing.T) {
 	got, after := read(t, c)
 	wantRuleset(t, want, got)
 	if after != generation+1 {
-		t.Errorf("generation %d is read, want %d", after, generation+1)
+		t.Errorf("generation %d after reading, want %d", after, generation+1)
 	}
 	if after, err := c.Commit(t.Context(), after, nil); err != nil || after != generation+1 {
 		t.Errorf("without changes: generation %d, error %v", after, err)
 	}
 }
 
-// TestCommitReplacesAndRemoves goes through what Diff can give: sets made anew,
-// tables replaced and deleted, chains and rules of others removed.
+// TestCommitReplacesAndRemoves: the changes that Diff returns can be committed: sets
+// and tables are replaced, and chains and rules of others removed.
 func TestCommitReplacesAndRemoves(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	small := compiled(2)
@@ -67,8 +67,8 @@ func TestCommitReplacesAndRemoves(t *testing.T) {
 		{"small sets", small},
 		{"sets grow", compiled(300)},
 		{"foreign chain", foreign},
-		{"foreign chain goes", compiled(300)},
-		{"fewer", compiled(3)},
+		{"foreign chain removed", compiled(300)},
+		{"fewer services", compiled(3)},
 		{"another schema", otherSchema},
 		{"our schema", compiled(10)},
 		{"one family", &ruleset.Ruleset{Tables: compiled(10).Tables[:1]}},
@@ -80,12 +80,12 @@ func TestCommitReplacesAndRemoves(t *testing.T) {
 		}
 		got, _ := read(t, c)
 		if left := ruleset.Diff(got, step.next).Changes(); len(left) > 0 {
-			t.Fatalf("%s: %d changes are left to do, the first is %s", step.name, len(left), &left[0])
+			t.Fatalf("%s: %d changes are left, the first is %s", step.name, len(left), &left[0])
 		}
 	}
 }
 
-// TestCommitStale: for another generation nothing is applied.
+// TestCommitStale: a commit for another generation is not applied.
 func TestCommitStale(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	generation := load(t, c, compiled(3))
@@ -101,11 +101,11 @@ func TestCommitStale(t *testing.T) {
 		t.Errorf("generation %d, want %d", after, generation)
 	}
 	if _, err := c.Commit(t.Context(), generation, changes); err != nil {
-		t.Errorf("the connection does not work any more: %v", err)
+		t.Errorf("the next commit: %v", err)
 	}
 }
 
-// TestCommitOfAnother: the generation moves with everybody's changes.
+// TestCommitOfAnother: commits of others change the generation, too.
 func TestCommitOfAnother(t *testing.T) {
 	ns := newNamespace(t)
 	ours, other := dial(t, ns), dial(t, ns)
@@ -117,7 +117,7 @@ func TestCommitOfAnother(t *testing.T) {
 	}
 }
 
-// setOfPorts is a table with a set of the first n ports.
+// setOfPorts returns a table with a set of the first n ports.
 func setOfPorts(n int, size uint32) *ruleset.Ruleset {
 	s := &ruleset.Set{Name: "ports", Key: []ruleset.Type{ruleset.Proto, ruleset.Port}, Size: size, Elements: ports(0, n)}
 	return &ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "t", Sets: []*ruleset.Set{s}}}}
@@ -131,13 +131,12 @@ func ports(first, n int) []ruleset.Element {
 	return out
 }
 
-// TestRefusedElement: among thousands of elements in several messages the
-// kernel's refusal is brought back to the element, whatever the errno is, and
-// nothing of the batch is applied.
+// TestRefusedElement: among thousands of elements in several messages, the refused
+// element is found, whatever the errno, and nothing of the batch is applied.
 func TestRefusedElement(t *testing.T) {
 	c := dial(t, newNamespace(t))
-	const there, more = 100, 9000
-	held := setOfPorts(there, 0)
+	const present, more = 100, 9000
+	held := setOfPorts(present, 0)
 	generation := load(t, c, held)
 	set := held.Tables[0].Set("ports")
 	for _, at := range []int{0, 1, 2047, 2048, 4711, more - 2, more - 1} {
@@ -150,12 +149,12 @@ func TestRefusedElement(t *testing.T) {
 			{ruleset.Add, unix.EEXIST, ports(7, 1)[0], "add element ip t ports { udp . 7 }"},
 			{ruleset.Delete, unix.ENOENT, ports(60000, 1)[0], "delete element ip t ports { udp . 60000 }"},
 		} {
-			elements := ports(there, more)
+			elements := ports(present, more)
 			first := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: set, Elements: elements}
 			changes := []ruleset.Change{first}
 			if test.verb == ruleset.Delete {
 				second := first
-				second.Verb, second.Elements = ruleset.Delete, ports(there, more)
+				second.Verb, second.Elements = ruleset.Delete, ports(present, more)
 				changes = append(changes, second)
 			}
 			last := &changes[len(changes)-1]
@@ -177,7 +176,7 @@ func TestRefusedElement(t *testing.T) {
 	}
 }
 
-// TestRefusedFull: a set has no room for more than it was declared for.
+// TestRefusedFull: the element for which a full set has no room is named.
 func TestRefusedFull(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	generation := load(t, c, setOfPorts(4, 8))
@@ -192,7 +191,7 @@ func TestRefusedFull(t *testing.T) {
 	}
 }
 
-// TestRefusedOther: whatever else the kernel refuses is named too.
+// TestRefusedOther: refused changes other than of elements are named, too.
 func TestRefusedOther(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	generation := load(t, c, setOfPorts(1, 0))
@@ -211,17 +210,17 @@ func TestRefusedOther(t *testing.T) {
 		want    string
 	}{
 		{
-			"a table that is there",
+			"a table that exists",
 			[]ruleset.Change{in(ruleset.Change{Verb: ruleset.Add})},
 			unix.EEXIST, "add table ip t",
 		},
 		{
-			"a chain that is not there",
+			"a chain that does not exist",
 			[]ruleset.Change{in(ruleset.Change{Verb: ruleset.Delete, Chain: chain})},
 			unix.ENOENT, "delete chain ip t c",
 		},
 		{
-			"a nat chain where there is none",
+			"a nat chain at a hook without nat",
 			[]ruleset.Change{in(ruleset.Change{Verb: ruleset.Add, Chain: base})},
 			unix.EOPNOTSUPP, "add chain ip t b { type nat hook forward priority -100; policy accept; }",
 		},
@@ -236,7 +235,7 @@ func TestRefusedOther(t *testing.T) {
 			unix.ENOENT, "add rule ip t c th dport @unknown",
 		},
 		{
-			"intervals that overlap",
+			"overlapping intervals",
 			[]ruleset.Change{
 				in(ruleset.Change{Verb: ruleset.Add, Set: interval}),
 				in(ruleset.Change{Verb: ruleset.Add, Set: interval, Elements: overlapping}),
@@ -260,8 +259,8 @@ func span(first, last string) ruleset.Element {
 	}
 }
 
-// TestFirstRefusalCounts: the kernel goes on after an error, and what it finds
-// then often follows from the first one.
+// TestFirstRefusalCounts: the first error is returned. The kernel continues after
+// it, and later errors often follow from the first one.
 func TestFirstRefusalCounts(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	generation := load(t, c, setOfPorts(1, 0))
@@ -275,14 +274,14 @@ func TestFirstRefusalCounts(t *testing.T) {
 	_, err := c.Commit(t.Context(), generation, changes)
 	var refused *ruleset.RefusedError
 	if !errors.As(err, &refused) || refused.Command() != "delete element ip t ports { udp . 100 }" {
-		t.Errorf("%v, want that of port 100", err)
+		t.Errorf("%v, want the refusal of port 100", err)
 	}
 	if _, err := c.Commit(t.Context(), generation, ruleset.Diff(setOfPorts(1, 0), setOfPorts(2, 0)).Changes()); err != nil {
-		t.Errorf("what was left of the answers spoils the next commit: %v", err)
+		t.Errorf("the next commit, after the rest of the answers: %v", err)
 	}
 }
 
-// TestCommitUnencodable: nothing is sent of what cannot be encoded.
+// TestCommitUnencodable: a batch that cannot be encoded is not sent at all.
 func TestCommitUnencodable(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	generation := load(t, c, setOfPorts(1, 0))
@@ -295,7 +294,7 @@ func TestCommitUnencodable(t *testing.T) {
 	wantRuleset(t, setOfPorts(1, 0), got)
 }
 
-// TestCommitCancelled: with a context that has ended nothing is sent.
+// TestCommitCancelled: nothing is sent with a context that has ended.
 func TestCommitCancelled(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	generation := load(t, c, setOfPorts(1, 0))
@@ -317,8 +316,8 @@ func TestCommitCancelled(t *testing.T) {
 	}
 }
 
-// TestNamespaceHandle: the connection stays with its namespace after the
-// handle is closed, and works in the thread's namespace without one.
+// TestNamespaceHandle: a connection stays in its namespace after the handle is
+// closed. Without a handle it is in the namespace of the thread.
 func TestNamespaceHandle(t *testing.T) {
 	ns, err := nstest.New("closed")
 	if err != nil {
@@ -340,7 +339,7 @@ func TestNamespaceHandle(t *testing.T) {
 
 func TestDialErrors(t *testing.T) {
 	if _, err := Dial(math.MaxInt32); err == nil {
-		t.Error("a file descriptor that is not open is a namespace")
+		t.Error("a closed file descriptor is accepted as a namespace")
 	}
 	c, err := Dial(int(newNamespace(t).Handle()))
 	if err != nil {
@@ -354,8 +353,8 @@ func TestDialErrors(t *testing.T) {
 	}
 }
 
-// TestForgedReply: another process that writes to our socket is not taken for
-// the kernel.
+// TestForgedReply: messages of another process to our socket do not count as the
+// kernel's.
 func TestForgedReply(t *testing.T) {
 	ns := newNamespace(t)
 	c := dial(t, ns)
@@ -364,14 +363,14 @@ func TestForgedReply(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	changes := ruleset.Diff(setOfPorts(0, 0), setOfPorts(1, 0)).Changes() // port 0 is there
+	changes := ruleset.Diff(setOfPorts(0, 0), setOfPorts(1, 0)).Changes() // port 0 exists
 	if _, err := c.Commit(t.Context(), generation, changes); !errors.Is(err, unix.EEXIST) {
 		t.Errorf("%v, want the kernel's answer", err)
 	}
 }
 
-// TestMaxBatch: the send buffer grows as the batch needs it, or the limit is
-// told.
+// TestMaxBatch: the send buffer grows with the batch, up to a limit that the error
+// names.
 func TestMaxBatch(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	const large = 64 << 20
@@ -383,9 +382,9 @@ func TestMaxBatch(t *testing.T) {
 		t.Errorf("the limit was %d and is %d, error %v", limit, again, err)
 	}
 	if limit >= large {
-		return // with rights in the initial user namespace
+		return // with CAP_NET_ADMIN in the initial user namespace there is no limit
 	}
-	const least = 8 // bytes of an element
+	const least = 8 // an element has more bytes
 	changes := []ruleset.Change{{
 		Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t",
 		Set: setOfPorts(0, 0).Tables[0].Set("ports"), Elements: make([]ruleset.Element, limit/least),
@@ -393,12 +392,12 @@ func TestMaxBatch(t *testing.T) {
 	_, err = c.Commit(t.Context(), 1, changes)
 	var big *ruleset.TooBigError
 	if !errors.As(err, &big) || !errors.Is(err, unix.EMSGSIZE) || big.Limit != limit || big.Size <= limit {
-		t.Errorf("%v, want that %d bytes are the limit", err, limit)
+		t.Errorf("%v, want an error that names the limit of %d bytes", err, limit)
 	}
 }
 
-// TestRepliesLost: when there is no room for the kernel's answers, the outcome
-// is not known. The connection goes on working.
+// TestRepliesLost: if there is no room for the kernel's answers, the outcome is
+// unknown. The connection continues to work.
 func TestRepliesLost(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	generation := load(t, c, setOfPorts(1, 0))
@@ -413,7 +412,7 @@ func TestRepliesLost(t *testing.T) {
 		})
 	}
 	if _, err := c.Commit(t.Context(), generation, changes); !errors.Is(err, ruleset.ErrUnknown) {
-		t.Errorf("%v, want that the outcome is unknown", err)
+		t.Errorf("%v, want ruleset.ErrUnknown", err)
 	}
 	if err := c.socket.Conn().SetReadBuffer(recvBuffer); err != nil {
 		t.Fatal(err)

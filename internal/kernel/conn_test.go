@@ -12,7 +12,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/netlink"
 )
 
-// extendedAck is an error message with attributes behind the failed header.
+// extendedAck returns an error message with attributes after the failed header.
 func extendedAck(attrs ...byte) netlink.Message {
 	const tlvs = 0x200
 	return netlink.Message{Type: unix.NLMSG_ERROR, Flags: tlvs, Data: append(make([]byte, 4+unix.NLMSG_HDRLEN), attrs...)}
@@ -24,8 +24,8 @@ func ackAttr(typ uint16, value uint32) []byte {
 	return binary.NativeEndian.AppendUint32(b, value)
 }
 
-// TestBadAttribute: whatever the kernel puts around it, the offset is found,
-// and without it nothing is invented.
+// TestBadAttribute: the offset is found among other attributes, and is 0 if it is
+// missing or malformed.
 func TestBadAttribute(t *testing.T) {
 	const msgText, offs = 1, 2
 	text := append(binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(nil, 7), msgText), 'n', 'o', 0, 0)
@@ -53,7 +53,7 @@ func TestBadAttribute(t *testing.T) {
 	}
 }
 
-// FuzzReply: whatever a datagram holds, reading it ends.
+// FuzzReply: reading any datagram ends.
 func FuzzReply(f *testing.F) {
 	for _, m := range []netlink.Message{extendedAck(ackAttr(2, 100)...), {Type: unix.NLMSG_DONE}} {
 		var b netlink.Buffer
@@ -70,15 +70,16 @@ func FuzzReply(f *testing.F) {
 	})
 }
 
-// TestNoSubsystem: one that no kernel has is waited for once.
+// TestNoSubsystem: only the first request waits for a subsystem that the kernel does
+// not have.
 func TestNoSubsystem(t *testing.T) {
 	c := dial(t, newNamespace(t))
-	const none = 0xe0 // with that of nf_tables it is one that nobody has
+	const none = 0xe0 // combined with the number of nf_tables, no subsystem
 	for _, want := range []int{7, 1} {
 		ctx := &disturbing{t.Context(), 0, nil}
 		err := c.ask(ctx, c.socket, none<<8, 0, unix.AF_UNSPEC, nil, func([]byte) error { return nil })
-		if looks := -ctx.n; !errors.Is(err, unix.EINVAL) || looks/2 != want { // before and after each request
-			t.Errorf("asked %d times: %v, want %d times: %v", looks/2, err, want, unix.EINVAL)
+		if checks := -ctx.n; !errors.Is(err, unix.EINVAL) || checks/2 != want { // before and after each request
+			t.Errorf("asked %d times: %v, want %d times: %v", checks/2, err, want, unix.EINVAL)
 		}
 	}
 }

@@ -16,10 +16,9 @@ import (
 )
 
 // Entries reads the entries of a dynamic set that have not expired, each once.
-// Packets go on making and renewing them meanwhile, and one that is under way
-// may be given or not. So may others while the kernel moves the set to a hash
-// table of another size, which begins the walk anew (nft_rhash_walk): then some
-// come twice, and few may be missed.
+// Entries that packets add meanwhile may be included or not. While the kernel
+// moves the set to a hash table of another size, which restarts the walk
+// (nft_rhash_walk), a few entries may be missed, too.
 func (c *Conn) Entries(ctx context.Context, table string, f ruleset.Family, s *ruleset.Set) ([]ruleset.Entry, error) {
 	var out []ruleset.Entry
 	seen := map[string]bool{}
@@ -38,19 +37,18 @@ func (c *Conn) Entries(ctx context.Context, table string, f ruleset.Family, s *r
 	return out, nil
 }
 
-// maxEntries bounds a batch of entries to what a socket takes without rights
-// (net.core.wmem_max is 212992 by default): one takes some 200 bytes in IPv6.
+// maxEntries bounds a batch of entries to the size that any socket can send
+// (net.core.wmem_max is 212992 by default): an entry takes some 200 bytes in IPv6.
 const maxEntries = 500
 
 // CommitEntries adds entries to a dynamic set or deletes them, bound to a
-// generation as Commit is, in as many batches as it takes. It returns how many
-// are there as given, or are deleted, and the generation after that, also with an
-// error.
+// generation as Commit is, in as many batches as needed. It returns how many
+// entries the set now has as given, or how many were deleted, and the generation
+// after that, also with an error.
 //
-// Entries come and go by themselves. One that is to be added and whose key
-// there is already stays as it is, and one that is to be deleted and is gone
-// is none of our concern; that a set is gone, its entries included, is not
-// noticed by a deletion.
+// Entries are also added by packets, and expire. If the key of an entry to be
+// added exists, that entry stays as it is. An entry to be deleted that does not
+// exist is ignored, even if the whole set does not exist.
 func (c *Conn) CommitEntries(ctx context.Context, generation uint32, change *ruleset.EntryChange) (done int, next uint32, err error) {
 	for chunk := range slices.Chunk(change.Entries, maxEntries) {
 		for len(chunk) > 0 {
@@ -68,17 +66,17 @@ func (c *Conn) CommitEntries(ctx context.Context, generation uint32, change *rul
 				}
 				break
 			}
-			chunk = without(chunk, moot) // nothing was applied: again, for the others
+			chunk = without(chunk, moot) // nothing was applied: repeat for the others
 		}
 	}
 	return done, generation, nil
 }
 
-// commitEntries sends one batch. The kernel goes through all of a batch before
-// it gives up on it, so that one answer names every entry that is moot.
+// commitEntries sends one batch. The kernel evaluates the whole batch before it
+// refuses it, so one answer names every moot entry.
 //
-// Linux 6.3 has a message that deletes what may be gone
-// (NFT_MSG_DESTROYSETELEM), but older ones are supported.
+// Since Linux 6.3 a message can delete elements that may not exist
+// (NFT_MSG_DESTROYSETELEM), but older kernels are supported, too.
 func (c *Conn) commitEntries(ctx context.Context, generation uint32, change *ruleset.EntryChange) (moot map[int]bool, err error) {
 	batch := nfnl.NewBatch(c.socket.NextSeq(0), generation)
 	if err := batch.AddEntries(change); err != nil {
@@ -106,10 +104,10 @@ func (c *Conn) commitEntries(ctx context.Context, generation uint32, change *rul
 	return moot, err
 }
 
-// isMoot reports whether an entry is there that should be added, or is not that
-// should be deleted. One that is there with the same data is no error. For a key
-// that has other data the kernel answers EEXIST, and older ones EBUSY
-// (nft_add_set_elem in net/netfilter/nf_tables_api.c).
+// isMoot reports whether an error says that the key of an entry to be added exists,
+// or that an entry to be deleted does not. Adding an entry that exists with the
+// same data is no error. For other data the kernel answers EEXIST, and older ones
+// EBUSY (nft_add_set_elem in net/netfilter/nf_tables_api.c).
 func isMoot(v ruleset.Verb, errno unix.Errno) bool {
 	if v == ruleset.Delete {
 		return errno == unix.ENOENT

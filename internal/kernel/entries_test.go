@@ -17,7 +17,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// affinities are n entries of the specimen's map, from the first on.
+// affinities returns n entries of the specimen's map, beginning with number first.
 func affinities(f ruleset.Family, first, n int, timeout time.Duration) *ruleset.EntryChange {
 	c := &ruleset.EntryChange{Verb: ruleset.Add, Family: f, Table: "t", Set: specimen(f).Set("affinity")}
 	one, two := testAddr(f, 1).AsSlice(), testAddr(f, 2).AsSlice()
@@ -31,8 +31,8 @@ func affinities(f ruleset.Family, first, n int, timeout time.Duration) *ruleset.
 	return c
 }
 
-// readEntries reads until the kernel has come to an end with the size of its
-// hash table, which it changes behind our back: two walks find as much then.
+// readEntries reads until two walks in a row find the same number of entries, since
+// the kernel resizes its hash table in the background.
 func readEntries(t *testing.T, c *Conn, of *ruleset.EntryChange) []ruleset.Entry {
 	t.Helper()
 	for last := -1; ; {
@@ -48,12 +48,12 @@ func readEntries(t *testing.T, c *Conn, of *ruleset.EntryChange) []ruleset.Entry
 	}
 }
 
-// wantEntries compares all but what is left of the time, which it bounds.
+// wantEntries compares entries. It only bounds their remaining times.
 func wantEntries(t *testing.T, want, got []ruleset.Entry) {
 	t.Helper()
 	for i := range got {
 		if e := &got[i]; e.Expires <= 0 || e.Expires > e.Timeout {
-			t.Errorf("%s are left of %s", e.Expires, e.Timeout)
+			t.Errorf("expires in %s, with a timeout of %s", e.Expires, e.Timeout)
 		}
 		got[i].Expires = 0
 	}
@@ -69,12 +69,12 @@ func commitEntries(t *testing.T, c *Conn, change *ruleset.EntryChange, want int)
 		t.Fatalf("%s: %d of %d entries, want %d, error %v", change.Verb, done, len(change.Entries), want, err)
 	}
 	if now := generation(t, c); next != now {
-		t.Errorf("generation %d, said to be %d", now, next)
+		t.Errorf("CommitEntries returns generation %d, want %d", next, now)
 	}
 }
 
-// TestEntries adds entries in more than one batch, over some that are there,
-// and deletes them, with some that are not; rulesets do not show any of it.
+// TestEntries adds entries in more than one batch, some of which exist, and deletes
+// them, together with some that do not exist. They are not part of the ruleset.
 func TestEntries(t *testing.T) {
 	ns := newNamespace(t)
 	c := dial(t, ns)
@@ -82,11 +82,11 @@ func TestEntries(t *testing.T) {
 	load(t, c, want)
 	for _, f := range ruleset.Families {
 		all := affinities(f, 0, 3*maxEntries/2, time.Hour)
-		there := affinities(f, 10, 2, 2*time.Hour)
-		there.Entries[0].Data[1] = []byte{0, 1}
-		commitEntries(t, c, there, 2)
+		present := affinities(f, 10, 2, 2*time.Hour)
+		present.Entries[0].Data[1] = []byte{0, 1}
+		commitEntries(t, c, present, 2)
 		commitEntries(t, c, all, len(all.Entries)-1)
-		all.Entries[10], all.Entries[11].Timeout = there.Entries[0], readEntries(t, c, all)[11].Timeout // which a newer kernel renews
+		all.Entries[10], all.Entries[11].Timeout = present.Entries[0], readEntries(t, c, all)[11].Timeout // newer kernels renew it
 		wantEntries(t, all.Entries, readEntries(t, c, all))
 		if listing := nft(t, ns, "", "list", "map", f.String(), "t", "affinity"); !strings.Contains(listing, " . tcp . 80 timeout 1h expires ") {
 			t.Errorf("nft lists %.1000s", listing)
@@ -103,8 +103,7 @@ func TestEntries(t *testing.T) {
 	}
 }
 
-// TestEntriesExpire: what has expired is neither read nor does it stop a
-// deletion.
+// TestEntriesExpire: expired entries are not read, and do not make a deletion fail.
 func TestEntriesExpire(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	load(t, c, specimens())
@@ -117,14 +116,14 @@ func TestEntriesExpire(t *testing.T) {
 		left = readEntries(t, c, brief)
 	}
 	if len(left) != 1 || left[0].Expires > time.Minute || left[0].Expires < 40*time.Second {
-		t.Fatalf("after ten seconds there are %+v", left)
+		t.Fatalf("after ten seconds the entries are %+v", left)
 	}
 	brief.Verb, lasting.Verb = ruleset.Delete, ruleset.Delete
 	brief.Entries = append(brief.Entries, lasting.Entries...)
 	commitEntries(t, c, brief, 1)
 }
 
-// TestEntriesRefused: with an error nothing of the batch is applied.
+// TestEntriesRefused: nothing of a refused batch is applied.
 func TestEntriesRefused(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	r := specimens()
@@ -135,7 +134,7 @@ func TestEntriesRefused(t *testing.T) {
 	now := generation(t, c)
 	three := affinities(ruleset.IPv4, 0, 3, time.Hour)
 	if done, next, err := c.CommitEntries(t.Context(), now, three); done != 0 || next != now || !errors.Is(err, unix.ENFILE) {
-		t.Errorf("into a set that is full: %d entries, generation %d of %d, error %v", done, next, now, err)
+		t.Errorf("into a full set: %d entries, generation %d of %d, error %v", done, next, now, err)
 	}
 	three.Entries = three.Entries[:2]
 	if _, _, err := c.CommitEntries(t.Context(), now+1, three); !errors.Is(err, ruleset.ErrStale) {
@@ -144,7 +143,7 @@ func TestEntriesRefused(t *testing.T) {
 	wantEntries(t, nil, readEntries(t, c, three))
 	three.Table = "another"
 	if _, _, err := c.CommitEntries(t.Context(), now, three); !errors.Is(err, unix.ENOENT) {
-		t.Errorf("into a table that is not there: %v", err)
+		t.Errorf("into a table that does not exist: %v", err)
 	}
 	three.Table, three.Entries[1].Key = "t", nil
 	if _, _, err := c.CommitEntries(t.Context(), now, three); err == nil {

@@ -45,8 +45,7 @@ func dial(t *testing.T, ns *nstest.Namespace) *Conn {
 	return c
 }
 
-// services are n services with as many backends each as their number says, at
-// most 3, in both families.
+// services returns n services in both families; the i-th has i % 4 backends.
 func services(n int) []*compile.Service {
 	out := make([]*compile.Service, n)
 	for i := range out {
@@ -75,7 +74,7 @@ func config() compile.Config {
 
 func compiled(n int) *ruleset.Ruleset { return compile.New(config(), services(n)).Ruleset() }
 
-// load makes the namespace hold a ruleset, which it does not hold any of yet.
+// load adds a ruleset, of which the namespace holds nothing yet.
 func load(t *testing.T, c *Conn, r *ruleset.Ruleset) (generation uint32) {
 	t.Helper()
 	return replace(t, c, &ruleset.Ruleset{}, r)
@@ -90,7 +89,7 @@ func read(t *testing.T, c *Conn) (*ruleset.Ruleset, uint32) {
 	return r, generation
 }
 
-// readWhole reads everything of one generation, as its callers do.
+// readWhole reads everything at one generation, as callers of Read do.
 func readWhole(ctx context.Context, c *Conn, table string) (*ruleset.Ruleset, uint32, error) {
 	before, err := c.Generation(ctx)
 	if err != nil {
@@ -111,13 +110,13 @@ func readAll(ctx context.Context, c *Conn, table string) (*ruleset.Ruleset, erro
 	return c.Read(ctx, table, ruleset.Families[:], func(ruleset.Family, string) bool { return true })
 }
 
-// wantRuleset compares the text, which has counters and sizes too.
+// wantRuleset compares rulesets, including counters and sizes.
 func wantRuleset(t *testing.T, want, got *ruleset.Ruleset) {
 	t.Helper()
 	if diff := cmp.Diff(want.String(), got.String()); diff != "" {
 		t.Errorf("ruleset (-want +got):\n%s", diff)
 	}
 	if left := ruleset.Diff(got, want).Changes(); len(left) > 0 {
-		t.Errorf("%d changes are left to do, the first is %s", len(left), &left[0])
+		t.Errorf("%d changes are left, the first is %s", len(left), &left[0])
 	}
 }

@@ -17,39 +17,39 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Monitor hears what anybody commits to the rules of a namespace. The kernel
-// tells each transaction in the order of the generations, object by object,
-// and ends it with a message that names the generation (nf_tables_commit in
-// net/netfilter/nf_tables_api.c). So whoever has heard every generation up to
-// the present one knows all that has been changed. It is not safe for
-// concurrent use, apart from its wakers.
+// Monitor receives the events of all commits to the rules of a namespace. The
+// kernel sends the events of each transaction in the order of the generations,
+// object by object, and ends them with a message that names the generation
+// (nf_tables_commit in net/netfilter/nf_tables_api.c). So a monitor that has
+// received every generation up to the present one knows all changes. It is not safe
+// for concurrent use, apart from its wakers.
 //
-// While anybody on the machine is in the group, the kernel builds 8 kB of event
-// for each element of everybody's transactions, in all namespaces. So nobody
-// joins without need.
+// While any socket of the machine is in the group, the kernel allocates 8 kB of
+// event for each element of every transaction, in all namespaces. So a monitor
+// joins the group only while it is needed.
 type Monitor struct {
 	socket *netlink.Socket
-	own    uint32 // the netlink port of those whose transactions are not told
+	own    uint32 // the netlink port whose transactions are left out
 	table  string
 	sets   func(name string) *ruleset.Set
-	at     uint32 // the last generation that has been heard, or is known otherwise
-	gap    bool   // transactions may have gone by unheard after it
+	at     uint32 // the last generation that was received, or is known from elsewhere
+	gap    bool   // transactions after it may have been missed
 }
 
 const (
-	// eventBuffer takes some ten thousand elements, or a thousand small
+	// eventBuffer has room for some ten thousand elements, or a thousand small
 	// transactions. In a user namespace net.core.rmem_max bounds it.
 	eventBuffer = 4 << 20
-	// The generation moves a little before the transaction is told: by the
-	// time that it takes to write it down.
+	// maxDelay bounds the time between a new generation and its events, which
+	// the kernel builds and sends after that.
 	maxDelay = time.Second
-	// What went by unheard is not waited for as long as that.
+	// maxDelayInGap is shorter, since the events may have been missed.
 	maxDelayInGap = 20 * time.Millisecond
 )
 
 // NewMonitor opens a socket in the network namespace of a file descriptor, or
-// Here. It does not tell the transactions of the port own, and decodes elements
-// of those sets of the table that sets returns.
+// Here. The monitor leaves out transactions of the port own, and decodes elements
+// of those sets of the table for which sets returns a declaration.
 func NewMonitor(ns int, own uint32, table string, sets func(name string) *ruleset.Set) (*Monitor, error) {
 	s, err := netlink.Dial(unix.NETLINK_NETFILTER, ns)
 	if err != nil {
@@ -62,8 +62,8 @@ func NewMonitor(ns int, own uint32, table string, sets func(name string) *rulese
 	return m, nil
 }
 
-// SetBuffer says how many bytes may wait to be heard. What does not fit is
-// missed.
+// SetBuffer sets how many bytes of events may wait in the kernel. Events that do
+// not fit are missed.
 func (m *Monitor) SetBuffer(n int) error {
 	if err := m.socket.Conn().SetReadBuffer(n); err != nil {
 		return fmt.Errorf("netlink receive buffer: %w", err)
@@ -71,7 +71,7 @@ func (m *Monitor) SetBuffer(n int) error {
 	return nil
 }
 
-// Join begins to listen.
+// Join begins to receive events.
 func (m *Monitor) Join() error {
 	m.gap = true
 	if err := m.socket.Conn().JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
@@ -80,7 +80,7 @@ func (m *Monitor) Join() error {
 	return nil
 }
 
-// Leave stops to listen.
+// Leave stops receiving events.
 func (m *Monitor) Leave() error {
 	m.gap = true
 	if err := m.socket.Conn().LeaveGroup(unix.NFNLGRP_NFTABLES); err != nil {
@@ -92,32 +92,27 @@ func (m *Monitor) Leave() error {
 // Close closes the socket.
 func (m *Monitor) Close() error { return m.socket.Close() }
 
-// Waker makes a Waker for one goroutine.
+// Waker returns a Waker for one goroutine.
 func (m *Monitor) Waker() (*netlink.Waker, error) { return m.socket.Waker() }
 
-// Known says that everything up to a generation is known, and what came since
-// the last Join will be heard.
+// Known tells the monitor that everything up to a generation is known, and that no
+// later event has been missed.
 func (m *Monitor) Known(generation uint32) { m.at, m.gap = generation, false }
 
-// Discard drops what there is to hear.
-func (m *Monitor) Discard() error {
-	if err := m.socket.Drain(func(*netlink.Message) error { return nil }); err != nil && !errors.Is(err, netlink.ErrLost) {
-		return err
-	}
-	return nil
-}
+// Discard drops all received events.
+func (m *Monitor) Discard() error { return m.socket.Discard() }
 
 // CatchUp calls each for the objects of all transactions after the last known
-// one, except our own, and returns the last generation that is complete: to or
-// a later one. ruleset.ErrMissed: some were not heard. Then each may have been
-// called for others.
+// one, except our own, and returns the last complete generation, which is to or a
+// later one. ruleset.ErrMissed: events were missed; each may have been called for
+// others.
 func (m *Monitor) CatchUp(ctx context.Context, to uint32, each func(*ruleset.Event)) (uint32, error) {
 	delay := maxDelay
 	if m.gap {
 		delay = maxDelayInGap
 	}
 	for {
-		err := m.socket.Drain(func(msg *netlink.Message) error { return m.hear(msg, each) })
+		err := m.socket.Drain(func(msg *netlink.Message) error { return m.receive(msg, each) })
 		if err == nil && int32(m.at-to) < 0 {
 			if err = m.socket.Wait(ctx, delay); err == nil {
 				continue
@@ -135,10 +130,10 @@ func (m *Monitor) CatchUp(ctx context.Context, to uint32, each func(*ruleset.Eve
 	}
 }
 
-// hear takes a message, unless it is of a transaction that is known. Every one
-// has the lower half of its generation in the header (nfnl_msg_put with
-// nft_base_seq in net/netfilter/nf_tables_api.c).
-func (m *Monitor) hear(msg *netlink.Message, each func(*ruleset.Event)) error {
+// receive handles a message, unless its transaction is known. The header of every
+// message has the lower half of its generation (nfnl_msg_put with nft_base_seq in
+// net/netfilter/nf_tables_api.c).
+func (m *Monitor) receive(msg *netlink.Message, each func(*ruleset.Event)) error {
 	if msg.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(msg.Data) < netlink.NetfilterHeaderLen {
 		return nil
 	}
@@ -165,7 +160,7 @@ func (m *Monitor) hear(msg *netlink.Message, each func(*ruleset.Event)) error {
 	return nil
 }
 
-// kindOf is the kind of object of a message type.
+// kindOf returns the kind of object of a message type.
 func kindOf(typ uint16) ruleset.Kind {
 	switch typ {
 	case unix.NFT_MSG_NEWGEN:
@@ -184,8 +179,8 @@ func kindOf(typ uint16) ruleset.Kind {
 	return ruleset.KindOther
 }
 
-// names reads the first two attributes of an object, which are the name of its
-// table and, of elements, that of their set.
+// names reads the first two attributes of an object: the name of its table and,
+// for elements, that of their set.
 func names(b []byte) (table, set string) {
 	for a := netlink.ReadAttributes(b[netlink.NetfilterHeaderLen:]); a.Next(); {
 		switch a.Type {

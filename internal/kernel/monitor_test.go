@@ -17,8 +17,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// monitor makes one that has joined, knows all up to a generation, and decodes
-// elements of some sets of table t. It tells transactions of every port.
+// monitor returns a monitor that has joined, knows everything up to a generation,
+// and decodes elements of some sets of table t. It leaves out no transactions.
 func monitor(t *testing.T, ns *nstest.Namespace, known uint32, sets ...*ruleset.Set) *Monitor {
 	t.Helper()
 	return monitorExcept(t, ns, 0, known, sets...)
@@ -43,21 +43,22 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// heard counts events by table and kind.
-type heard map[string]map[ruleset.Kind]int
+// received counts events by table and kind.
+type received map[string]map[ruleset.Kind]int
 
-func (h heard) note(e *ruleset.Event) {
-	if h[e.Table] == nil {
-		h[e.Table] = map[ruleset.Kind]int{}
+func (r received) count(e *ruleset.Event) {
+	if r[e.Table] == nil {
+		r[e.Table] = map[ruleset.Kind]int{}
 	}
-	h[e.Table][e.Kind]++
+	r[e.Table][e.Kind]++
 }
 
 func table(name string) *ruleset.Ruleset {
 	return &ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv6, Name: name}}}
 }
 
-// TestMonitor hears everything of every transaction, each once, and who it was.
+// TestMonitor: a monitor receives all objects of every transaction once, and the
+// process that committed it.
 func TestMonitor(t *testing.T) {
 	ns := newNamespace(t)
 	c := dial(t, ns)
@@ -69,11 +70,11 @@ func TestMonitor(t *testing.T) {
 	last := load(t, c, compiled(3))
 	name, err := os.ReadFile("/proc/self/comm")
 	must(t, err)
-	got := heard{}
+	got := received{}
 	to, err := m.CatchUp(t.Context(), last, func(e *ruleset.Event) {
-		got.note(e)
+		got.count(e)
 		if e.Kind == ruleset.KindEnd && (e.Process.PID <= 0 || e.Process.Name != strings.TrimSpace(string(name))) {
-			t.Errorf("it was %+v", e.Process)
+			t.Errorf("committed by %+v", e.Process)
 		}
 	})
 	if err != nil || to != last || to != from+2 {
@@ -94,30 +95,30 @@ func TestMonitor(t *testing.T) {
 	}
 }
 
-// TestMonitorKnown: what is known already is not told.
+// TestMonitorKnown: events of known transactions are left out.
 func TestMonitorKnown(t *testing.T) {
 	ns := newNamespace(t)
 	c := dial(t, ns)
 	m := monitor(t, ns, generation(t, c))
 	m.Known(load(t, c, compiled(3)))
 	now := load(t, c, table("later"))
-	got := heard{}
-	if to, err := m.CatchUp(t.Context(), now, got.note); err != nil || to != now {
+	got := received{}
+	if to, err := m.CatchUp(t.Context(), now, got.count); err != nil || to != now {
 		t.Errorf("generation %d, error %v", to, err)
 	}
 	if len(got) != 2 || got["later"][ruleset.KindTable] != 1 || got[""][ruleset.KindEnd] != 1 {
-		t.Errorf("heard %v", got)
+		t.Errorf("received %v", got)
 	}
 }
 
-// TestMonitorOwn: our own transactions are not told, but counted: they make no
-// gap before, between and behind those of others.
+// TestMonitorOwn: our own transactions are left out, but make no gap before,
+// between or after those of others.
 func TestMonitorOwn(t *testing.T) {
 	ns := newNamespace(t)
 	ours, other := dial(t, ns), dial(t, ns)
 	m := monitorExcept(t, ns, ours.Port(), generation(t, ours))
 	for _, by := range []string{"o", "ooo", "oxo", "xoox", "xxoxo"} {
-		want, got, last := heard{}, heard{}, uint32(0)
+		want, got, last := received{}, received{}, uint32(0)
 		for i, who := range by {
 			name := fmt.Sprint(by, i)
 			if who == 'o' {
@@ -125,10 +126,10 @@ func TestMonitorOwn(t *testing.T) {
 				continue
 			}
 			last = load(t, other, table(name))
-			want.note(&ruleset.Event{Table: name, Kind: ruleset.KindTable})
-			want.note(&ruleset.Event{Kind: ruleset.KindEnd})
+			want.count(&ruleset.Event{Table: name, Kind: ruleset.KindTable})
+			want.count(&ruleset.Event{Kind: ruleset.KindEnd})
 		}
-		if to, err := m.CatchUp(t.Context(), last, got.note); err != nil || to != last {
+		if to, err := m.CatchUp(t.Context(), last, got.count); err != nil || to != last {
 			t.Errorf("%s: generation %d, error %v, want %d", by, to, err, last)
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -137,9 +138,9 @@ func TestMonitorOwn(t *testing.T) {
 	}
 }
 
-// TestMonitorElements: elements are decoded of those sets that the caller has,
-// in his table. Of others of his table it is told that they are not known, and
-// of other tables nothing but their names.
+// TestMonitorElements: elements are decoded of the caller's sets in the caller's
+// table. Elements of other sets of that table are marked as opaque, and of other
+// tables only names are read.
 func TestMonitorElements(t *testing.T) {
 	ns := newNamespace(t)
 	c := dial(t, ns)
@@ -152,21 +153,21 @@ func TestMonitorElements(t *testing.T) {
 	others.Family = ruleset.IPv6
 	others.Name = "others"
 	r.Tables = []*ruleset.Table{ours, &others}
-	asked := *opaque
-	asked.Opaque = "something"
-	m := monitor(t, ns, generation(t, c), ours.Set("ports"), &asked)
+	declared := *opaque
+	declared.Opaque = "something"
+	m := monitor(t, ns, generation(t, c), ours.Set("ports"), &declared)
 
-	type told struct {
+	type event struct {
 		Verb       ruleset.Verb
 		Table, Set string
 		Opaque     bool
 	}
-	catchUp := func(to uint32) (events map[told]int, elements []ruleset.Element) {
+	catchUp := func(to uint32) (events map[event]int, elements []ruleset.Element) {
 		t.Helper()
-		events = map[told]int{}
+		events = map[event]int{}
 		_, err := m.CatchUp(t.Context(), to, func(e *ruleset.Event) {
 			if e.Kind == ruleset.KindElement {
-				events[told{e.Verb, e.Table, e.Set, e.Opaque}]++
+				events[event{e.Verb, e.Table, e.Set, e.Opaque}]++
 				if !e.Opaque {
 					elements = append(elements, e.Elements...)
 				}
@@ -180,7 +181,7 @@ func TestMonitorElements(t *testing.T) {
 		from, to *ruleset.Ruleset
 	}{{ruleset.Add, &ruleset.Ruleset{}, r}, {ruleset.Delete, r, emptied(r)}} {
 		events, elements := catchUp(replace(t, c, step.from, step.to))
-		want := map[told]int{
+		want := map[event]int{
 			{step.verb, "t", "ports", false}:  3,
 			{step.verb, "t", "opaque", true}:  2,
 			{step.verb, "t", "unknown", true}: 2,
@@ -198,8 +199,8 @@ func TestMonitorElements(t *testing.T) {
 	}
 }
 
-// TestMonitorMissed: a gap is noticed, be it for lack of room, or since nobody
-// listened, before what is heard or behind it.
+// TestMonitorMissed: a gap is noticed, whether the buffer overran or the monitor
+// had left the group, and whether events are missing before or after others.
 func TestMonitorMissed(t *testing.T) {
 	for name, miss := range map[string]func(*testing.T, *Conn, *Monitor){
 		"overrun": func(t *testing.T, c *Conn, m *Monitor) {
@@ -212,7 +213,7 @@ func TestMonitorMissed(t *testing.T) {
 			must(t, m.Join())
 			load(t, c, table("b"))
 		},
-		"behind": func(t *testing.T, c *Conn, m *Monitor) {
+		"after": func(t *testing.T, c *Conn, m *Monitor) {
 			load(t, c, table("a"))
 			must(t, m.Leave())
 			load(t, c, table("b"))
@@ -225,52 +226,52 @@ func TestMonitorMissed(t *testing.T) {
 			m := monitor(t, ns, generation(t, c))
 			miss(t, c, m)
 			to := generation(t, c)
-			for range 2 { // and is not forgotten
+			for range 2 { // the gap stays until Known
 				start := time.Now()
-				if _, err := m.CatchUp(t.Context(), to, heard{}.note); !errors.Is(err, ruleset.ErrMissed) {
+				if _, err := m.CatchUp(t.Context(), to, received{}.count); !errors.Is(err, ruleset.ErrMissed) {
 					t.Fatalf("error %v", err)
 				}
 				if took := time.Since(start); took >= maxDelay {
-					t.Errorf("what went by is waited for: %s", took)
+					t.Errorf("waits %s for missed events", took)
 				}
 			}
 			must(t, m.Discard())
 			m.Known(to)
 			next := load(t, c, table("c"))
-			got := heard{}
-			if _, err := m.CatchUp(t.Context(), next, got.note); err != nil || got["c"] == nil {
-				t.Errorf("after it: heard %v, error %v", got, err)
+			got := received{}
+			if _, err := m.CatchUp(t.Context(), next, got.count); err != nil || got["c"] == nil {
+				t.Errorf("after the gap: received %v, error %v", got, err)
 			}
 		})
 	}
 }
 
-// TestMonitorRejoins: nobody listened for a while. Whoever knows what happened
-// then goes on without a gap; who knows less, misses something.
+// TestMonitorRejoins: after the monitor has left the group for a while, there is no
+// gap if everything up to the present generation is known, and one if it is not.
 func TestMonitorRejoins(t *testing.T) {
 	ns := newNamespace(t)
 	c := dial(t, ns)
 	m := monitor(t, ns, generation(t, c))
-	for i, c2 := range []struct {
-		late uint32 // how many generations are not known
-		want error
+	for i, step := range []struct {
+		unknown uint32 // how many generations are not known
+		want    error
 	}{{0, nil}, {1, ruleset.ErrMissed}, {0, nil}} {
 		must(t, m.Leave())
 		load(t, c, table(fmt.Sprint("a", i)))
 		must(t, m.Join())
-		m.Known(generation(t, c) - c2.late)
-		to, got := load(t, c, table(fmt.Sprint("b", i))), heard{}
-		if at, err := m.CatchUp(t.Context(), to, got.note); !errors.Is(err, c2.want) || c2.want == nil && at != to {
+		m.Known(generation(t, c) - step.unknown)
+		to, got := load(t, c, table(fmt.Sprint("b", i))), received{}
+		if at, err := m.CatchUp(t.Context(), to, got.count); !errors.Is(err, step.want) || step.want == nil && at != to {
 			t.Errorf("step %d: generation %d of %d, error %v", i, at, to, err)
 		}
-		if c2.want == nil && (len(got) != 2 || got[fmt.Sprint("b", i)] == nil) {
-			t.Errorf("step %d: heard %v", i, got)
+		if step.want == nil && (len(got) != 2 || got[fmt.Sprint("b", i)] == nil) {
+			t.Errorf("step %d: received %v", i, got)
 		}
 	}
 }
 
-// TestMonitorContext: a context that ends, also while it is waited for a
-// transaction that is not told, is no gap: what comes later is heard.
+// TestMonitorContext: the end of a context, even during the wait for events, makes
+// no gap: later events are received.
 func TestMonitorContext(t *testing.T) {
 	ns := newNamespace(t)
 	c := dial(t, ns)
@@ -282,21 +283,21 @@ func TestMonitorContext(t *testing.T) {
 	defer cancel()
 	for _, ctx := range []context.Context{ended, soon} {
 		start := time.Now()
-		if _, err := m.CatchUp(ctx, now+1, heard{}.note); err == nil || !errors.Is(err, ctx.Err()) {
+		if _, err := m.CatchUp(ctx, now+1, received{}.count); err == nil || !errors.Is(err, ctx.Err()) {
 			t.Errorf("%v, want %v", err, ctx.Err())
 		}
 		if took := time.Since(start); took >= maxDelay {
-			t.Errorf("it takes %s", took)
+			t.Errorf("CatchUp returns after %s", took)
 		}
 	}
-	next, got := load(t, c, table("later")), heard{}
-	if to, err := m.CatchUp(t.Context(), next, got.note); err != nil || to != next || got["later"] == nil {
-		t.Errorf("after it: generation %d of %d, heard %v, error %v", to, next, got, err)
+	next, got := load(t, c, table("later")), received{}
+	if to, err := m.CatchUp(t.Context(), next, got.count); err != nil || to != next || got["later"] == nil {
+		t.Errorf("afterwards: generation %d of %d, received %v, error %v", to, next, got, err)
 	}
 }
 
-// TestWaker: it wakes for an event, when it is told to, also before one waits,
-// and hearing is possible while somebody waits.
+// TestWaker: Wait returns after an event and after Wake, even if that came first,
+// and the monitor can receive events during a Wait.
 func TestWaker(t *testing.T) {
 	ns := newNamespace(t)
 	c := dial(t, ns)
@@ -314,13 +315,13 @@ func TestWaker(t *testing.T) {
 		case err := <-done:
 			must(t, err)
 		case <-time.After(20 * time.Second):
-			t.Fatal("it does not wake within 20 seconds")
+			t.Fatal("Wait does not return within 20 seconds")
 		}
 	}
 	done := waiting()
 	load(t, c, compiled(1))
 	wakes(done)
-	wakes(waiting()) // until it is heard
+	wakes(waiting()) // the event has not been received yet
 	must(t, m.Discard())
 	done = waiting()
 	w.Wake()
@@ -331,11 +332,11 @@ func TestWaker(t *testing.T) {
 	must(t, m.Discard())
 	select {
 	case err := <-done:
-		t.Errorf("it woke by itself: %v", err)
+		t.Errorf("Wait returned without a reason: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
 	w.Wake()
 	wakes(done)
 	must(t, w.Close())
-	w.Wake() // too late, and no harm
+	w.Wake() // too late, but harmless
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// nft runs stock nft inside the namespace and gives its output.
+// nft runs stock nft inside the namespace and returns its output.
 func nft(t *testing.T, ns *nstest.Namespace, stdin string, args ...string) string {
 	t.Helper()
 	path, err := exec.LookPath("nft")
@@ -50,7 +50,7 @@ const (
 	udp = 17
 )
 
-// testAddr is an address of the family that ends with n.
+// testAddr returns an address of the family that ends with n.
 func testAddr(f ruleset.Family, n byte) netip.Addr {
 	if f == ruleset.IPv6 {
 		return netip.AddrFrom16([16]byte{0xfd, 15: n})
@@ -65,7 +65,7 @@ func fields(list ...ruleset.Field) (out []ruleset.Operand) {
 	return out
 }
 
-// specimen is a table of every form of sets and rules.
+// specimen returns a table with every form of sets and rules.
 func specimen(f ruleset.Family) *ruleset.Table {
 	return &ruleset.Table{Family: f, Name: "t", Comment: "specimen", Sets: specimenSets(f), Chains: specimenChains(f)}
 }
@@ -158,14 +158,14 @@ func specimenChains(f ruleset.Family) []*ruleset.Chain {
 	}
 }
 
-// awkward are rules that stock nft loads in IPv4 only. In IPv6 nft 1.0.6
-// aborts: it sets four registers aside for the key of a map's update, however
-// long it is (netlink_gen_map_stmt in its src/netlink_linearize.c), and for a
-// hash beside a whole frontend it has too few.
+// awkward returns rules that stock nft loads in IPv4 only. In IPv6 nft 1.0.6 aborts:
+// it reserves four registers for the key of a map's update, whatever its length
+// (netlink_gen_map_stmt in its src/netlink_linearize.c), and has too few registers
+// for a hash after a whole frontend.
 //
-// What it lists of the first rule it does not load in either family: it leaves
-// out the protocol, since "tcp dport" implies it, but "ct original proto-dst" in
-// front of that needs it.
+// It cannot load its own listing of the first rule in either family: it leaves out
+// the protocol, since "tcp dport" implies it, but "ct original proto-dst" before
+// that needs it.
 func awkward() []ruleset.Rule {
 	isTCP := ruleset.Match{Field: ruleset.L4proto, Value: tcp}
 	hash := ruleset.Operand{Field: ruleset.Hash, Mod: 3}
@@ -179,7 +179,7 @@ func awkward() []ruleset.Rule {
 	}
 }
 
-// specimens are both families, with the awkward rules where they are asked for.
+// specimens returns the tables of both families, with the awkward rules in some.
 func specimens(withAwkward ...ruleset.Family) *ruleset.Ruleset {
 	r := &ruleset.Ruleset{}
 	for _, f := range ruleset.Families {
@@ -192,8 +192,8 @@ func specimens(withAwkward ...ruleset.Family) *ruleset.Ruleset {
 	return r
 }
 
-// TestForms: whatever the form is of what is committed, it is read back as it
-// was, and stock nft lists it.
+// TestForms: every form of sets and rules is read back as it was committed, and
+// listed by stock nft.
 func TestForms(t *testing.T) {
 	ns := newNamespace(t)
 	c := dial(t, ns)
@@ -238,7 +238,7 @@ func generation(t *testing.T, c *Conn) uint32 {
 	return g
 }
 
-// emptied is the ruleset without elements.
+// emptied returns the ruleset without elements.
 func emptied(r *ruleset.Ruleset) *ruleset.Ruleset {
 	out := ruleset.Apply(r, nil)
 	for _, t := range out.Tables {
@@ -249,9 +249,9 @@ func emptied(r *ruleset.Ruleset) *ruleset.Ruleset {
 	return out
 }
 
-// TestNftLoadsForms: what stock nft loads of our text is what we commit, to
-// the bytes of every expression and declaration, and its listing of what we
-// have committed says the same.
+// TestNftLoadsForms: stock nft loads our text to the same bytes of every expression
+// and declaration as we commit, and its listing of what we have committed loads as
+// the same ruleset.
 func TestNftLoadsForms(t *testing.T) {
 	want := specimens(ruleset.IPv4)
 	ours, theirs := newNamespace(t), newNamespace(t)
@@ -281,8 +281,8 @@ func TestNftLoadsForms(t *testing.T) {
 	wantRuleset(t, want, got)
 }
 
-// rawDump gives the messages of a kind without the numbers that the kernel
-// gives out, sorted.
+// rawDump returns the messages of a kind, sorted, without the numbers that the
+// kernel assigns.
 func rawDump(t *testing.T, c *Conn, typ int) (out []string) {
 	t.Helper()
 	numbers := map[int][]uint16{
@@ -309,15 +309,14 @@ func rawDump(t *testing.T, c *Conn, typ int) (out []string) {
 	return out
 }
 
-// emptyTypeof is what nft adds to the user data of a concatenation that is
-// declared by its types: a concatenation of no expressions, for keys and for
-// data.
+// emptyTypeof removes what nft adds to the user data of a concatenation that is
+// declared by types: a concatenation of no expressions, for keys and for data.
 var emptyTypeof = strings.NewReplacer(
 	`\x03\b\x00\x04\r\x00\x00\x00\x01\x00`, "", `\x04\b\x00\x04\r\x00\x00\x00\x01\x00`, "")
 
-// rulesAlike differ from nft's in what makes no difference: where a hash reads
-// its input from, and that nft swaps the bytes of a protocol, which has one,
-// before it is looked up in a set of intervals.
+// rulesAlike reports whether a rule differs from nft's without any effect: in the
+// register from which a hash reads, or since nft swaps the bytes of a protocol,
+// which has only one, before it looks it up in an interval set.
 func rulesAlike(s string) bool {
 	return strings.Contains(s, `hash\x00`) || strings.Contains(s, `ranges\x00`) || strings.Contains(s, `members\x00`)
 }

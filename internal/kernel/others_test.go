@@ -14,8 +14,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// busy has somebody commit in a table of his own, without end, until the test
-// or stop ends it. It returns a count of his commits.
+// busy starts a writer that commits to another table until the test ends or stop is
+// called, which returns the number of its commits.
 func busy(t *testing.T, c *Conn) (stop func() (commits int)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -58,7 +58,7 @@ func TestCommitOfAny(t *testing.T) {
 		runtime.Gosched() // on one processor, the writer needs a turn
 	}
 	if others := stop(); others == 0 {
-		t.Error("nobody else committed")
+		t.Error("the other writer has not committed")
 	}
 	got, _ := read(t, c)
 	wantRuleset(t, setOfPorts(n, 0), got)
@@ -70,7 +70,7 @@ func TestCommitOfAny(t *testing.T) {
 	}
 }
 
-// large is a ruleset of everything, and a set that takes many datagrams to dump.
+// large returns a ruleset with a set that takes many datagrams to dump.
 func large() *ruleset.Ruleset {
 	const n = 20_000
 	r := compiled(60)
@@ -79,7 +79,7 @@ func large() *ruleset.Ruleset {
 	return r
 }
 
-// TestElementsDespiteOthers: commits elsewhere, one after each datagram, do not
+// TestElementsDespiteOthers: commits to another table after each datagram do not
 // disturb the elements of a set.
 func TestElementsDespiteOthers(t *testing.T) {
 	ns := newNamespace(t)
@@ -103,8 +103,8 @@ func TestElementsDespiteOthers(t *testing.T) {
 	wantRuleset(t, setOfPorts(len(from.Set("ports").Elements), to.Size), got)
 }
 
-// TestReadDespiteOthers: while somebody commits elsewhere all the time, some
-// readings are given up, and all others are right.
+// TestReadDespiteOthers: while another writer commits to its own table all the time,
+// some readings are given up, and all others are right.
 func TestReadDespiteOthers(t *testing.T) {
 	const enough, most = 10, 2000
 	ns := newNamespace(t)
@@ -119,7 +119,7 @@ func TestReadDespiteOthers(t *testing.T) {
 		case err == nil:
 			right++
 			wantRuleset(t, want, got)
-		case errors.Is(err, ruleset.ErrStale): // the list of chains changed each time
+		case errors.Is(err, ruleset.ErrStale): // the list of chains changed in every attempt
 			stale++
 		default:
 			t.Fatal(err)
@@ -128,17 +128,18 @@ func TestReadDespiteOthers(t *testing.T) {
 	}
 	t.Logf("%d readings are right, %d were given up, beside %d commits", right, stale, stop())
 	if right < enough {
-		t.Error("that is too few")
+		t.Error("too few readings are right")
 	}
 }
 
-// TestReadWhileOthersShrink: the kernel continues the list of chains at an index
-// that counts those of others, too. When these go meanwhile, ours are behind it.
+// TestReadWhileOthersShrink: all our chains are read, although others delete theirs
+// meanwhile. The kernel continues the list at an index that counts those, too, and
+// so would skip ours.
 func TestReadWhileOthersShrink(t *testing.T) {
 	ns := newNamespace(t)
 	c, other := dial(t, ns), dial(t, ns)
 	others := &ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "others"}}}
-	for i := range 800 { // they fill the datagrams that the kernel makes first, and a part of the next
+	for i := range 800 { // enough to fill the first datagrams, and a part of the next
 		others.Tables[0].Chains = append(others.Tables[0].Chains, &ruleset.Chain{Name: fmt.Sprintf("chain-%03d", i)})
 	}
 	load(t, other, others)
@@ -155,22 +156,22 @@ func TestReadWhileOthersShrink(t *testing.T) {
 		t.Fatalf("gone %t, error %v", gone, err)
 	}
 	if len(got.Chains) != len(want.Chains) {
-		t.Errorf("%d chains are read of %d", len(got.Chains), len(want.Chains))
+		t.Errorf("%d chains are read, want %d", len(got.Chains), len(want.Chains))
 	}
 }
 
-// TestAbandonedRead: a reading that is given up in the middle does not keep a
-// commit waiting, nor spoil the next reading.
+// TestAbandonedRead: a reading that is abandoned in the middle neither delays a
+// commit nor disturbs the next reading.
 func TestAbandonedRead(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	want := large()
 	load(t, c, want)
-	looks := &disturbing{t.Context(), 0, nil}
-	if err := readPorts(looks, c, want); err != nil {
+	checks := &disturbing{t.Context(), 0, nil}
+	if err := readPorts(checks, c, want); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	if err := readPorts(&disturbing{ctx, -looks.n / 2, cancel}, c, want); !errors.Is(err, context.Canceled) {
+	if err := readPorts(&disturbing{ctx, -checks.n / 2, cancel}, c, want); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 	added := &ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "added"}}}

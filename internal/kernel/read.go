@@ -16,8 +16,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Generation reads the number of the namespace's rules: it moves with every
-// change that anybody makes to them.
+// Generation reads the generation of the namespace's rules, which grows with every
+// commit.
 func (c *Conn) Generation(ctx context.Context) (generation uint32, err error) {
 	err = c.ask(ctx, c.socket, unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil, func(b []byte) error {
 		generation, _ = generationOf(b)
@@ -32,7 +32,8 @@ func (c *Conn) Generation(ctx context.Context) (generation uint32, err error) {
 	return generation, nil
 }
 
-// generationOf reads a message of type NFT_MSG_NEWGEN; 0 is none.
+// generationOf reads a message of type NFT_MSG_NEWGEN; 0 means that it has no
+// generation.
 func generationOf(b []byte) (generation uint32, by ruleset.Process) {
 	for a := netlink.ReadAttributes(b[min(netlink.NetfilterHeaderLen, len(b)):]); a.Next(); {
 		switch {
@@ -47,10 +48,10 @@ func generationOf(b []byte) (generation uint32, by ruleset.Process) {
 	return generation, by
 }
 
-// Read reads the tables of that name in some families, with counters, but the
-// elements of those sets only that are wanted. What others change meanwhile may
-// be there or not; the caller compares generations, or listens. ErrStale: so
-// much changed that nothing can be made of it.
+// Read reads the tables of that name in some families, with counters, and with the
+// elements of those sets for which elements returns true. Changes that others make
+// meanwhile may be included or not: the caller compares generations, or monitors
+// events. With ErrStale, too much changed for a result.
 func (c *Conn) Read(ctx context.Context, table string, families []ruleset.Family,
 	elements func(f ruleset.Family, set string) bool,
 ) (*ruleset.Ruleset, error) {
@@ -58,7 +59,7 @@ func (c *Conn) Read(ctx context.Context, table string, families []ruleset.Family
 	for _, f := range families {
 		t, err := c.readTable(ctx, table, f, func(set string) bool { return elements(f, set) })
 		if errors.Is(err, unix.ENOENT) {
-			return nil, ruleset.ErrStale // it went while it was read
+			return nil, ruleset.ErrStale // it was deleted meanwhile
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read table %s %s: %w", f, table, err)
@@ -70,7 +71,7 @@ func (c *Conn) Read(ctx context.Context, table string, families []ruleset.Family
 	return out, nil
 }
 
-// Tables reads the tables of that name without what is in them.
+// Tables reads the tables of that name without their contents.
 func (c *Conn) Tables(ctx context.Context, table string) (*ruleset.Ruleset, error) {
 	out := &ruleset.Ruleset{}
 	for _, f := range ruleset.Families {
@@ -99,7 +100,8 @@ func (c *Conn) readTable(ctx context.Context, name string, f ruleset.Family, ele
 	return t, c.readRules(ctx, t)
 }
 
-// tableHead reads a table's own attributes; nil if there is none of that name.
+// tableHead reads a table's own attributes. It returns nil if the table does not
+// exist.
 func (c *Conn) tableHead(ctx context.Context, name string, f ruleset.Family) (t *ruleset.Table, err error) {
 	err = c.dumpAll(ctx, unix.NFT_MSG_GETTABLE, f, func() { t = nil }, func(b []byte) error {
 		got, err := nfnl.DecodeTable(b)
@@ -111,8 +113,8 @@ func (c *Conn) tableHead(ctx context.Context, name string, f ruleset.Family) (t 
 	return t, err
 }
 
-// dumpIn reads what is in a table. Commits elsewhere do not disturb that, since
-// the kernel continues at an index that counts what it is asked for
+// dumpIn reads objects of one table. Commits to other tables do not disturb that,
+// since the kernel continues at an index that counts only the requested objects
 // (nf_tables_dump_sets, nf_tables_dump_rules and nf_tables_dump_set in
 // net/netfilter/nf_tables_api.c).
 func (c *Conn) dumpIn(ctx context.Context, typ int, f ruleset.Family, filter []byte, each func([]byte) error) error {
@@ -123,12 +125,12 @@ func (c *Conn) dumpIn(ctx context.Context, typ int, f ruleset.Family, filter []b
 	return err
 }
 
-// maxDumps bounds how often a list of objects is read anew.
+// maxDumps bounds how often a list of objects is read.
 const maxDumps = 16
 
 // dumpAll reads the objects of all tables and, if the rules of the namespace
-// changed meanwhile, reads them anew: the index at which the kernel continues
-// counts those of others, too (nf_tables_dump_chains).
+// changed meanwhile, reads them again: the index at which the kernel continues
+// counts the objects of other tables, too (nf_tables_dump_chains).
 func (c *Conn) dumpAll(ctx context.Context, typ int, f ruleset.Family, begin func(), each func([]byte) error) error {
 	for range maxDumps {
 		begin()
@@ -152,7 +154,7 @@ func (c *Conn) readSets(ctx context.Context, t *ruleset.Table, elements func(set
 	}
 	for _, s := range t.Sets {
 		if s.Dynamic || !elements(s.Name) {
-			continue // packets make the elements of dynamic ones: they are no part of the ruleset
+			continue // packets add the elements of dynamic sets, which are not part of the ruleset
 		}
 		if err := c.readElements(ctx, t, s); err != nil {
 			return fmt.Errorf("elements of %s: %w", s.Name, err)
@@ -166,7 +168,7 @@ func (c *Conn) readElements(ctx context.Context, t *ruleset.Table, s *ruleset.Se
 	err := c.dumpIn(ctx, unix.NFT_MSG_GETSETELEM, t.Family, filter, func(b []byte) error {
 		_, _, err := nfnl.DecodeElements(b, s, t.Family, func(e ruleset.Element) {
 			if n := len(s.Elements); n == cap(s.Elements) {
-				s.Elements = slices.Grow(s.Elements, max(n, 64)) // append alone copies four times as much
+				s.Elements = slices.Grow(s.Elements, max(n, 64)) // doubled: append alone copies four times as much
 			}
 			s.Elements = append(s.Elements, e)
 		})
@@ -182,7 +184,7 @@ func elementList(table, set string) netlink.Buffer {
 	return b
 }
 
-// text is an attribute with a string.
+// text returns an attribute with a string.
 func text(typ uint16, s string) (b netlink.Buffer) {
 	b.PutString(typ, s)
 	return b
@@ -206,18 +208,18 @@ func (c *Conn) readRules(ctx context.Context, t *ruleset.Table) error {
 		}
 		in := t.Chain(chain)
 		if in == nil {
-			return ruleset.ErrStale // it came after the chains were read
+			return ruleset.ErrStale // the chain was added after the chains were read
 		}
 		in.Rules = append(in.Rules, rule)
 		return nil
 	})
 }
 
-// ReadCounters reads the counters of these elements of a set. Those that the
-// kernel does not have keep theirs.
+// ReadCounters reads the counters of these elements of a set. An element that the
+// kernel does not have keeps its counters.
 func (c *Conn) ReadCounters(ctx context.Context, change *ruleset.Change, elements []ruleset.Element) error {
-	// Each element is answered by a message of its own, and all answers of a
-	// request must fit into the receive buffer.
+	// Each element is answered by a separate message, and all answers to a request
+	// must fit into the receive buffer.
 	const chunk = 32
 	for len(elements) > 0 {
 		n := min(chunk, len(elements))
@@ -242,7 +244,7 @@ func (c *Conn) readCounters(ctx context.Context, change *ruleset.Change, element
 		return err
 	})
 	if errors.Is(err, unix.ENOENT) {
-		return nil // others deleted one
+		return nil // another process has deleted an element
 	}
 	return err
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// TestReadOthers: tables of other names are not ours to read.
+// TestReadOthers: tables of other names are not read.
 func TestReadOthers(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	foreign := compiled(3)
@@ -34,8 +34,8 @@ func TestReadOthers(t *testing.T) {
 	wantRuleset(t, foreign, got)
 }
 
-// disturbing is a context during whose n-th look something happens. Every
-// request looks at it just before it is sent.
+// disturbing is a context whose n-th check runs a function. Every request checks its
+// context just before it is sent.
 type disturbing struct {
 	context.Context
 	n      int
@@ -49,8 +49,8 @@ func (d *disturbing) Err() error {
 	return d.Context.Err()
 }
 
-// TestReadDisturbed: whenever another changes our rules while we read them,
-// what is read is whole, as it was before or as it is then, or given up.
+// TestReadDisturbed: if another process changes our rules while we read them, the
+// result is the whole ruleset of before or after, or ErrStale.
 func TestReadDisturbed(t *testing.T) {
 	t.Run("changed", func(t *testing.T) { testReadDisturbed(t, compiled(2), compiled(3)) })
 	t.Run("deleted", func(t *testing.T) { testReadDisturbed(t, compiled(2), &ruleset.Ruleset{}) })
@@ -71,11 +71,11 @@ func testReadDisturbed(t *testing.T, now, later *ruleset.Ruleset) {
 		got, _, err := readWhole(ctx, c, "t")
 		switch {
 		case !disturbed && n < 5:
-			t.Fatalf("all was read after %d looks", n)
+			t.Fatalf("everything was read after %d checks", n)
 		case err == nil && got.String() != now.String() && got.String() != later.String():
-			t.Fatalf("disturbed at look %d, it is read in parts:\n%s", n, got)
+			t.Fatalf("disturbed at check %d, a mixture is read:\n%s", n, got)
 		case err != nil && !errors.Is(err, ruleset.ErrStale):
-			t.Fatalf("disturbed at look %d: %v", n, err)
+			t.Fatalf("disturbed at check %d: %v", n, err)
 		case !disturbed:
 			return
 		}
@@ -91,9 +91,9 @@ func replace(t *testing.T, c *Conn, from, to *ruleset.Ruleset) (next uint32) {
 	return next
 }
 
-// TestReadDynamic: elements that packets make are not asked for.
+// TestReadDynamic: elements of dynamic sets, which packets add, are not requested.
 func TestReadDynamic(t *testing.T) {
-	looks := func(sets ...*ruleset.Set) int {
+	checks := func(sets ...*ruleset.Set) int {
 		c := dial(t, newNamespace(t))
 		load(t, c, &ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "t", Sets: sets}}})
 		ctx := &disturbing{t.Context(), -1, nil}
@@ -104,15 +104,15 @@ func TestReadDynamic(t *testing.T) {
 	}
 	dynamic := &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Addr}, Dynamic: true, Size: 16}
 	plain := &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Addr}}
-	none, one, more := looks(), looks(dynamic), looks(plain)
-	// The declaration is one message more; elements are asked for by another.
+	none, one, more := checks(), checks(dynamic), checks(plain)
+	// The declaration is one more message. The elements take another request.
 	if one != none+1 || more <= one {
-		t.Errorf("%d looks without a set, %d with a dynamic one, %d with a plain one", none, one, more)
+		t.Errorf("%d checks without a set, %d with a dynamic one, %d with a plain one", none, one, more)
 	}
 }
 
-// TestReadCounters reads the counters of some elements among many, more than
-// one request is made for, and of some that are not there.
+// TestReadCounters reads the counters of some elements of a set, in more than one
+// request, and of one that does not exist.
 func TestReadCounters(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	r := compiled(300)
@@ -140,14 +140,15 @@ func TestReadCounters(t *testing.T) {
 	missing[0].Key = ruleset.Tuple{}.Addr(r.Table(ruleset.IPv6).Set("hairpin").Elements[0].Key.AddrAt(0, ruleset.IPv6)).Proto(6).Port(1).Slot(9)
 	missing[0].Packets = 7
 	if err := c.ReadCounters(t.Context(), &change, missing); err != nil || missing[0].Packets != 7 {
-		t.Errorf("an element that is not there: %d packets, error %v", missing[0].Packets, err)
+		t.Errorf("an element that does not exist: %d packets, error %v", missing[0].Packets, err)
 	}
 	if err := c.ReadCounters(t.Context(), &change, nil); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestTables reads what tells whose a table is, without its contents.
+// TestTables: the attributes that identify a table's owner are read without its
+// contents.
 func TestTables(t *testing.T) {
 	c := dial(t, newNamespace(t))
 	want := compiled(1)
@@ -163,13 +164,12 @@ func TestTables(t *testing.T) {
 		}
 	}
 	if got, err := c.Tables(t.Context(), "other"); err != nil || len(got.Tables) > 0 {
-		t.Errorf("tables that are not there: %+v, error %v", got, err)
+		t.Errorf("tables that do not exist: %+v, error %v", got, err)
 	}
 }
 
-// TestReadWhileWritten: somebody replaces our rules all the time while we read
-// them. Some readings are given up, as they would be torn, and all others are
-// whole.
+// TestReadWhileWritten: while another process replaces our rules all the time, some
+// readings are given up, since they would be mixtures, and all others are whole.
 func TestReadWhileWritten(t *testing.T) {
 	const enough, most = 20, 10_000
 	ns := newNamespace(t)
@@ -188,7 +188,7 @@ func TestReadWhileWritten(t *testing.T) {
 		got, _, err := readWhole(t.Context(), c, "t")
 		switch {
 		case err == nil && len(ruleset.Diff(got, states[0]).Changes()) > 0 && len(ruleset.Diff(got, states[1]).Changes()) > 0:
-			t.Fatalf("it is read in parts:\n%s", got)
+			t.Fatalf("a mixture is read:\n%s", got)
 		case err == nil:
 			whole++
 		case errors.Is(err, ruleset.ErrStale):
@@ -201,7 +201,7 @@ func TestReadWhileWritten(t *testing.T) {
 	stop()
 	writer.Wait()
 	if min(whole, torn) < enough {
-		t.Error("that is too few of one kind to show anything")
+		t.Error("too few readings of one kind to show anything")
 	}
 	t.Logf("%d readings were whole, %d were given up", whole, torn)
 }

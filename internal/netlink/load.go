@@ -10,23 +10,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How long the first request to a subsystem waits for its module: 630 ms in
-// all, in pauses that double.
+// The first request to a subsystem waits for its module for 630 ms in all, in
+// pauses that double.
 const (
 	firstPause = 10 * time.Millisecond
 	lastPause  = 320 * time.Millisecond
 )
 
-// UntilLoaded repeats the first request to a subsystem of netfilter while the
-// kernel seems to be loading it.
+// untilLoaded repeats the first request to a subsystem of netfilter while the
+// kernel may be loading it.
 //
-// If the subsystem is a module, the kernel has modprobe load it and asks again
-// whether it is there; if not, it answers EINVAL (nfnetlink_rcv_msg in
-// net/netfilter/nfnetlink.c). When somebody else is loading it at that moment,
-// that can be too early: busybox's modprobe takes every module of /proc/modules
-// for loaded, also one that has not been initialised yet. A kernel that does
-// not have the subsystem at all answers the same, and only time tells.
-func UntilLoaded(ctx context.Context, ask func() error) error {
+// If the subsystem is a module, the kernel runs modprobe and then looks for the
+// subsystem again; if it is still missing, it answers EINVAL (nfnetlink_rcv_msg in
+// net/netfilter/nfnetlink.c). If another process is loading the module at that
+// moment, the answer can come too early: busybox's modprobe counts every module of
+// /proc/modules as loaded, even one that is not initialised yet. A kernel without
+// the subsystem answers the same; only time distinguishes the two.
+func untilLoaded(ctx context.Context, ask func() error) error {
 	err := ask()
 	for pause := firstPause; errors.Is(err, unix.EINVAL) && pause <= lastPause; pause *= 2 {
 		select {

@@ -10,25 +10,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestUntilLoaded: a subsystem that answers EINVAL at first, as while its
-// module is being loaded, is asked again; any other answer is one.
+// TestUntilLoaded: a request that is answered by EINVAL, as while the module of a
+// subsystem is being loaded, is repeated. Any other answer is final.
 func TestUntilLoaded(t *testing.T) {
 	other := errors.New("other")
 	for _, c := range []struct {
 		name    string
-		answers []error // the last one is given for ever
+		answers []error // the last one repeats
 		asked   int
 		want    error
 	}{
-		{"there", []error{nil}, 1, nil},
+		{"loaded", []error{nil}, 1, nil},
 		{"being loaded", []error{unix.EINVAL, unix.EINVAL, nil}, 3, nil},
 		{"another error", []error{other}, 1, other},
 		{"another error later", []error{unix.EINVAL, other}, 2, other},
-		{"not there", []error{unix.EINVAL}, 7, unix.EINVAL},
+		{"missing", []error{unix.EINVAL}, 7, unix.EINVAL},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			asked := 0
-			err := UntilLoaded(t.Context(), func() error {
+			err := untilLoaded(t.Context(), func() error {
 				asked++
 				return c.answers[min(asked, len(c.answers))-1]
 			})
@@ -38,7 +38,7 @@ func TestUntilLoaded(t *testing.T) {
 		})
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	err := UntilLoaded(ctx, func() error { cancel(); return unix.EINVAL })
+	err := untilLoaded(ctx, func() error { cancel(); return unix.EINVAL })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("after the context's end: %v", err)
 	}

@@ -42,8 +42,8 @@ func dial(t *testing.T, ns *nstest.Namespace, protocol int) *Socket {
 	return s
 }
 
-// disturbing is a context during whose n-th look something happens. A request
-// looks at it just before it is sent, and after each datagram.
+// disturbing is a context whose n-th check runs a function. A request checks its
+// context just before it is sent, and after each datagram.
 type disturbing struct {
 	context.Context
 	n      int
@@ -57,7 +57,7 @@ func (d *disturbing) Err() error {
 	return d.Context.Err()
 }
 
-// nfTables are messages to nf_tables.
+// nfTables collects messages to nf_tables.
 type nfTables struct {
 	Buffer
 	seq uint32
@@ -75,7 +75,7 @@ func (b *nfTables) create(typ uint16, attributes Buffer) {
 	b.add(unix.NFNL_SUBSYS_NFTABLES<<8|typ, unix.NLM_F_CREATE, 0, attributes)
 }
 
-// commit sends what was added as one batch, which must succeed.
+// commit sends the messages as one batch, which must succeed.
 func (b *nfTables) commit(t *testing.T, s *Socket) {
 	t.Helper()
 	batch := nfTables{seq: s.NextSeq(b.seq + 2)}
@@ -84,7 +84,7 @@ func (b *nfTables) commit(t *testing.T, s *Socket) {
 	for m := ReadMessages(b.Buffer); m.Next(); {
 		flags := m.Flags
 		if batch.seq == first+b.seq {
-			flags |= unix.NLM_F_ACK // of the last one; errors come in any case
+			flags |= unix.NLM_F_ACK // for the last message; errors are sent anyway
 		}
 		batch.add(m.Type, flags, 0, m.Data[NetfilterHeaderLen:])
 	}
@@ -127,7 +127,7 @@ func addNumbers(t *testing.T, s *Socket, n int) {
 	set.PutUint32(unix.NFTA_SET_KEY_LEN, 4)
 	set.PutUint32(unix.NFTA_SET_ID, 1)
 	size := set.Nest(unix.NFTA_SET_DESC)
-	set.PutUint32(unix.NFTA_SET_DESC_SIZE, uint32(n)) // a hash table that never changes its size
+	set.PutUint32(unix.NFTA_SET_DESC_SIZE, uint32(n)) // makes it a hash table of fixed size
 	set.Unnest(size)
 	b.create(unix.NFT_MSG_NEWSET, set)
 	b.commit(t, s)
@@ -148,7 +148,7 @@ func addNumbers(t *testing.T, s *Socket, n int) {
 	}
 }
 
-// numbers names the set.
+// numbers returns the attributes that name the set.
 func numbers() (b Buffer) {
 	b.PutString(unix.NFTA_SET_ELEM_LIST_TABLE, "t")
 	b.PutString(unix.NFTA_SET_ELEM_LIST_SET, "numbers")
@@ -184,7 +184,7 @@ func numbersIn(b []byte) (out []uint32) {
 	return out
 }
 
-// generation asks for the number of the rules.
+// generation reads the generation of the rules.
 func generation(ctx context.Context, s *Socket) (n uint32, err error) {
 	var body Buffer
 	body.Netfilter(unix.AF_UNSPEC, 0)

@@ -16,19 +16,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Socket is a netlink socket that takes nothing but the kernel's word: another
-// process with CAP_NET_ADMIN can write to it, too. It is not safe for
-// concurrent use.
+// Socket is a netlink socket that accepts messages from the kernel only: another
+// process with CAP_NET_ADMIN can write to it, too. It is not safe for concurrent
+// use.
 //
-// The kernel works on a request inside the call that sends it, so every reply
-// is there when the call returns. No read waits for long; a deadline guards
-// against a kernel that does otherwise.
+// The kernel handles a request inside the call that sends it, so every reply has
+// arrived when the call returns. No read waits for long; a deadline guards against
+// a kernel that behaves otherwise.
 type Socket struct {
 	nl      *netlink.Conn
 	raw     syscall.RawConn
 	seq     uint32
 	buf     []byte
-	pending uint32 // the sequence number of a dump that was abandoned; 0: none
+	pending uint32 // the sequence number of an abandoned dump; 0: none
+	asked   bool   // AskNetfilter has been called
 }
 
 // Message is a reply, valid until the next one is read.
@@ -46,10 +47,10 @@ var (
 	// ErrLost says that replies were lost (ENOBUFS), so that the outcome of a
 	// request is unknown.
 	ErrLost = errors.New("replies of the kernel were lost")
-	// ErrInterrupted says that what was dumped changed meanwhile
+	// ErrInterrupted says that the dumped objects changed meanwhile
 	// (NLM_F_DUMP_INTR).
 	ErrInterrupted = errors.New("changed while it was read")
-	// ErrMalformed says that a reply is not what it should be.
+	// ErrMalformed says that a reply could not be decoded.
 	ErrMalformed = errors.New("malformed netlink reply")
 )
 
@@ -80,8 +81,8 @@ func Dial(protocol, ns int, options ...netlink.ConnOption) (*Socket, error) {
 	return s, nil
 }
 
-// namespace duplicates a descriptor of a network namespace, since for package
-// netlink the descriptor 0 is no namespace.
+// namespace duplicates a descriptor of a network namespace, since mdlayher/netlink
+// takes the descriptor 0 for none.
 func namespace(fd int) (*os.File, error) {
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
@@ -89,7 +90,7 @@ func namespace(fd int) (*os.File, error) {
 	}
 	file := os.NewFile(uintptr(own), "network namespace")
 	if kind, err := unix.IoctlRetInt(own, unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
-		return nil, errors.Join(fmt.Errorf("open network namespace: file descriptor %d is none", fd), file.Close())
+		return nil, errors.Join(fmt.Errorf("open network namespace: file descriptor %d is not a network namespace", fd), file.Close())
 	}
 	return file, nil
 }
@@ -102,14 +103,11 @@ func (s *Socket) Close() error {
 	return nil
 }
 
-// Conn is the connection below, to set buffers and join groups.
+// Conn returns the underlying connection, to set buffers and join groups.
 func (s *Socket) Conn() *netlink.Conn { return s.nl }
 
-// Raw is the descriptor below.
-func (s *Socket) Raw() syscall.RawConn { return s.raw }
-
-// Port is the socket's netlink port. No two sockets of a namespace and protocol
-// have the same one.
+// Port returns the socket's netlink port, which no other socket of the same
+// namespace and protocol has.
 func (s *Socket) Port() (port uint32, err error) {
 	control := s.raw.Control(func(fd uintptr) {
 		var sa unix.Sockaddr
@@ -123,8 +121,8 @@ func (s *Socket) Port() (port uint32, err error) {
 	return port, nil
 }
 
-// Namespace opens the namespace that the socket is in. The kernel hands it to
-// whoever has CAP_NET_ADMIN there (SIOCGSKNS in net/socket.c).
+// Namespace opens the namespace that the socket is in. The kernel allows that to
+// processes with CAP_NET_ADMIN there (SIOCGSKNS in net/socket.c).
 func (s *Socket) Namespace() (*os.File, error) {
 	var ns int
 	var got error
@@ -135,21 +133,21 @@ func (s *Socket) Namespace() (*os.File, error) {
 	return os.NewFile(uintptr(ns), "network namespace"), nil
 }
 
-// NextSeq returns the first of n sequence numbers that are not in use.
+// NextSeq returns the first of n unused sequence numbers.
 func (s *Socket) NextSeq(n uint32) (first uint32) {
 	first = s.seq + 1
 	s.seq += n
 	return first
 }
 
-// Ask sends a message, whose body begins with its protocol's own header, and
-// calls each for the payload of every reply, valid until it returns. A request
-// that is no dump and wants no acknowledgement has one reply. Where the kernel
-// says that what it dumps changed meanwhile, the error is ErrInterrupted, but
-// each has been called for all of it.
+// Ask sends a message, whose body begins with the header of its protocol, and
+// calls each for the payload of every reply, which is valid until each returns. A
+// request without flags, neither a dump nor acknowledged, has one reply. If the
+// dumped objects changed meanwhile, the error is ErrInterrupted, but each has been
+// called for all replies.
 //
-// A dump is abandoned when the context ends or each fails: what is left of it
-// is dropped before the next request.
+// A dump is abandoned when the context ends or each fails: the rest of it is
+// dropped before the next request.
 func (s *Socket) Ask(ctx context.Context, typ, flags int, body []byte, each func([]byte) error) error {
 	if err := s.finish(ctx); err != nil {
 		return err
@@ -170,7 +168,7 @@ func (s *Socket) Ask(ctx context.Context, typ, flags int, body []byte, each func
 				if m.Seq != seq {
 					return false, nil
 				}
-				if m.Flags&unix.NLM_F_DUMP_INTR != 0 { // NLMSG_DONE may be the only one that says so
+				if m.Flags&unix.NLM_F_DUMP_INTR != 0 { // maybe only in NLMSG_DONE
 					interrupted = ErrInterrupted
 				}
 				if m.Type == unix.NLMSG_ERROR || m.Type == unix.NLMSG_DONE {
@@ -196,7 +194,21 @@ func (s *Socket) Ask(ctx context.Context, typ, flags int, body []byte, each func
 	return cmp.Or(failed, interrupted)
 }
 
-// finish reads and drops what is left of an abandoned dump.
+// AskNetfilter is Ask for a subsystem of netfilter. The first request waits until
+// its module is loaded.
+func (s *Socket) AskNetfilter(ctx context.Context, typ, flags int, family uint8, attributes []byte, each func([]byte) error) error {
+	var body Buffer
+	body.Netfilter(family, 0)
+	body = append(body, attributes...)
+	ask := func() error { return s.Ask(ctx, typ, flags, body, each) }
+	if s.asked {
+		return ask()
+	}
+	s.asked = true
+	return untilLoaded(ctx, ask)
+}
+
+// finish reads and drops the rest of an abandoned dump.
 func (s *Socket) finish(ctx context.Context) error {
 	seq := s.pending
 	if seq == 0 {
@@ -214,7 +226,7 @@ func (s *Socket) finish(ctx context.Context) error {
 	return err
 }
 
-// Errno is the code of an NLMSG_ERROR or NLMSG_DONE message; zero is an
+// Errno returns the code of an NLMSG_ERROR or NLMSG_DONE message. Zero is an
 // acknowledgement.
 func (m *Messages) Errno() (unix.Errno, error) {
 	if len(m.Data) < 4 {
@@ -223,14 +235,14 @@ func (m *Messages) Errno() (unix.Errno, error) {
 	return unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data))), nil
 }
 
-// failure is the error in an NLMSG_ERROR or NLMSG_DONE message; nil is an
+// failure returns the error of an NLMSG_ERROR or NLMSG_DONE message, or nil for an
 // acknowledgement.
 func (m *Messages) failure() error {
 	errno, err := m.Errno()
 	switch {
 	case err != nil:
 		return err
-	case errno == unix.ENOBUFS: // there was no room for a dump (netlink_dump)
+	case errno == unix.ENOBUFS: // there was no room for the dump (netlink_dump)
 		return ErrLost
 	case errno != 0:
 		return errno
@@ -238,7 +250,7 @@ func (m *Messages) failure() error {
 	return nil
 }
 
-// Send hands the kernel one datagram, which may hold many messages.
+// Send sends the kernel one datagram, which may hold many messages.
 func (s *Socket) Send(ctx context.Context, b []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -258,8 +270,8 @@ func (s *Socket) Send(ctx context.Context, b []byte) error {
 	return nil
 }
 
-// Receive reads datagrams and calls each for their messages, until it says that
-// there will be no more.
+// Receive reads datagrams and calls each for their messages, until each returns
+// done or an error.
 func (s *Socket) Receive(each func(*Message) (done bool, err error)) error {
 	for {
 		datagram, err := s.next()
@@ -294,11 +306,11 @@ func (s *Socket) next() ([]byte, error) {
 	var got error
 	err := s.raw.Read(func(fd uintptr) bool {
 		for {
-			var ours bool
-			n, ours, got = s.receive(fd)
+			var fromKernel bool
+			n, fromKernel, got = s.receive(fd)
 			switch {
 			case errors.Is(got, unix.EINTR):
-			case got == nil && !ours:
+			case got == nil && !fromKernel:
 			default:
 				return !errors.Is(got, unix.EAGAIN)
 			}
@@ -306,7 +318,7 @@ func (s *Socket) next() ([]byte, error) {
 	})
 	switch {
 	case errors.Is(got, unix.ENOBUFS):
-		return nil, errors.Join(ErrLost, s.drop())
+		return nil, errors.Join(ErrLost, s.Discard())
 	case err != nil || got != nil:
 		return nil, os.NewSyscallError("recvfrom", errors.Join(err, got))
 	case n > len(s.buf):
@@ -315,38 +327,32 @@ func (s *Socket) next() ([]byte, error) {
 	return s.buf[:n], nil
 }
 
-// receive reads one datagram; ours says that it is the kernel's.
-func (s *Socket) receive(fd uintptr) (n int, ours bool, err error) {
+// receive reads one datagram, and reports whether the kernel sent it.
+func (s *Socket) receive(fd uintptr) (n int, fromKernel bool, err error) {
 	n, from, err := unix.Recvfrom(int(fd), s.buf, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 	sa, ok := from.(*unix.SockaddrNetlink)
 	return n, ok && sa.Pid == 0, err
 }
 
-// drop drops what has been received. After an overrun the kernel drops every
-// reply until the socket is empty (NETLINK_S_CONGESTED in net/netlink/
-// af_netlink.c), also those to the next request.
-func (s *Socket) drop() error {
-	var got error
-	err := s.raw.Read(func(fd uintptr) bool {
-		for got == nil || errors.Is(got, unix.EINTR) || errors.Is(got, unix.ENOBUFS) {
-			_, _, got = unix.Recvfrom(int(fd), s.buf, unix.MSG_DONTWAIT)
-		}
-		return true
-	})
-	if err == nil && !errors.Is(got, unix.EAGAIN) {
-		err = got
+// Discard drops everything that has been received. After an overrun the kernel
+// drops all replies, even those to later requests, until the socket is empty
+// (NETLINK_S_CONGESTED in net/netlink/af_netlink.c).
+func (s *Socket) Discard() error {
+	err := s.Drain(func(*Message) error { return nil })
+	if errors.Is(err, ErrLost) {
+		return nil
 	}
-	return os.NewSyscallError("recvfrom", err)
+	return err
 }
 
-// Drain reads all datagrams that are there and calls each for their messages,
-// until it fails. It does not wait, and so does not keep others from waiting.
-// ErrLost: some were lost, and the rest is dropped.
+// Drain reads all datagrams that have arrived and calls each for their messages,
+// until each fails. It does not wait, and so does not block a Waker. With ErrLost,
+// some messages were lost, and the rest is dropped.
 func (s *Socket) Drain(each func(*Message) error) error {
 	var failed error
 	err := s.raw.Control(func(fd uintptr) {
 		for {
-			n, ours, err := s.receive(fd)
+			n, fromKernel, err := s.receive(fd)
 			switch {
 			case errors.Is(err, unix.EINTR):
 			case errors.Is(err, unix.EAGAIN):
@@ -356,7 +362,7 @@ func (s *Socket) Drain(each func(*Message) error) error {
 			case err != nil:
 				failed = os.NewSyscallError("recvfrom", err)
 				return
-			case failed == nil && ours:
+			case failed == nil && fromKernel:
 				_, failed = walkMessages(s.buf[:n], func(m *Message) (bool, error) { return false, each(m) })
 			}
 		}

@@ -18,7 +18,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
-// message is a message as it comes from the kernel.
+// message returns a message in the form of the kernel's.
 func message(typ, flags uint16, data ...byte) []byte {
 	var b Buffer
 	at := b.Message(typ, flags, 0)
@@ -37,7 +37,7 @@ func TestWalkMessages(t *testing.T) {
 	}
 	for name, change := range map[string]func([]byte){
 		"shorter than a header": func(b []byte) { binary.NativeEndian.PutUint32(b, 15) },
-		"longer than there is":  func(b []byte) { binary.NativeEndian.PutUint32(b, 1000) },
+		"longer than the rest":  func(b []byte) { binary.NativeEndian.PutUint32(b, 1000) },
 	} {
 		b := message(1, 0, 1, 2, 3, 4)
 		change(b)
@@ -47,17 +47,17 @@ func TestWalkMessages(t *testing.T) {
 	}
 }
 
-// many is more than a dump's datagram holds, several times.
+// many elements fill several datagrams of a dump.
 const many = 20_000
 
-// TestAskAbandoned: whatever ends a dump before its time, the rest is not waited
-// for, and the next request finds its own replies.
+// TestAskAbandoned: whatever abandons a dump, its rest is not waited for, and the
+// next request receives its own replies.
 func TestAskAbandoned(t *testing.T) {
 	ns := newNamespace(t)
 	s := dial(t, ns, unix.NETLINK_NETFILTER)
 	addNumbers(t, s, many)
 	enough := errors.New("enough")
-	for n := 1; n <= 4; n++ { // the datagram with which it ends
+	for n := 1; n <= 4; n++ { // the datagram at which it is abandoned
 		for name, abandon := range map[string]func() (err, want error){
 			"each fails": func() (err, want error) {
 				calls := 0
@@ -68,7 +68,7 @@ func TestAskAbandoned(t *testing.T) {
 					return nil
 				})
 				if calls != n {
-					t.Errorf("each is called %d times, and failed at %d", calls, n)
+					t.Errorf("each was called %d times, and failed at %d", calls, n)
 				}
 				return err, enough
 			},
@@ -84,9 +84,9 @@ func TestAskAbandoned(t *testing.T) {
 					t.Fatalf("%v, want %v", err, want)
 				}
 				if err := s.Wait(t.Context(), time.Second); err != nil {
-					t.Errorf("nothing is left to read, so it was waited for: %v", err)
+					t.Errorf("nothing is left to read, so the rest was waited for: %v", err)
 				}
-				if n%2 == 0 { // else the dump of all is the next request
+				if n%2 == 0 { // otherwise the dump of wantNumbers is the next request
 					if g, err := generation(t.Context(), s); err != nil || g == 0 {
 						t.Errorf("generation %d, error %v", g, err)
 					}
@@ -97,7 +97,7 @@ func TestAskAbandoned(t *testing.T) {
 	}
 }
 
-// wantNumbers lists all, each once.
+// wantNumbers checks that a dump lists each number once.
 func wantNumbers(t *testing.T, s *Socket) {
 	t.Helper()
 	var got []uint32
@@ -108,9 +108,9 @@ func wantNumbers(t *testing.T, s *Socket) {
 	}
 }
 
-// TestAskAbandonedAtOnce: a dump may end in the datagram in which each fails, as
-// that of rules for routing does on newer kernels, or in one of its own, as that
-// of links does.
+// TestAskAbandonedAtOnce: a dump may end in the datagram at which each fails, as
+// the dump of routing rules does on newer kernels, or in a datagram of its own, as
+// the dump of links does.
 func TestAskAbandonedAtOnce(t *testing.T) {
 	s := dial(t, newNamespace(t), unix.NETLINK_ROUTE)
 	enough := errors.New("enough")
@@ -125,7 +125,7 @@ func TestAskAbandonedAtOnce(t *testing.T) {
 		for range 3 {
 			calls := 0
 			if err := dump(func([]byte) error { calls++; return enough }); !errors.Is(err, enough) || calls != 1 {
-				t.Errorf("each is called %d times: %v", calls, err)
+				t.Errorf("each was called %d times: %v", calls, err)
 			}
 		}
 		got := 0
@@ -135,9 +135,9 @@ func TestAskAbandonedAtOnce(t *testing.T) {
 	}
 }
 
-// TestAskEndsBesideOthers: a request that is no dump is not abandoned, since it
-// has no end that could be waited for: its only reply may still be behind what
-// is left of others when the context ends.
+// TestAskEndsBesideOthers: a request other than a dump is not abandoned when the
+// context ends, since no message marks the end of its replies: its only reply may
+// still come after those to other requests.
 func TestAskEndsBesideOthers(t *testing.T) {
 	s := dial(t, newNamespace(t), unix.NETLINK_NETFILTER)
 	for range 2 { // two replies that nobody reads
@@ -154,10 +154,10 @@ func TestAskEndsBesideOthers(t *testing.T) {
 	}
 }
 
-// TestAskInterrupted: what is dumped while rules change comes to its end, and
-// is said to be of several states, also where nothing but the end is left.
+// TestAskInterrupted: a dump during which rules change is completed, and reported
+// as interrupted, even if only its end was left.
 func TestAskInterrupted(t *testing.T) {
-	all := make([]string, 600) // some more than a dump's datagram holds
+	all := make([]string, 600) // slightly more than a dump's datagram holds
 	for i := range all {
 		all[i] = fmt.Sprintf("table-%03d", i)
 	}
@@ -165,12 +165,12 @@ func TestAskInterrupted(t *testing.T) {
 		name    string
 		typ     uint16
 		tables  []string
-		fewer   bool // the rest is where the dump has been already
+		fewer   bool // the remaining tables are in a part that was dumped already
 		changed bool
 	}{
-		{"it stays", unix.NFT_MSG_NEWTABLE, nil, false, false},
-		{"it grows", unix.NFT_MSG_NEWTABLE, []string{"another"}, false, true},
-		{"it shrinks", unix.NFT_MSG_DELTABLE, all[:500], true, true},
+		{"unchanged", unix.NFT_MSG_NEWTABLE, nil, false, false},
+		{"grown", unix.NFT_MSG_NEWTABLE, []string{"another"}, false, true},
+		{"shrunk", unix.NFT_MSG_DELTABLE, all[:500], true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ns := newNamespace(t)
@@ -190,14 +190,14 @@ func TestAskInterrupted(t *testing.T) {
 				t.Errorf("error %v", err)
 			}
 			if want := len(all) + len(c.tables); !c.fewer && got != want || c.fewer && got >= len(all) {
-				t.Errorf("%d tables, with all of them %d", got, want)
+				t.Errorf("%d tables, all would be %d", got, want)
 			}
 		})
 	}
 }
 
-// TestAskForged: another process that writes to our socket is not taken for the
-// kernel.
+// TestAskForged: messages of another process to our socket do not count as the
+// kernel's.
 func TestAskForged(t *testing.T) {
 	ns := newNamespace(t)
 	s := dial(t, ns, unix.NETLINK_NETFILTER)
@@ -227,7 +227,7 @@ func forge(t *testing.T, ns *nstest.Namespace, to *Socket, typ uint16) {
 	}
 }
 
-// TestAskLost: where replies find no room, the request says so, and the next one
+// TestAskLost: if there is no room for replies, the request fails, and the next one
 // works.
 func TestAskLost(t *testing.T) {
 	s := dial(t, newNamespace(t), unix.NETLINK_NETFILTER)
@@ -245,12 +245,12 @@ func TestAskLost(t *testing.T) {
 		t.Errorf("generation %d, error %v", g, err)
 	}
 	if g, err := generation(t.Context(), s); err != nil || g == 0 {
-		t.Errorf("after it: generation %d, error %v", g, err)
+		t.Errorf("the next request: generation %d, error %v", g, err)
 	}
 }
 
-// TestWait: a context ends it, whenever it does, and the time that it may take.
-// What is there to read is left to be read.
+// TestWait: the wait ends with its context, and after its time. It consumes no
+// message.
 func TestWait(t *testing.T) {
 	s := dial(t, newNamespace(t), unix.NETLINK_NETFILTER)
 	ended, cancel := context.WithCancel(t.Context())
@@ -279,8 +279,8 @@ func TestWait(t *testing.T) {
 	}
 }
 
-// TestWaitThenAsk: when a context ends while there is something to read, that
-// does not end what comes after the wait.
+// TestWaitThenAsk: if a context ends while there is something to read, that does
+// not end the next read.
 func TestWaitThenAsk(t *testing.T) {
 	s := dial(t, newNamespace(t), unix.NETLINK_NETFILTER)
 	for range 2000 {
@@ -298,8 +298,8 @@ func TestWaitThenAsk(t *testing.T) {
 	}
 }
 
-// TestDialNamespace: a socket stays with its namespace after the handle is
-// closed, works in the thread's namespace without one, and names it.
+// TestDialNamespace: a socket stays in its namespace after the handle is closed.
+// Without a handle it is in the namespace of the thread, which it can open.
 func TestDialNamespace(t *testing.T) {
 	ns, err := nstest.New("closed")
 	if err != nil {
@@ -343,7 +343,7 @@ func TestDialErrors(t *testing.T) {
 	defer file.Close()
 	for _, fd := range []int{math.MaxInt32, -2, int(file.Fd())} {
 		if s, err := Dial(unix.NETLINK_NETFILTER, fd); err == nil {
-			t.Errorf("file descriptor %d is a namespace: %v", fd, s.Close())
+			t.Errorf("file descriptor %d is accepted as a namespace: %v", fd, s.Close())
 		}
 	}
 	s, err := Dial(unix.NETLINK_NETFILTER, int(newNamespace(t).Handle()))
@@ -358,7 +358,7 @@ func TestDialErrors(t *testing.T) {
 	}
 }
 
-// FuzzReply: whatever a datagram holds, reading it ends.
+// FuzzReply: reading any datagram ends.
 func FuzzReply(f *testing.F) {
 	f.Add(message(unix.NLMSG_ERROR, 0x200, 1, 2, 3, 4, 5))
 	f.Add(append(message(1, 0, 1, 2, 3), message(unix.NLMSG_DONE, 0)...))

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Wait waits until there is something to read, the context ends, or for at most
-// so long: then the error matches os.ErrDeadlineExceeded.
+// Wait waits until there is something to read or the context ends, but at most for
+// a given time: then the error matches os.ErrDeadlineExceeded.
 func (s *Socket) Wait(ctx context.Context, atMost time.Duration) error {
 	if err := s.nl.SetReadDeadline(time.Now().Add(atMost)); err != nil {
 		return fmt.Errorf("netlink deadline: %w", err)
@@ -26,7 +26,7 @@ func (s *Socket) Wait(ctx context.Context, atMost time.Duration) error {
 	})
 	defer func() {
 		if !stop() {
-			<-ended // else it could end the next read
+			<-ended // otherwise it could end the next read
 		}
 	}()
 	err := s.raw.Read(readable)
@@ -39,12 +39,12 @@ func (s *Socket) Wait(ctx context.Context, atMost time.Duration) error {
 	return nil
 }
 
-// readable looks without taking anything, also not the error that says that
-// something was lost.
+// readable reports whether a read would return something, even an error. It
+// consumes nothing, not even the error that says that messages were lost.
 func readable(fd uintptr) bool {
 	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, _ := unix.Poll(p, 0)
-	return n != 0 // an error is for the reader to see
+	return n != 0
 }
 
 // Waker wakes one goroutine when there is something to read from a Socket.
@@ -53,7 +53,7 @@ type Waker struct {
 	raw  syscall.RawConn
 }
 
-// Waker makes one. Waiting for it does not keep anybody from reading.
+// Waker returns a Waker. Its Wait does not block reads of the socket.
 func (s *Socket) Waker() (*Waker, error) {
 	fd, err := -1, error(nil)
 	control := s.raw.Control(func(fdOf uintptr) { fd, err = unix.FcntlInt(fdOf, unix.F_DUPFD_CLOEXEC, 0) })
@@ -67,8 +67,8 @@ func (s *Socket) Waker() (*Waker, error) {
 	return w, nil
 }
 
-// Wait waits until there is something to read, or until Wake has been called
-// since the last Reset.
+// Wait waits until there is something to read, or until Wake is called; a call
+// since the last Reset counts.
 func (w *Waker) Wait() error {
 	if err := w.raw.Read(readable); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("wait for netlink messages: %w", err)
@@ -87,5 +87,5 @@ func (w *Waker) Reset() error {
 	return nil
 }
 
-// Close ends its use.
+// Close closes the Waker, but not its Socket.
 func (w *Waker) Close() error { return w.file.Close() }

@@ -2,8 +2,9 @@
 
 // Package sysctl reads and writes kernel parameters of a network namespace.
 //
-// What is below /proc/sys/net belongs to the namespace of the thread that looks
-// it up (net_ctl_header_lookup in net/sysctl_net.c), so a thread has to be there.
+// The files below /proc/sys/net are those of the namespace of the thread that
+// opens them (net_ctl_header_lookup in net/sysctl_net.c), so a thread has to enter
+// it.
 package sysctl
 
 import (
@@ -18,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Get reads a parameter, named as sysctl(8) does ("net.ipv4.ip_forward"). One
-// that the kernel does not have gives an error that matches fs.ErrNotExist.
+// Get reads a parameter, named as sysctl(8) does ("net.ipv4.ip_forward"). If the
+// kernel does not have it, the error matches fs.ErrNotExist.
 func Get(name string) (string, error) {
 	b, err := os.ReadFile(path(name))
 	if err != nil {
@@ -48,20 +49,20 @@ func path(name string) string {
 	return filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
 }
 
-// In runs a function on a thread in the namespace of a file descriptor. It must
-// return, and start no goroutines: they would run elsewhere.
+// In runs a function on a thread in the namespace of a file descriptor. The
+// function must return, and must not start goroutines, which would run elsewhere.
 //
-// Where the process is in that namespace already, this needs no rights. To
-// enter another one takes CAP_SYS_ADMIN both in the user namespace that owns it
-// and in that of the process (netns_install in net/core/net_namespace.c);
-// without, the error matches fs.ErrPermission.
+// If the process is in that namespace already, this takes no privileges. Entering
+// another one takes CAP_SYS_ADMIN both in the user namespace that owns it and in
+// that of the process (netns_install in net/core/net_namespace.c); without it, the
+// error matches fs.ErrPermission.
 func In(ns int, do func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		home, err := visit(ns, do)
-		// A thread that is still locked ends with its goroutine, and
-		// nobody else gets it.
+		// A thread that is still locked ends with its goroutine, and is
+		// not used again.
 		if home {
 			runtime.UnlockOSThread()
 		}
@@ -70,7 +71,8 @@ func In(ns int, do func() error) error {
 	return <-result
 }
 
-// visit reports whether the thread is where it was before.
+// visit runs a function in a namespace, and reports whether the thread is back
+// where it was before.
 func visit(ns int, do func() error) (home bool, err error) {
 	own, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -98,14 +100,14 @@ func enter(ns int) error {
 	err := os.NewSyscallError("setns", unix.Setns(ns, unix.CLONE_NEWNET))
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("enter network namespace: %w: this process is in another one, so CAP_SYS_ADMIN is needed, in its own user namespace and in that which owns the network namespace", err)
+		return fmt.Errorf("enter network namespace: %w: CAP_SYS_ADMIN is needed, in the process's own user namespace and in the one that owns the network namespace", err)
 	case err != nil:
 		return fmt.Errorf("enter network namespace: %w", err)
 	}
 	return nil
 }
 
-// same tells whether two file descriptors are of one namespace (namespaces(7)).
+// same reports whether two file descriptors refer to one namespace (namespaces(7)).
 func same(a, b int) (bool, error) {
 	var x, y unix.Stat_t
 	if err := errors.Join(unix.Fstat(a, &x), unix.Fstat(b, &y)); err != nil {

@@ -20,8 +20,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
-// TestMain keeps the main thread for itself, where main begins: a main thread
-// that a goroutine leaves locked does not end, but is parked for ever.
+// TestMain locks the main thread: if another goroutine ended with that thread
+// locked, the thread would not end, but be parked for ever.
 func TestMain(m *testing.M) {
 	runtime.LockOSThread()
 	if os.Getenv(strangerEnv) != "" {
@@ -54,8 +54,8 @@ func get(t *testing.T, ns int) (value string) {
 	return value
 }
 
-// set sets the parameter, but not where the test itself runs: a mistake must not
-// change the machine.
+// set sets the parameter, but not in the namespace of the test itself: a mistake
+// must not change the machine.
 func set(value string) error {
 	home, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
@@ -71,7 +71,7 @@ func set(value string) error {
 	return Set(forward, value)
 }
 
-// TestIn: a parameter is set in the namespace that was meant, and in no other.
+// TestIn: a parameter is set in the given namespace and in no other.
 func TestIn(t *testing.T) {
 	ns, other := newNamespace(t), newNamespace(t)
 	ours, err := Get(forward)
@@ -82,13 +82,13 @@ func TestIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := get(t, ns); got != "3" {
-		t.Errorf("it is %s there, want 3", got)
+		t.Errorf("the value there is %s, want 3", got)
 	}
 	if got := get(t, other); got != "0" {
-		t.Errorf("it is %s in another namespace, want 0", got)
+		t.Errorf("the value in another namespace is %s, want 0", got)
 	}
 	if got, err := Get(forward); err != nil || got != ours {
-		t.Errorf("it is %s here (%v), want %s", got, err, ours)
+		t.Errorf("the value here is %s (%v), want %s", got, err, ours)
 	}
 }
 
@@ -131,15 +131,15 @@ func strays(t *testing.T) []string {
 	var out []string
 	for _, thread := range threads {
 		ns, err := os.Readlink("/proc/self/task/" + thread.Name() + "/ns/net")
-		if err == nil && ns != home { // an error: it has ended
+		if err == nil && ns != home { // an error: the thread has ended
 			out = append(out, thread.Name()+" in "+ns)
 		}
 	}
 	return out
 }
 
-// TestThreadsGoHome, however many are under way, and whether or not what they
-// did went well.
+// TestThreadsGoHome: threads return to their namespace, however many visit another
+// one, and even if their functions fail.
 func TestThreadsGoHome(t *testing.T) {
 	ns := newNamespace(t)
 	failed := errors.New("failed")
@@ -168,13 +168,12 @@ func TestThreadsGoHome(t *testing.T) {
 	}
 }
 
-// TestThreadIsGivenUp: a thread that can not go back ends, and is used for
-// nothing else.
+// TestThreadIsGivenUp: a thread that cannot go back ends, and is not used again.
 func TestThreadIsGivenUp(t *testing.T) {
 	ns := newNamespace(t)
 	err := In(ns, dropAdmin)
 	if !errors.Is(err, fs.ErrPermission) || !strings.HasPrefix(err.Error(), "go back: ") {
-		t.Errorf("error is %v, want that of the way back", err)
+		t.Errorf("error is %v, want that of going back", err)
 	}
 	deadline := time.Now().Add(10 * time.Second)
 	for left := strays(t); len(left) > 0; left = strays(t) {
@@ -185,39 +184,39 @@ func TestThreadIsGivenUp(t *testing.T) {
 	}
 }
 
-// TestWithoutAdmin: without CAP_SYS_ADMIN a thread can work where it is, and
-// learns what it lacks to go elsewhere.
+// TestWithoutAdmin: without CAP_SYS_ADMIN a thread can work in its own namespace.
+// For another one, the error names the missing capability.
 func TestWithoutAdmin(t *testing.T) {
 	ns, other := newNamespace(t), newNamespace(t)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // for good: the thread ends with what it lacks
+		runtime.LockOSThread() // for good: the thread ends, since it lacks the capability
 		if err := errors.Join(enter(ns), dropAdmin()); err != nil {
 			t.Error(err)
 			return
 		}
 		if home, err := visit(ns, func() error { return set("1") }); err != nil || !home {
-			t.Errorf("where it is: %v, home %v", err, home)
+			t.Errorf("in its own namespace: %v, home %v", err, home)
 		}
 		home, err := visit(other, func() error { t.Error("it ran elsewhere"); return nil })
 		if !home || !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
-			t.Errorf("elsewhere: %v, home %v, want fs.ErrPermission that names CAP_SYS_ADMIN", err, home)
+			t.Errorf("in another namespace: %v, home %v, want fs.ErrPermission that names CAP_SYS_ADMIN", err, home)
 		}
 	}()
 	<-done
 	if got := get(t, ns); got != "1" {
-		t.Errorf("it is %s there, want 1", got)
+		t.Errorf("the value there is %s, want 1", got)
 	}
 }
 
-// TestSetWithoutNetAdmin: a process that has no rights in the namespace learns
-// which one it lacks.
+// TestSetWithoutNetAdmin: for a process without privileges in the namespace, the
+// error names the missing capability.
 func TestSetWithoutNetAdmin(t *testing.T) {
 	ns := newNamespace(t)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), strangerEnv+"=1")
-	// A user namespace of its own: all rights there, and none here.
+	// A new user namespace: all capabilities there, and none here.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER}
 	cmd.Stderr = os.Stderr
 	if err := In(ns, cmd.Start); err != nil {
@@ -227,14 +226,14 @@ func TestSetWithoutNetAdmin(t *testing.T) {
 		t.Error(err)
 	}
 	if got := get(t, ns); got != "0" {
-		t.Errorf("it is %s, want 0", got)
+		t.Errorf("the value is %s, want 0", got)
 	}
 }
 
 // strangerEnv makes TestMain run stranger instead of the tests.
 const strangerEnv = "NFTDP_TEST_STRANGER"
 
-// stranger gives its exit code.
+// stranger tries to set the parameter, and returns its exit code.
 func stranger() int {
 	err := Set(forward, "1")
 	if errors.Is(err, fs.ErrPermission) && strings.Contains(err.Error(), "CAP_NET_ADMIN") {
@@ -244,7 +243,7 @@ func stranger() int {
 	return 1
 }
 
-// dropAdmin takes CAP_SYS_ADMIN from the calling thread alone.
+// dropAdmin drops CAP_SYS_ADMIN of the calling thread alone.
 func dropAdmin() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var sets [2]unix.CapUserData // of 32 capabilities each
