@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Verb is what a change does.
+// Verb says what a change does.
 type Verb uint8
 
 // The verbs.
@@ -13,14 +13,14 @@ const (
 	Add Verb = iota + 1
 	Delete
 	Flush // delete all rules of a chain
-	Adopt // own a table whose owner is gone
+	Adopt // become the owner of a table whose owner is gone
 )
 
 // String is the verb in nft.
 func (v Verb) String() string { return [...]string{"?", "add", "delete", "flush", "add"}[v] }
 
-// Change is one nft command, on a table, or on the object of it that is set:
-// elements of a set, a set, a rule of a chain, a chain.
+// Change is one nft command on a table or, if one is given, on an object in it:
+// elements of Set, Set itself, a rule of Chain, or Chain itself.
 type Change struct {
 	Verb     Verb
 	Family   Family
@@ -43,7 +43,7 @@ func (c Change) OfElements(v Verb, s *Set, elements []Element, to []Change) []Ch
 	return append(to, c)
 }
 
-// Len is the number of objects that the change is about.
+// Len is the number of objects that the change affects.
 func (c *Change) Len() int {
 	return max(1, len(c.Elements))
 }
@@ -112,7 +112,7 @@ func (c *Change) elementText(e *Element) string {
 	return string(e.append(nil, c.Family, c.Set))
 }
 
-// Apply gives what a becomes by the changes. It leaves a as it is.
+// Apply returns what the changes make of a, which stays as it is.
 func Apply(a *Ruleset, changes []Change) *Ruleset {
 	out := a.clone()
 	for i := range changes {

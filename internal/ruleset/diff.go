@@ -6,13 +6,13 @@ import (
 	"slices"
 )
 
-// Diff returns the transaction that turns a into b, in an order in which the
-// kernel takes it, both families together. Counters are no part of the
-// comparison, but an element that has to be replaced carries its count on.
+// Diff returns the transaction that turns a into b, over both families, in an
+// order that the kernel accepts. Counters are not compared, but an element that
+// replaces another one takes over its count.
 //
-// What differs in its declaration cannot be altered in place. A set that is
-// too small for b is made anew; any other mismatch replaces the whole table,
-// which live connections survive within one batch.
+// Objects whose declarations differ cannot be altered in place. A set that is
+// too small for b is recreated; any other mismatch replaces the whole table, which
+// established connections survive if it happens within one batch.
 func Diff(a, b *Ruleset) *Transaction {
 	out := &Transaction{}
 	for _, f := range Families {
@@ -45,8 +45,8 @@ func addTable(t *Table) Change {
 	return Change{Verb: Add, Family: t.Family, Table: t.Name, Comment: t.Comment, Flags: t.Flags}
 }
 
-// sameDeclarations reports whether a can become b without replacing the table:
-// whatever both have is declared alike.
+// sameDeclarations reports whether a can become b without being replaced: every
+// object that both have is declared alike.
 func sameDeclarations(a, b *Table) bool {
 	if a.Name != b.Name || a.Comment != b.Comment || !a.Flags.becomes(b.Flags) || len(a.Opaque) > 0 {
 		return false
@@ -64,7 +64,7 @@ func sameDeclarations(a, b *Table) bool {
 	return true
 }
 
-// sameDeclaration compares all but the size, which is a limit and no meaning.
+// sameDeclaration compares everything but the size, which is only a limit.
 func (s *Set) sameDeclaration(o *Set) bool {
 	return s.Opaque == "" && o.Opaque == "" &&
 		slices.Equal(s.Key, o.Key) && slices.Equal(s.Data, o.Data) &&
@@ -82,22 +82,22 @@ func (c *Chain) sameDeclaration(o *Chain) bool {
 type tableDiff struct {
 	*Table
 	old    *Table
-	counts *Table // where counters are carried from; may be nil
+	counts *Table // the table that counts are taken over from; may be nil
 }
 
-// transaction orders the changes as the kernel asks for: rules let go of sets
-// before these are deleted, chains exist before elements and rules lead to
-// them, and nothing leads to a chain that is deleted.
+// transaction puts the changes into the order that the kernel requires: rules
+// that use a set are deleted before it, chains are created before elements and
+// rules that lead to them, and deleted after these.
 func (d tableDiff) transaction() Transaction {
 	elements := d.elements()
 	var out Transaction
 	fresh := &out.Ahead
 	if d.old.Name == "" || len(elements.remade) > 0 {
-		fresh = &out.Now // the table is new, or new chains may hold on to a set that is made anew
+		fresh = &out.Now // the table is new, or new chains may use a set that is recreated
 	}
 	gone := &out.Now
 	if len(elements.late) > 0 {
-		gone = &out.Behind // late elements may lead to a chain that goes
+		gone = &out.Behind // late elements may lead to a chain that is deleted
 	}
 	rewritten := d.rewritten(elements.remade)
 
@@ -126,8 +126,8 @@ func (d tableDiff) transaction() Transaction {
 	return out
 }
 
-// flushes empties chains that are written anew and, before they are deleted,
-// those that go.
+// flushes empties the chains that are rewritten, and those that are deleted
+// afterwards.
 func (d tableDiff) flushes(rewritten, remade map[string]bool, now, gone *[]Change) {
 	for _, c := range d.Chains {
 		if old := d.old.Chain(c.Name); rewritten[c.Name] && old != nil && len(old.Rules) > 0 {
@@ -135,15 +135,15 @@ func (d tableDiff) flushes(rewritten, remade map[string]bool, now, gone *[]Chang
 		}
 	}
 	if len(remade) > 0 {
-		gone = now // their rules may hold on to a set that is made anew
+		gone = now // their rules may use a set that is recreated
 	}
 	for _, c := range d.extraChains() {
 		*gone = append(*gone, d.change(Flush, nil, c))
 	}
 }
 
-// chains adds new chains and writes the rules that differ. Base chains belong
-// to the change itself, since packets meet them at once.
+// chains adds new chains, and the rules of chains that are rewritten. Base chains
+// belong to the change itself, since packets pass them at once.
 func (d tableDiff) chains(rewritten map[string]bool, fresh, now *[]Change) {
 	to := func(c *Chain) *[]Change {
 		if c.Hook == nil && d.old.Chain(c.Name) == nil {
@@ -172,8 +172,8 @@ func (d tableDiff) change(v Verb, s *Set, c *Chain) Change {
 	return Change{Verb: v, Family: d.Family, Table: d.Name, Set: s, Chain: c}
 }
 
-// rewritten names the chains whose rules have to be written: those that differ
-// and those that hold on to a set that is made anew.
+// rewritten names the chains whose rules have to be written: those that differ,
+// and those that use a set that is recreated.
 func (d tableDiff) rewritten(remade map[string]bool) map[string]bool {
 	out := map[string]bool{}
 	for _, c := range d.Chains {
@@ -210,10 +210,10 @@ func (d tableDiff) extraChains() []*Chain {
 
 // elementChanges are changes of elements.
 type elementChanges struct {
-	remade         map[string]bool // sets that are made anew, since they are too small
-	fresh          []Change        // of sets that were not there
+	remade         map[string]bool // sets that are recreated because they are too small
+	fresh          []Change        // elements of sets that did not exist
 	deleted, added []Change
-	late           []Change // deleted when no packet looks them up any more
+	late           []Change // deleted once no packet looks them up any more
 }
 
 func (d tableDiff) elements() elementChanges {
@@ -230,7 +230,7 @@ func (d tableDiff) elements() elementChanges {
 			del, add = nil, s.Elements
 		}
 		if d.counts != nil && s.Counter {
-			// Keys of another form may have the same bytes.
+			// Keys of different types may have the same bytes.
 			if from := d.counts.Set(s.Name); from != nil && slices.Equal(from.Key, s.Key) {
 				add = slices.Clone(add) // which may be b's own
 				CarryCounters(s, countersOf(from, del, out.remade[s.Name] || from != old), add)
@@ -249,9 +249,9 @@ func (d tableDiff) elements() elementChanges {
 	return out
 }
 
-// Late separates deleted elements which packets on their way may still look up
-// from those that others take the place of. Where elements are ranges, any that
-// is added may be in their way.
+// Late separates deleted elements that packets in flight may still look up from
+// those that added elements replace. In a set of ranges, any added element may
+// overlap a deleted one.
 func (s *Set) Late(deleted, added []Element) (late, now []Element) {
 	switch {
 	case !s.AfterDNAT || s.Interval && len(added) > 0:
@@ -273,8 +273,8 @@ func (s *Set) Late(deleted, added []Element) (late, now []Element) {
 	return late, now
 }
 
-// countersOf chooses whose counts are carried on: those of all elements if the
-// set vanishes, else those of the deleted ones.
+// countersOf returns the elements whose counts are carried over: all of them if
+// the set is deleted, else the deleted ones.
 func countersOf(from *Set, deleted []Element, all bool) []Element {
 	if all {
 		return from.Elements
@@ -282,14 +282,14 @@ func countersOf(from *Set, deleted []Element, all bool) []Element {
 	return deleted
 }
 
-// fits reports whether n more elements can be added. The kernel counts the
-// deleted ones of a batch until it is committed.
+// fits reports whether n more elements can be added. The kernel counts elements
+// that a batch deletes until it is committed.
 func (s *Set) fits(n int) bool {
 	return s.Size == 0 || uint64(len(s.Elements))+uint64(n) <= uint64(s.Size)
 }
 
-// SizeFor is the size that is declared for n elements: as much again, so that
-// all of them can be replaced in one batch.
+// SizeFor returns the size to declare for n elements: at least twice as many, so
+// that all of them can be replaced in one batch.
 func SizeFor(n int) uint32 {
 	size := uint32(1024)
 	for uint64(size) < 2*uint64(n) {
@@ -298,9 +298,9 @@ func SizeFor(n int) uint32 {
 	return size
 }
 
-// diffElements gives what has to be deleted from a and added to it to get b.
+// diffElements returns the elements to delete from a and to add to it to get b.
 // An element that differs in anything but its key is in both lists, since the
-// kernel does not replace elements.
+// kernel cannot replace elements.
 func diffElements(a, b *Set) (del, add []Element) {
 	if len(a.Elements) == 0 {
 		return nil, b.Elements
@@ -336,15 +336,15 @@ func diffElements(a, b *Set) (del, add []Element) {
 	return del, add
 }
 
-// Same reports whether both elements mean the same; counters do not matter.
+// Same reports whether both elements are equal, whatever their counters.
 func (e *Element) Same(o *Element) bool {
 	return !e.Opaque && !o.Opaque && e.Key == o.Key && e.End == o.End && e.Data == o.Data &&
 		e.Verdict == o.Verdict && e.Comment == o.Comment
 }
 
-// CarryCounters adds the counts of elements that vanish to those which take
-// their place: the one with the same key, or, in a map that is keyed by slots,
-// one that has the same data behind the same frontend, since slots shift.
+// CarryCounters adds the counts of deleted elements to those that replace them:
+// the one with the same key or, in a map that is keyed by slots, one with the
+// same data and frontend, since slots shift.
 func CarryCounters(s *Set, from, to []Element) {
 	type count struct{ packets, bytes uint64 }
 	counts := map[identity]count{}
@@ -366,8 +366,8 @@ func CarryCounters(s *Set, from, to []Element) {
 	}
 }
 
-// Carried returns those of the deleted elements whose counts CarryCounters
-// would carry on to the added ones.
+// Carried returns the deleted elements whose counts CarryCounters would add to
+// those of added ones.
 func (s *Set) Carried(deleted, added []Element) []Element {
 	ids := make(map[identity]bool, len(added))
 	for i := range added {
@@ -382,10 +382,10 @@ func (s *Set) Carried(deleted, added []Element) []Element {
 	return out
 }
 
-// Inheritors returns elements that stay as they are and yet have to be replaced,
-// to take over counts. With weights a backend has several slots. When some of
-// them go and none comes, the place for their counts is a slot that it keeps:
-// the first one.
+// Inheritors returns kept elements that have to be replaced by themselves, to take
+// over the counts of deleted ones. With weights a backend has several slots. When
+// it loses some and gets none, the first slot that it keeps takes over their
+// counts.
 func (s *Set) Inheritors(deleted, added []Element, kept iter.Seq[*Element]) []Element {
 	if len(deleted) == 0 || !s.slotted() || !s.Counter {
 		return nil
@@ -425,8 +425,8 @@ type identity struct {
 	verdict   Verdict
 }
 
-// identity leaves out the slot, but for its upper half where the frontend's
-// port stands there.
+// identity is the element's key without the slot, except for the slot's upper
+// half where that holds the frontend's port.
 func (s *Set) identity(e *Element) identity {
 	if !s.slotted() || e.Key.Len() <= 4 {
 		return identity{key: e.Key}

@@ -91,7 +91,7 @@ func checkOrder(t *testing.T, changes []Change) {
 	}
 }
 
-// TestDiffReplacesTable: what differs in a declaration can not be altered in
+// TestDiffReplacesTable: what differs in a declaration cannot be altered in
 // place, nor can what is not understood be trusted.
 func TestDiffReplacesTable(t *testing.T) {
 	fresh := func() *Ruleset {
@@ -172,7 +172,7 @@ delete table ip6 t
 	}
 }
 
-// TestDiffGrows: a set that can not hold the old and the new elements together
+// TestDiffGrows: a set that cannot hold the old and the new elements together
 // is made anew, and every rule that refers to it.
 func TestDiffGrows(t *testing.T) {
 	build := func(size uint32, keys ...uint16) *Ruleset {

@@ -3,20 +3,20 @@ package ruleset
 // lateSuffix names the second of two base chains (see replaceTable).
 const lateSuffix = "-late"
 
-// replaceTable puts b in the place of a, in one batch.
+// replaceTable replaces a by b in one batch.
 //
-// While a packet is looked at, the kernel takes the rules of each chain by the
-// generation that it sees when it comes to that chain, but looks elements up by
-// the generation of that moment. It hooks b's base chains at once, ahead of
-// those of a (nf_hook_entries_grow in net/netfilter/core.c: a new hook goes
-// before others of its priority), and their rules are in force with the commit.
-// So a packet that is under way during the commit may have passed b's chains
-// without rules, begin with a's rules, and find nothing in a's sets any more.
-// It would leave untranslated, and conntrack would keep it so: with ten busy
-// clients that was one connection in some seventy replacements.
+// For each packet the kernel chooses the rules of a base chain by the generation
+// at which the packet enters it, but looks up elements by the generation at the
+// time of the lookup. It registers the hooks of b's base chains at once, ahead of
+// those of a (nf_hook_entries_grow in net/netfilter/core.c inserts a new hook
+// before others of its priority), and their rules take effect with the commit.
+// So a packet in flight during the commit may have passed b's chains while they
+// were empty, then enter a's rules and find a's sets empty. It would not be
+// translated, and conntrack would keep it so: with ten busy clients that
+// happened to one connection in some seventy replacements.
 //
-// Therefore each base chain of b gets a second one behind it, where such a
-// packet meets b's rules. They are deleted in the batch behind.
+// Therefore each base chain of b gets a copy one priority later, where such a
+// packet passes b's rules. The copies are deleted in the batch behind.
 func replaceTable(a, b *Table) Transaction {
 	both := *b
 	var late []*Chain
@@ -36,7 +36,7 @@ func replaceTable(a, b *Table) Transaction {
 	return out
 }
 
-// late is the same chain a little later.
+// late returns the same chain with the next priority.
 func (c *Chain) late() *Chain {
 	hook := *c.Hook
 	hook.Priority++

@@ -70,10 +70,10 @@ type Table struct {
 	Name    string
 	Comment string // shown by nft (Linux 5.10 and later); marks the table as ours
 	Flags   TableFlags
-	Port    uint32 // the netlink port of the owner's socket, 0: none; no part of equality
+	Port    uint32 // the netlink port of the owner's socket, 0 without owner; not compared
 	Sets    []*Set
 	Chains  []*Chain
-	Opaque  []string // objects that have no form here; equal to nothing
+	Opaque  []string // objects that this package cannot express; equal to nothing
 }
 
 // Set is a set or a map.
@@ -86,10 +86,10 @@ type Set struct {
 	Dynamic  bool   // rules add elements, which time out; they are no part of the ruleset
 	Counter  bool   // every element counts its lookups
 	Size     uint32 // most elements it can hold; 0 is unlimited
-	// AfterDNAT: only packets ask it whose destination has been chosen (see
-	// Transaction). It is not in the kernel, and no part of equality.
+	// AfterDNAT says that packets look it up only after their destination was
+	// chosen (see Transaction). The kernel does not know it; it is not compared.
 	AfterDNAT bool
-	Opaque    string // what this package can not express; equal to nothing
+	Opaque    string // what this package cannot express; equal to nothing
 	Elements  []Element
 }
 
@@ -100,8 +100,8 @@ type Element struct {
 	Data    Tuple   // of a map of values
 	Verdict Verdict // of a verdict map
 	Comment string
-	Opaque  bool   // it holds what this package can not express; equal to nothing
-	Packets uint64 // the counter's state, which is no part of equality
+	Opaque  bool   // this package cannot express it; equal to nothing
+	Packets uint64 // the counter's state, which is not compared
 	Bytes   uint64
 }
 
@@ -109,7 +109,7 @@ type Element struct {
 type Chain struct {
 	Name   string
 	Hook   *Hook
-	Opaque string // what this package can not express; equal to nothing
+	Opaque string // what this package cannot express; equal to nothing
 	Rules  []Rule
 }
 

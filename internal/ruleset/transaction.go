@@ -54,7 +54,7 @@ var (
 	// was applied.
 	ErrStale = errors.New("rules changed meanwhile")
 	// ErrMissed says that events of some transactions were lost.
-	ErrMissed = errors.New("not every change of the rules was heard of")
+	ErrMissed = errors.New("events of some transactions were lost")
 )
 
 // RefusedError is a change that the kernel refused, and with it the batch.
