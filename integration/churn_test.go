@@ -45,7 +45,13 @@ func mutations() map[string]func(*rand.Rand, *nftdp.Service) {
 		"limit":   func(r *rand.Rand, s *nftdp.Service) { setLimit(s, r.IntN(poolBackends), uint32(r.IntN(3)*10_000)) },
 		"clients": func(r *rand.Rand, s *nftdp.Service) { setClients(r, &s.Frontends[r.IntN(len(s.Frontends))]) },
 		"masquerade": func(r *rand.Rand, s *nftdp.Service) {
-			s.Frontends[r.IntN(len(s.Frontends))].Masquerade = nftdp.Masquerade(r.IntN(3))
+			f := &s.Frontends[r.IntN(len(s.Frontends))]
+			f.Masquerade, f.MasqueradeClients = nftdp.Masquerade(r.IntN(3)), nil
+		},
+		"masquerade clients": func(r *rand.Rand, s *nftdp.Service) {
+			f := &s.Frontends[r.IntN(len(s.Frontends))]
+			lists := [][]netip.Prefix{nil, clientNets(), podNets(), nodePrefixes()}
+			f.Masquerade, f.MasqueradeClients = nftdp.MasqueradeAuto, familyOf(f.Addr, lists[r.IntN(len(lists))])
 		},
 		"snat": func(r *rand.Rand, s *nftdp.Service) { s.SNAT = someSNAT(r) },
 		"range": func(r *rand.Rand, s *nftdp.Service) {

@@ -121,6 +121,9 @@ func (d dice) frontend(ranged bool) nftdp.Frontend {
 	if d.IntN(5) == 0 {
 		f.Deny = some(d, 2, clients...)
 	}
+	if f.Masquerade == nftdp.MasqueradeAuto && d.IntN(3) == 0 {
+		f.MasqueradeClients = some(d, 3, clients...)
+	}
 	return f
 }
 

@@ -155,6 +155,10 @@ func (s *spec) source(service *nftdp.Service, f *nftdp.Frontend, p *probe, backe
 		return true, snat
 	case f.Masquerade == nftdp.MasqueradeNever:
 		return false, snat
+	case len(f.MasqueradeClients) > 0:
+		if !containsAddr(f.MasqueradeClients, client) {
+			return false, snat
+		}
 	case f.Masquerade == nftdp.MasqueradeAlways:
 	case f.Policy != nftdp.PolicyAnyBackend:
 		if !onNode(p.addrs, client) {

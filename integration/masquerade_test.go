@@ -13,9 +13,9 @@ import (
 )
 
 // TestMasquerade: backends see the address that the frontend's Masquerade and
-// the service's SNAT say, whoever the client is, by every kind of frontend, with
-// every protocol. The pods are internal; all services have L1 alone, so that
-// its own connections are hairpins.
+// MasqueradeClients and the service's SNAT say, whoever the client is, by every
+// kind of frontend, with every protocol. The pods are internal; all services have
+// L1 alone, so that its own connections are hairpins.
 func TestMasquerade(t *testing.T) {
 	t.Parallel()
 	for _, policy := range []nftdp.Policy{nftdp.PolicyAnyBackend, nftdp.PolicyLocalOnly, nftdp.PolicyExternalLocalOnly} {
@@ -110,15 +110,23 @@ func snatAddr(a nstest.Addrs) netip.Addr {
 	return netip.MustParseAddr("fd00:192:168::77")
 }
 
-// masquerades are the settings with their frontends' ports.
+// masquerades are the settings with their frontends' ports. The lists of clients
+// are a bridge's own subnet, which is internal, one that the node has an address
+// in and the second client is not in, and one of IPv4 alone.
 func masquerades() []masqueraded {
 	return []masqueraded{
-		{nftdp.MasqueradeAuto, 80, 6000}, {nftdp.MasqueradeAlways, 81, 6100}, {nftdp.MasqueradeNever, 82, 6200},
+		{nftdp.MasqueradeAuto, nil, 80, 6000},
+		{nftdp.MasqueradeAlways, nil, 81, 6100},
+		{nftdp.MasqueradeNever, nil, 82, 6200},
+		{nftdp.MasqueradeAuto, podNets(), 83, 6300},
+		{nftdp.MasqueradeAuto, nearClient(), 84, 6400},
+		{nftdp.MasqueradeAuto, podNets()[:1], 85, 6500},
 	}
 }
 
 type masqueraded struct {
 	masquerade nftdp.Masquerade
+	clients    []netip.Prefix
 	port       uint16
 	first      uint16 // of a range of rangeLen ports
 }
@@ -149,7 +157,9 @@ func masqueradeServices(policy nftdp.Policy, snat bool) []nftdp.Service {
 		one := nftdp.Service{Name: "port:" + p.name, Protocol: p.proto, Backends: isLocal(to("L1"))}
 		ranges := nftdp.Service{Name: "range:" + p.name, Protocol: p.proto, Backends: onPort(0, isLocal(to("L1")))}
 		for _, m := range masquerades() {
-			set := func(f *nftdp.Frontend) { f.Masquerade, f.Policy = m.masquerade, policy }
+			set := func(f *nftdp.Frontend) {
+				f.Masquerade, f.MasqueradeClients, f.Policy = m.masquerade, familyOf(f.Addr, m.clients), policy
+			}
 			one.Frontends = append(one.Frontends, with(append(nodeWide(m.port), on(external, m.port)...), set)...)
 			ranges.Frontends = append(ranges.Frontends,
 				with(upToPort(m.first+rangeLen-1, append(nodeWide(m.first), on(external, m.first)...)), set)...)
@@ -167,19 +177,19 @@ func masqueradeServices(policy nftdp.Policy, snat bool) []nftdp.Service {
 // wantSources connects from everywhere to all frontends with a setting.
 func (w *caseWorld) wantSources(t *testing.T, a nstest.Addrs, protocol string, m masqueraded, policy nftdp.Policy, snat bool) {
 	t.Helper()
-	for _, from := range []place{"C", "L2", "N", "L1"} {
+	for _, from := range []place{"C", "C2", "L2", "N", "L1"} {
 		for _, addr := range []netip.Addr{a.Node, a.External} {
 			for _, port := range []uint16{m.port, m.inside()} {
 				dst := netip.AddrPortFrom(addr, port)
-				src := map[place]netip.Addr{"C": a.Client}[from]
+				src := map[place]netip.Addr{"C": a.Client, "C2": a.Client2}[from]
 				answer, err := nstest.Dial(w.namespace(from), protocol, src, dst, askTimeout)
 				if got := outcome(answer, err); got != w.Backends[0].Name {
 					t.Errorf("%s from %s to %v: %s", protocol, from, dst, got)
 					continue
 				}
-				want := wantedSource(a, from, addr, m.masquerade, policy, snat)
+				want := wantedSource(a, from, addr, m, policy, snat)
 				if got := answer.Client.Addr(); got != want {
-					t.Errorf("%v: %s from %s to %v: the backend saw %v, want %v", m.masquerade, protocol, from, dst, got, want)
+					t.Errorf("%v %v: %s from %s to %v: the backend saw %v, want %v", m.masquerade, m.clients, protocol, from, dst, got, want)
 				}
 			}
 		}
@@ -187,8 +197,10 @@ func (w *caseWorld) wantSources(t *testing.T, a nstest.Addrs, protocol string, m
 }
 
 // wantedSource is the address that the backend sees. The node itself connects
-// from the address that it connects to, or from that of its default route.
-func wantedSource(a nstest.Addrs, from place, to netip.Addr, m nftdp.Masquerade, policy nftdp.Policy, snat bool) netip.Addr {
+// from the address that it connects to, or from that of its default route. A
+// frontend with an address has the prefixes of its own family, and if there are
+// none, it has no list.
+func wantedSource(a nstest.Addrs, from place, to netip.Addr, m masqueraded, policy nftdp.Policy, snat bool) netip.Addr {
 	rewritten := a.PodGW
 	if snat {
 		rewritten = snatAddr(a)
@@ -198,12 +210,18 @@ func wantedSource(a nstest.Addrs, from place, to netip.Addr, m nftdp.Masquerade,
 		own = a.Uplink
 	}
 	internal := slices.Contains([]place{"L1", "L2"}, from)
+	listed := m.clients
+	if to == a.External {
+		listed = familyOf(to, listed)
+	}
 	switch {
 	case from == "L1": // which no address of the service's is needed for
 		return a.PodGW
-	case m == nftdp.MasqueradeNever:
+	case m.masquerade == nftdp.MasqueradeNever || len(listed) > 0 && !containsAddr(listed, own):
 		return own
-	case m == nftdp.MasqueradeAuto && (internal || policy != nftdp.PolicyAnyBackend && from != "N"):
+	case len(listed) > 0:
+		return rewritten
+	case m.masquerade == nftdp.MasqueradeAuto && (internal || policy != nftdp.PolicyAnyBackend && from != "N"):
 		return own
 	}
 	return rewritten

@@ -27,7 +27,7 @@ func TestExtremes(t *testing.T) {
 		{Name: "affinity", Affinity: math.MaxUint32 * aSecond, Frontends: fronts(":65535"), Backends: both(1)},
 		{Name: "limit", Protocol: ProtocolUDP, Frontends: fronts(":65535"), Backends: limited},
 		{Name: "range", Protocol: ProtocolSCTP, Frontends: []Frontend{ranged(":1", 65535)}, Backends: both(0)},
-		{Name: "clients", Frontends: []Frontend{{Port: 1, Allow: everywhere, Deny: everywhere}}, Backends: both(1)},
+		{Name: "clients", Frontends: []Frontend{{Port: 1, Allow: everywhere, Deny: everywhere, MasqueradeClients: everywhere}}, Backends: both(1)},
 	}
 	for _, affinities := range []uint32{1, math.MaxUint32} {
 		config := Config{

@@ -33,7 +33,7 @@ func FuzzServicesJSON(f *testing.F) {
 		`{"config":{"serviceCIDRs":["10.96.0.0/12"],"localhost":true,"affinitySize":9},"services":[{"name":"a","affinity":"1m",` +
 			`"snat":["10.7.0.1","fd00::7"],"frontends":[{"port":80,"policy":"local-only","masquerade":"always","noBackend":"default",` +
 			`"allow":["10.0.0.1/8","fd00::/64"],"deny":["10.1.0.0/16"]}],"backends":[{"addr":"10.8.0.1:80","local":true}]},` +
-			`{"name":"b","frontends":[{"addr":"10.96.0.1","port":80,"endPort":90,"policy":"external-local-only","masquerade":"never"}],` +
+			`{"name":"b","frontends":[{"addr":"10.96.0.2","port":80,"endPort":90,"masqueradeClients":["10.88.0.0/16"]},{"addr":"10.96.0.1","port":80,"endPort":90,"policy":"external-local-only","masquerade":"never"}],` +
 			`"backends":[{"addr":"10.8.0.1:0","weight":3}],"scheduler":"source-port-hash"},{"name":"c","scheduler":"round-robin","frontends":[{"port":81}],` +
 			`"backends":[{"addr":"10.8.0.1:80","maxConns":5}]}]}`,
 	} {

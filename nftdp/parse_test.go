@@ -50,8 +50,8 @@ line 1: service "services[3]": 7 is not an object`,
 			`
 line 3: service "demo/web": Protocol: is unknown: did you mean "protocol"?
 line 6: service "demo/web": backends[1].wieght: is unknown: did you mean "weight"?
-line 8: service "demo/web": frontends[0].color: is unknown: known are addr, port, endPort, policy, masquerade, allow, deny, noBackend
-line 8: service "demo/web": frontends[0]."a\n\"b": is unknown: known are addr, port, endPort, policy, masquerade, allow, deny, noBackend`,
+line 8: service "demo/web": frontends[0].color: is unknown: known are addr, port, endPort, policy, masquerade, masqueradeClients, allow, deny, noBackend
+line 8: service "demo/web": frontends[0]."a\n\"b": is unknown: known are addr, port, endPort, policy, masquerade, masqueradeClients, allow, deny, noBackend`,
 		},
 		{
 			"fields that occur twice", `[{"name": "a",
@@ -191,10 +191,11 @@ func possible() []nftdp.Service {
 	full := fullService()
 	full.SNAT, full.Affinity = full.SNAT[1:], 0
 	full.Frontends[0].Addr, full.Frontends[0].EndPort = netip.MustParseAddr("fd00:96::1"), 0
+	full.Frontends[0].Masquerade = nftdp.MasqueradeAuto
 	full.Frontends[0].Allow, full.Frontends[0].Deny = full.Frontends[0].Allow[1:], full.Frontends[0].Allow[1:]
 	return []nftdp.Service{
 		full,
-		{Name: "ports", Frontends: []nftdp.Frontend{{Port: 1, EndPort: 9}}},
+		{Name: "ports", Frontends: []nftdp.Frontend{{Port: 1, EndPort: 9, Masquerade: nftdp.MasqueradeNever}}},
 		{Name: "affinity", Affinity: nftdp.Duration(time.Hour)},
 	}
 }

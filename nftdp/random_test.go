@@ -128,6 +128,9 @@ func (d *dice) frontend(ranges, policies, clients bool) Frontend {
 	}
 	if clients {
 		f.Allow, f.Deny = d.clients(&f), d.clients(&f)
+		if f.Masquerade == MasqueradeAuto {
+			f.MasqueradeClients = d.clients(&f)
+		}
 	}
 	return f
 }
@@ -172,9 +175,10 @@ func (d *dice) reordered(services []Service) []Service {
 		out[i].SNAT = slices.Clone(out[i].SNAT)
 		for j := range out[i].Frontends {
 			f := &out[i].Frontends[j]
-			f.Allow, f.Deny = slices.Clone(f.Allow), slices.Clone(f.Deny)
-			shuffle(d, f.Allow)
-			shuffle(d, f.Deny)
+			for _, list := range []*[]netip.Prefix{&f.Allow, &f.Deny, &f.MasqueradeClients} {
+				*list = slices.Clone(*list)
+				shuffle(d, *list)
+			}
 		}
 		shuffle(d, out[i].SNAT)
 		shuffle(d, out[i].Frontends)

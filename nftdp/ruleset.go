@@ -186,9 +186,12 @@ func clients(prefixes []netip.Prefix, addr netip.Addr) string {
 }
 
 func (s *Service) source(f *Frontend, addr netip.Addr) (out compile.Source) {
+	listed := clients(f.MasqueradeClients, addr)
 	switch {
-	case f.Masquerade == MasqueradeNever:
+	case f.Masquerade == MasqueradeNever || listed == compile.Nobody:
 		return compile.Source{Mode: compile.Keep}
+	case listed != "":
+		out.Mode, out.Clients = compile.Listed, listed
 	case f.Masquerade == MasqueradeAlways:
 		out.Mode = compile.All
 	case f.Policy != PolicyAnyBackend:

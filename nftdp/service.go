@@ -75,6 +75,14 @@ type Frontend struct {
 	// Masquerade says when backends see an address of this node instead of
 	// the client's; zero is MasqueradeAuto.
 	Masquerade Masquerade `json:"masquerade,omitzero"`
+	// MasqueradeClients lists the prefixes of the clients that are
+	// masqueraded, whatever Policy and Config.Internal say: the subnet of a
+	// bridge, for example, where replies from one container to another do not
+	// pass through this node. All other clients keep their address, also
+	// processes on this node. If it is empty, Masquerade decides. If it has
+	// prefixes of one family only, no client of the other family is
+	// masqueraded. It is possible with MasqueradeAuto only.
+	MasqueradeClients []netip.Prefix `json:"masqueradeClients,omitempty"`
 	// Allow lists the prefixes of clients that may connect; if it is empty,
 	// all may. If it has prefixes of one family only, no client of the other
 	// family may. Deny lists the prefixes of clients that may not connect,
@@ -230,8 +238,9 @@ type Masquerade uint8
 
 // The ways to masquerade.
 const (
-	// MasqueradeAuto masquerades all clients except those in Config.Internal;
-	// with PolicyLocalOnly and PolicyExternalLocalOnly only the node itself.
+	// MasqueradeAuto masquerades those in Frontend.MasqueradeClients. Without
+	// any, it masquerades all clients except those in Config.Internal; with
+	// PolicyLocalOnly and PolicyExternalLocalOnly only the node itself.
 	MasqueradeAuto Masquerade = iota
 	// MasqueradeAlways masquerades all clients.
 	MasqueradeAlways

@@ -30,8 +30,9 @@ func fullService() nftdp.Service {
 		Frontends: []nftdp.Frontend{{
 			Addr: netip.MustParseAddr("10.96.0.10"), Port: 80, EndPort: 90,
 			Policy: nftdp.PolicyExternalLocalOnly, Masquerade: nftdp.MasqueradeNever, NoBackend: nftdp.ActionDrop,
-			Allow: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/16"), netip.MustParsePrefix("fd00::/64")},
-			Deny:  []netip.Prefix{netip.MustParsePrefix("10.1.7.0/24")},
+			Allow:             []netip.Prefix{netip.MustParsePrefix("10.1.2.3/16"), netip.MustParsePrefix("fd00::/64")},
+			Deny:              []netip.Prefix{netip.MustParsePrefix("10.1.7.0/24")},
+			MasqueradeClients: []netip.Prefix{netip.MustParsePrefix("fd00:88::/64")},
 		}},
 		Backends: []nftdp.Backend{{
 			Addr:  netip.MustParseAddrPort("[fd00::1]:8080"),
@@ -50,7 +51,7 @@ func TestServiceJSON(t *testing.T) {
 			"every field", fullService(),
 			`{"name":"default/web:http é {};\\","protocol":"sctp",` +
 				`"frontends":[{"addr":"10.96.0.10","port":80,"endPort":90,"policy":"external-local-only",` +
-				`"masquerade":"never","allow":["10.1.2.3/16","fd00::/64"],"deny":["10.1.7.0/24"],"noBackend":"drop"}],` +
+				`"masquerade":"never","masqueradeClients":["fd00:88::/64"],"allow":["10.1.2.3/16","fd00::/64"],"deny":["10.1.7.0/24"],"noBackend":"drop"}],` +
 				`"backends":[{"addr":"[fd00::1]:8080","state":"down","weight":3,"backup":true,"local":true,"maxConns":100}],` +
 				`"scheduler":"maglev","affinity":"3h0m0s","snat":["10.7.0.1","fd00:7::1"],"maglevSize":251}`,
 		},

@@ -226,6 +226,10 @@ func (r *report) checkFrontend(j int) {
 		r.reversed = true
 		r.add(fmt.Sprintf("frontends[%d].endPort", j), fmt.Sprintf("%d is below port %d: give the last port of the range", f.EndPort, f.Port))
 	}
+	r.checkClients(j, "masqueradeClients", f.MasqueradeClients)
+	if len(f.MasqueradeClients) > 0 && f.Masquerade != MasqueradeAuto && f.Masquerade.word().known() {
+		r.checkIn("frontends", j, "masqueradeClients", fmt.Sprintf("is not possible with masquerade %v: leave one of them out", f.Masquerade))
+	}
 	r.checkClients(j, "allow", f.Allow)
 	r.checkClients(j, "deny", f.Deny)
 }

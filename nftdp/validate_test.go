@@ -462,6 +462,11 @@ func sourceCases() []problemCase {
 }
 
 func clientCases() []problemCase {
+	masqueraded := func(text string, m Masquerade, clients ...string) Service {
+		f := front(text)
+		f.Masquerade, f.MasqueradeClients = m, prefixes(clients...)
+		return Service{Frontends: []Frontend{f}}
+	}
 	of := func(text string, allow, deny []netip.Prefix) Service {
 		f := front(text)
 		f.Allow, f.Deny = allow, deny
@@ -475,6 +480,21 @@ func clientCases() []problemCase {
 			FieldError{Field: "frontends[0].allow[1]", Reason: `is missing: give an address and a length, as in "10.0.0.0/8"`},
 			FieldError{Field: "frontends[0].deny[0]", Reason: "fd00::/64 is IPv6, but the frontend is not: remove it"},
 			FieldError{Field: "frontends[0].deny[1]", Reason: "::ffff:1.2.3.4/128 is an IPv4-mapped prefix: write 1.2.3.4/32"},
+		),
+		oneService("masqueraded clients of both families and host bits", masqueraded(":80", MasqueradeAuto, "10.1.2.3/16", "::/0")),
+		oneService("masqueraded clients of one family", masqueraded(":80", MasqueradeAuto, "fd00::/64")),
+		oneService("wrong masqueraded clients", masqueraded("0.0.0.0:80", MasqueradeAuto, "10.0.0.0/8", "fd00::/64", "::ffff:1.2.3.4/128"),
+			FieldError{Field: "frontends[0].masqueradeClients[1]", Reason: "fd00::/64 is IPv6, but the frontend is not: remove it"},
+			FieldError{Field: "frontends[0].masqueradeClients[2]", Reason: "::ffff:1.2.3.4/128 is an IPv4-mapped prefix: write 1.2.3.4/32"},
+		),
+		oneService("masqueraded clients and always", masqueraded(":80", MasqueradeAlways, "10.0.0.0/8"),
+			FieldError{Field: "frontends[0].masqueradeClients", Reason: "is not possible with masquerade always: leave one of them out"},
+		),
+		oneService("masqueraded clients and never", masqueraded(":80", MasqueradeNever, "10.0.0.0/8"),
+			FieldError{Field: "frontends[0].masqueradeClients", Reason: "is not possible with masquerade never: leave one of them out"},
+		),
+		oneService("masqueraded clients and an unknown word", masqueraded(":80", 9, "10.0.0.0/8"),
+			FieldError{Field: "frontends[0].masquerade", Reason: "masquerade(9) is unknown: use auto, always or never"},
 		),
 		oneService("IPv4 clients of an IPv6 frontend", of("[fd00:96::1]:80", prefixes("10.0.0.0/8"), nil),
 			FieldError{Field: "frontends[0].allow[0]", Reason: "10.0.0.0/8 is IPv4, but the frontend is not: remove it"},

@@ -58,7 +58,7 @@ func TestNamesFit(t *testing.T) {
 		list := Prefixes([]netip.Prefix{prefix("fd00::/64")})
 		s.Frontends = []Frontend{{
 			Addr: long, Port: 65535, Drop: true, Pool: pool, Internal: other,
-			Clients: Clients{Allow: list, Deny: list}, Source: Source{Mode: External, Addr: long},
+			Clients: Clients{Allow: list, Deny: list}, Source: Source{Mode: Listed, Clients: list, Addr: long},
 		}}
 		state := New(Config{}, []*Service{s})
 		for u := range state.shared.units[1] {

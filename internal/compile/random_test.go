@@ -129,7 +129,10 @@ func (d *dice) frontend(f *Frontend, all, some [2][]netip.AddrPort) {
 		return Prefixes(append(inFamily, nil)[d.roll(3)])
 	}
 	f.Clients = Clients{Allow: list(), Deny: list()}
-	f.Source.Mode = one(d, []Mode{External, External, All, Local, Keep})
+	f.Source.Mode = one(d, []Mode{External, External, All, Local, Keep, Listed})
+	if f.Source.Mode == Listed {
+		f.Source.Clients = Prefixes(one(d, inFamily))
+	}
 	if f.Source.Mode != Keep && d.roll(4) == 0 {
 		f.Source.Addr = []netip.Addr{addr("10.7.0.1"), addr("fd00:7::1")}[i]
 	}

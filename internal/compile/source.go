@@ -10,8 +10,9 @@ import (
 // Source says which source address backends see. The zero value is the most
 // common one, for which there are sets of frontends instead of maps to a chain.
 type Source struct {
-	Mode Mode
-	Addr netip.Addr // the address that is rewritten to; unset: masquerade
+	Mode    Mode
+	Addr    netip.Addr // the address that is rewritten to; unset: masquerade
+	Clients string     // of Listed: prefixes as Prefixes writes them
 }
 
 // Mode says which clients' addresses are rewritten.
@@ -21,8 +22,9 @@ type Mode uint8
 const (
 	External Mode = iota // those of clients that are not internal
 	All
-	Local // those of processes on this node
-	Keep  // none
+	Local  // those of processes on this node
+	Keep   // none
+	Listed // those of clients inside a list of prefixes
 )
 
 func (s Source) name() string {
@@ -30,7 +32,11 @@ func (s Source) name() string {
 	if s.Addr.IsValid() {
 		name = "snat"
 	}
-	name += [...]string{External: "-external", All: "-all", Local: "-local"}[s.Mode]
+	if s.Mode == Listed {
+		name += "-" + prefixes{s.Clients}.name()
+	} else {
+		name += [...]string{External: "-external", All: "-all", Local: "-local"}[s.Mode]
+	}
 	if s.Addr.IsValid() {
 		name += "-" + inName(s.Addr)
 	}
@@ -51,6 +57,9 @@ func (s Source) chain() *ruleset.Chain {
 		out.Rules = []ruleset.Rule{{internal, ruleset.Verdict{Kind: ruleset.Return}}, {rewrite}}
 	case Local:
 		out.Rules = []ruleset.Rule{{ruleset.Match{Field: ruleset.FibSaddr, Value: ruleset.FibLocal}, rewrite}}
+	case Listed:
+		listed := ruleset.Lookup{Key: ops(ruleset.Saddr), Set: prefixes{s.Clients}.name()}
+		out.Rules = []ruleset.Rule{{listed, rewrite}}
 	case All, Keep:
 		out.Rules = []ruleset.Rule{{rewrite}}
 	}
@@ -69,6 +78,9 @@ func (e *emission) source(c class) {
 		e.byBackend(id, c, ruleset.Verdict{Kind: ruleset.Return})
 	case s != Source{}:
 		e.to.use(e.family, s)
+		if s.Mode == Listed {
+			e.to.use(e.family, prefixes{s.Clients})
+		}
 		e.byBackend(id, c, gotoChain(s))
 	case c.ranged:
 		e.byBackend(id, c, gotoChain(s))
@@ -85,6 +97,10 @@ func (r *reader) sourceOf(c *ruleset.Chain) Source {
 			switch st := st.(type) {
 			case ruleset.Lookup:
 				s.Mode = External
+				if set := r.Set(st.Set); set != nil && st.Set != internalSet {
+					s.Mode = Listed
+					s.Clients, _ = listOf(set, r.Family)
+				}
 			case ruleset.Match:
 				s.Mode = Local
 			case ruleset.SNATTo:

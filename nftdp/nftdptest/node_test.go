@@ -87,6 +87,8 @@ func TestOutcomes(t *testing.T) {
 	near.Frontends[0].Policy = nftdp.PolicyLocalOnly
 	guarded := cluster("guarded", "10.96.0.5", nftdp.Service{Backends: backends("10.180.0.1:1")})
 	guarded.Frontends[0].Allow = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/25")}
+	bridged := cluster("bridged", "10.96.0.7", nftdp.Service{Backends: backends("10.180.0.1:1")})
+	bridged.Frontends[0].MasqueradeClients = []netip.Prefix{netip.MustParsePrefix("10.180.0.0/24")}
 	silent := cluster("silent", "10.96.0.6", nftdp.Service{})
 	silent.Frontends[0].NoBackend = nftdp.ActionDrop
 	d := open(t, n, nftdp.Config{
@@ -96,7 +98,7 @@ func TestOutcomes(t *testing.T) {
 		Localhost:    true,
 	})
 	both := web("10.180.0.1:8080", "[fd00::1]:8080")
-	apply(t, d, both, dns(), hidden, near, guarded, silent)
+	apply(t, d, both, dns(), hidden, near, guarded, bridged, silent)
 
 	const client = "203.0.113.7:40000"
 	for name, c := range map[string]struct {
@@ -121,6 +123,8 @@ func TestOutcomes(t *testing.T) {
 		"local only":       {tcp(client, "10.96.0.4:80"), []string{"near: delivered to 10.180.0.9:9 from 203.0.113.7:40000"}},
 		"allowed":          {tcp(client, "10.96.0.5:80"), []string{"guarded: delivered to 10.180.0.1:1 from 192.0.2.1:40000, masqueraded"}},
 		"not allowed":      {tcp("203.0.113.200:1", "10.96.0.5:80"), []string{"guarded: dropped"}},
+		"on the bridge":    {tcp("10.180.0.7:1", "10.96.0.7:80"), []string{"bridged: delivered to 10.180.0.1:1 from 192.0.2.1:1, masqueraded"}},
+		"off the bridge":   {tcp(client, "10.96.0.7:80"), []string{"bridged: delivered to 10.180.0.1:1 from 203.0.113.7:40000"}},
 		"drop":             {tcp(client, "10.96.0.6:80"), []string{"silent: dropped"}},
 	} {
 		t.Run(name, func(t *testing.T) {
