@@ -186,6 +186,29 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestWalks: the files have what CONTRIBUTING.md shows of the commits that made
+// them. A block "diff FILE" has excerpts of a difference, with "@@" in between.
+func TestWalks(t *testing.T) {
+	shown := 0
+	for _, m := range block.FindAllStringSubmatch(readFile(t, root+"/CONTRIBUTING.md"), -1) {
+		file, ok := strings.CutPrefix(m[1], "diff ")
+		if !ok {
+			continue
+		}
+		text := readFile(t, filepath.Join(root, file))
+		for excerpt := range strings.SplitSeq(m[2], "@@\n") {
+			shown++
+			lines := regexp.MustCompile("(?m)^-.*\n").ReplaceAllString(excerpt, "")
+			if lines = regexp.MustCompile("(?m)^[ +]").ReplaceAllString(lines, ""); !strings.Contains(text, "\n"+lines) {
+				t.Errorf("%s does not have\n%s", file, lines)
+			}
+		}
+	}
+	if shown == 0 {
+		t.Error("CONTRIBUTING.md shows no commit")
+	}
+}
+
 // TestRulesets compiles the services in the documents. A block "json services"
 // has services, and "json config" before it a Config. The blocks "nft …" that
 // follow show objects of the ruleset, such as "nft map frontends, chain
