@@ -9,13 +9,13 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// claims finds services that want the same frontend.
+// claims finds services that claim the same frontend.
 type claims struct{ index *compile.Index }
 
 func newClaims(n int) claims { return claims{compile.NewIndex(n)} }
 
-// admit validates services, among them that each has a name and frontends of
-// its own, and reports all problems.
+// admit validates services, including that no two have the same name or claim the
+// same frontend, and returns all problems.
 func (cl claims) admit(services []Service) []*FieldError {
 	var found []*FieldError
 	names := make(map[string]int, len(services))
@@ -25,7 +25,8 @@ func (cl claims) admit(services []Service) []*FieldError {
 	return found
 }
 
-// admitOne does so for the i-th service, after those whose names it is told.
+// admitOne validates the i-th service of a list. The map names has the names of
+// those before it.
 func (cl claims) admitOne(i int, s *Service, names map[string]int) []*FieldError {
 	found := s.problems(i)
 	if first, ok := names[s.Name]; !ok {
@@ -42,7 +43,7 @@ func (cl claims) admitOne(i int, s *Service, names map[string]int) []*FieldError
 	})...)
 }
 
-// conflictErrors words the conflicts of services with others that stay.
+// conflictErrors returns errors for the conflicts of services with others that stay.
 func conflictErrors(services []Service, conflicts engine.ConflictError) []*FieldError {
 	type frontend struct {
 		service string
@@ -63,7 +64,7 @@ func conflictErrors(services []Service, conflicts engine.ConflictError) []*Field
 	return found
 }
 
-// claimed lowers no more of services than what they claim: they may be wrong.
+// claimed lowers only the claims of services, which may be invalid otherwise.
 func claimed(services []Service) []*compile.Service {
 	out := make([]*compile.Service, len(services))
 	for i := range services {
@@ -82,9 +83,9 @@ func claimed(services []Service) []*compile.Service {
 	return out
 }
 
-// conflicts reports the frontends of the i-th service of a list that services,
-// itself included, have already, as owner says. Frontends that are wrong by
-// themselves are left out.
+// conflicts returns errors for the frontends of the i-th service of a list that some
+// service, itself included, claims already: the function owner returns it. Frontends
+// that are wrong by themselves are left out.
 func (s *Service) conflicts(i int, owner func(k compile.Key, last uint16) (string, bool)) []*FieldError {
 	var found []*FieldError
 	for j := range s.Frontends {
@@ -95,8 +96,8 @@ func (s *Service) conflicts(i int, owner func(k compile.Key, last uint16) (strin
 	return found
 }
 
-// frontendConflicts returns a reason for each service that has some of a
-// frontend: two at most, if they have a family each.
+// frontendConflicts returns a reason for each service that claims a part of a
+// frontend: at most two, one for each family.
 func (s *Service) frontendConflicts(f *Frontend, ownerOf func(k compile.Key, last uint16) (string, bool)) (reasons []string) {
 	if f.Port == 0 || f.last() < f.Port || !s.Protocol.word().known() || addrFlaw(f.Addr) != "" {
 		return nil
@@ -124,7 +125,7 @@ func (s *Service) frontendConflicts(f *Frontend, ownerOf func(k compile.Key, las
 	return reasons
 }
 
-// takenReason says who has what a frontend claims in some families.
+// takenReason names the service that has already claimed a frontend in some families.
 func takenReason(proto Protocol, f *Frontend, lost families, owner string) string {
 	what := describe(proto, f, lost) + " is already a frontend"
 	if f.ranged() {
@@ -136,8 +137,8 @@ func takenReason(proto Protocol, f *Frontend, lost families, owner string) strin
 	return fmt.Sprintf("%s of service %q", what, owner)
 }
 
-// describe names a frontend: "tcp 10.96.0.1:80", "udp node-wide port 53", or
-// "udp node-wide port 53 (ip6)" when only a family of it is meant.
+// describe names a frontend: "tcp 10.96.0.1:80", "udp node-wide port 53", or "udp
+// node-wide port 53 (ip6)" for one family alone.
 func describe(proto Protocol, f *Frontend, in families) string {
 	end := ""
 	if f.ranged() {
@@ -153,7 +154,7 @@ func describe(proto Protocol, f *Frontend, in families) string {
 // ranged reports whether the frontend has more than one port.
 func (f *Frontend) ranged() bool { return f.EndPort > f.Port }
 
-// last is the frontend's last port.
+// last returns the frontend's last port.
 func (f *Frontend) last() uint16 {
 	if f.EndPort == 0 {
 		return f.Port
@@ -161,7 +162,7 @@ func (f *Frontend) last() uint16 {
 	return f.EndPort
 }
 
-// key is what a frontend claims in a family, if it has any part in it.
+// key returns what a frontend claims in a family, if it claims anything there.
 func (s *Service) key(f *Frontend, family ruleset.Family) (compile.Key, bool) {
 	k := compile.Key{Addr: f.Addr.Unmap(), Port: f.Port, Proto: s.Protocol.protoNumber(), Ranged: f.ranged()}
 	if k.Addr.IsValid() {

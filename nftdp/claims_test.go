@@ -1,6 +1,6 @@
 package nftdp
 
-// claimCases are about services "a", "b", … with these frontends.
+// claimCases returns cases about services "a", "b", … with these frontends.
 func claimCases() []problemCase {
 	var cases []problemCase
 	for _, c := range []struct {

@@ -16,30 +16,29 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// everyLook runs f with a context during whose n-th look something happens,
-// for the first and the last looks that there are without it, between which
-// the transaction begins and ends, and for some of those in the middle, which
-// are at the answers of a dump.
-func everyLook(t *testing.T, f func(t *testing.T, ctx *looking, happen *func())) {
+// everyCheck runs f with a context whose n-th check calls *happen: for the
+// first and the last checks, between which the transaction begins and ends, and
+// for some of those in the middle, which come with the answers to a dump.
+func everyCheck(t *testing.T, f func(t *testing.T, ctx *checked, happen *func())) {
 	t.Helper()
-	try := func(n int) (looks int) {
+	try := func(n int) (checks int) {
 		happen := func() {}
-		ctx := looksAt(t.Context(), n, func() { happen() })
+		ctx := checkedAt(t.Context(), n, func() { happen() })
 		if f(t, ctx, &happen); t.Failed() {
-			t.Fatalf("at look %d", n)
+			t.Fatalf("at check %d", n)
 		}
-		return ctx.looks
+		return ctx.checks
 	}
-	looks := try(0)
-	for n := 1; n <= looks; n++ {
-		if n < 5 || n%9 == 0 || n > looks-10 {
+	checks := try(0)
+	for n := 1; n <= checks; n++ {
+		if n < 5 || n%9 == 0 || n > checks-10 {
 			try(n)
 		}
 	}
 }
 
-// knownOrNot is dataplanes for tests that need many: each of them begins with
-// the services in the kernel.
+// knownOrNot passes a source of dataplanes to tests that need many of them.
+// Whenever one is taken, the kernel holds the services.
 func knownOrNot(t *testing.T, held []Service, test func(*testing.T, *node, func() *Dataplane)) {
 	t.Helper()
 	dataplanes(t, held, func(t *testing.T, n *node, d *Dataplane) {
@@ -51,7 +50,7 @@ func knownOrNot(t *testing.T, held []Service, test func(*testing.T, *node, func(
 				return d
 			}
 			if opened != nil {
-				closeOf(t, opened) // what fills its buffers is memory of the kernel
+				closeOf(t, opened) // the contents of its buffers would keep memory of the kernel
 			}
 			opened = n.open(t, Config{})
 			return opened
@@ -59,8 +58,8 @@ func knownOrNot(t *testing.T, held []Service, test func(*testing.T, *node, func(
 	})
 }
 
-// TestDisturbed: at whatever moment somebody else changes rules, every method
-// begins anew and succeeds.
+// TestDisturbed: every method succeeds, at whatever moment another process
+// changes rules.
 func TestDisturbed(t *testing.T) {
 	held, next := someServices(), append(someServices()[1:], web("d", 4, 2))
 	for name, method := range map[string]struct {
@@ -77,7 +76,7 @@ func TestDisturbed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			knownOrNot(t, held, func(t *testing.T, n *node, open func() *Dataplane) {
-				everyLook(t, func(t *testing.T, ctx *looking, happen *func()) {
+				everyCheck(t, func(t *testing.T, ctx *checked, happen *func()) {
 					*happen = func() { n.disturb(t) }
 					if err := method.do(ctx, open()); err != nil {
 						t.Error(err)
@@ -89,11 +88,12 @@ func TestDisturbed(t *testing.T) {
 	}
 }
 
-// TestDisturbedRemove is the same for a method that leaves nothing.
+// TestDisturbedRemove: Remove succeeds, at whatever moment another process
+// changes rules.
 func TestDisturbedRemove(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
-	everyLook(t, func(t *testing.T, ctx *looking, happen *func()) {
+	everyCheck(t, func(t *testing.T, ctx *checked, happen *func()) {
 		apply(t, d, someServices())
 		*happen = func() { n.disturb(t) }
 		if err := d.Remove(ctx); err != nil {
@@ -103,12 +103,13 @@ func TestDisturbedRemove(t *testing.T) {
 	})
 }
 
-// TestTwoWriters: two processes that have just begun update a service each, at
-// the same moment, whichever it is. Both are there afterwards.
+// TestTwoWriters: two processes that have just started update one service each,
+// the second at any moment of the first one's Update. The kernel then holds
+// both services.
 func TestTwoWriters(t *testing.T) {
 	n := newNode(t)
 	a, b, c := web("a", 1, 1), web("b", 2, 2), web("c", 3, 3)
-	everyLook(t, func(t *testing.T, ctx *looking, happen *func()) {
+	everyCheck(t, func(t *testing.T, ctx *checked, happen *func()) {
 		apply(t, n.open(t, Config{}), []Service{a})
 		one, two := n.open(t, Config{}), n.open(t, Config{})
 		want := []Service{b}
@@ -124,13 +125,13 @@ func TestTwoWriters(t *testing.T) {
 	})
 }
 
-// TestConflict: when others never stop changing our tables, every method that has
-// to read them gives up with ErrConflict and has changed nothing. An Update
-// does not have to, as long as the kernel accepts it.
+// TestConflict: while others keep changing our tables, every method that has to
+// read them fails with ErrConflict and changes nothing. An Update need not read
+// them as long as the kernel accepts it.
 func TestConflict(t *testing.T) {
 	dataplanes(t, someServices(), func(t *testing.T, n *node, d *Dataplane) {
 		text := n.read(t, DefaultTable).String()
-		ctx := &looking{Context: t.Context(), look: func(int) error { n.tamper(t); return nil }}
+		ctx := &checked{Context: t.Context(), check: func(int) error { n.tamper(t); return nil }}
 		_, err := d.Plan(ctx, nil)
 		wantConflict(t, "plan", err)
 		_, err = d.Apply(ctx, nil)
@@ -139,7 +140,7 @@ func TestConflict(t *testing.T) {
 		wantConflict(t, "inspect", err)
 		n.wantText(t, DefaultTable, text)
 
-		// What was refused is not taken, and what was to go is still there.
+		// A refused change has claimed and deleted nothing.
 		next := append(someServices(), renamed(web("d", 4, 1), "e"))
 		updateWith(t, d, Change{Set: next[3:]})
 		n.wantServices(t, Config{}, next)
@@ -151,11 +152,11 @@ func TestConflict(t *testing.T) {
 	})
 }
 
-// TestOthersDoNotStop: when others never stop changing other tables, every
-// method succeeds.
+// TestOthersDoNotStop: every method succeeds while others keep changing other
+// tables.
 func TestOthersDoNotStop(t *testing.T) {
 	dataplanes(t, someServices(), func(t *testing.T, n *node, d *Dataplane) {
-		ctx := &looking{Context: t.Context(), look: func(int) error { n.disturb(t); return nil }}
+		ctx := &checked{Context: t.Context(), check: func(int) error { n.disturb(t); return nil }}
 		next := append(someServices()[1:], web("d", 4, 1))
 		if _, err := d.Plan(ctx, nil); err != nil {
 			t.Errorf("plan: %v", err)
@@ -185,15 +186,15 @@ func wantConflict(t *testing.T, method string, err error) {
 	}
 }
 
-// TestCancelled: at whatever moment the context ends, the services are those
-// from before or those that were wanted, and the next change finds its way.
+// TestCancelled: at whatever moment the context ends, the kernel holds the
+// former services or the wanted ones, and the next change succeeds.
 func TestCancelled(t *testing.T) {
 	held, next := someServices(), append(someServices()[1:], web("d", 4, 2))
 	before, after := mustCompile(t, Config{}, held).status(), mustCompile(t, Config{}, next).status()
 	knownOrNot(t, held, func(t *testing.T, n *node, open func() *Dataplane) {
 		for at := 1; ; at += 1 + at/12 {
 			d, cancelled := open(), false
-			ctx := &looking{Context: t.Context(), look: func(n int) error {
+			ctx := &checked{Context: t.Context(), check: func(n int) error {
 				if n < at {
 					return nil
 				}
@@ -205,9 +206,9 @@ func TestCancelled(t *testing.T) {
 			isBefore, isAfter := cmp.Equal(before, got, plainAddrs()), cmp.Equal(after, got, plainAddrs())
 			switch {
 			case err == nil && (cancelled || !isAfter):
-				t.Fatalf("cancelled at look %d: no error, and the services are wrong or unasked for: %t, %t", at, isBefore, isAfter)
+				t.Fatalf("cancelled at check %d: no error, although cancelled, or with other services: before %t, after %t", at, isBefore, isAfter)
 			case err != nil && (!errors.Is(err, context.Canceled) || !isBefore && !isAfter):
-				t.Fatalf("cancelled at look %d: %v, %s", at, err, asJSON(got))
+				t.Fatalf("cancelled at check %d: %v, %s", at, err, asJSON(got))
 			}
 			updateWith(t, d, Change{Set: []Service{web("e", 5, 4)}, Delete: []string{"b"}})
 			apply(t, d, next)
@@ -226,7 +227,7 @@ func TestWaitForTurn(t *testing.T) {
 	held, release := spy.hold()
 	applied := make(chan error, 1)
 	go func() { _, err := d.Apply(t.Context(), nil); applied <- err }()
-	receive(t, held) // somebody is at work
+	receive(t, held) // another method is running
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	_, err := d.Plan(ctx, nil)
@@ -252,7 +253,7 @@ func wantDeadline(t *testing.T, method string, err error) {
 	}
 }
 
-// TestManyCallers: one Dataplane serves several goroutines.
+// TestManyCallers: several goroutines can use one Dataplane.
 func TestManyCallers(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
@@ -277,8 +278,8 @@ func TestManyCallers(t *testing.T) {
 	n.wantServices(t, Config{}, want)
 }
 
-// TestBusyNamespace: with another process that changes rules as fast as it
-// can, changes come through.
+// TestBusyNamespace: changes succeed while another process changes rules as
+// fast as it can.
 func TestBusyNamespace(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
@@ -307,7 +308,7 @@ func disturbUntil(ctx context.Context, t *testing.T, n *node) {
 			t.Error(err)
 			return
 		}
-		// Our own commit may have come in between.
+		// The commit of the Dataplane may have come in between.
 		if _, err := n.conn.Commit(t.Context(), generation, []ruleset.Change{change}); err != nil {
 			continue
 		}

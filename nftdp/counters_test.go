@@ -8,8 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestCountersGoOn: what the kernel has counted for a frontend, or for a
-// backend behind it, outlives every change that leaves both there.
+// TestCountersGoOn: the counters of a frontend, and of a backend behind it,
+// outlive every change that keeps both.
 func TestCountersGoOn(t *testing.T) {
 	three := web("s", 1, 3)
 	middleGone := web("s", 1, 3)
@@ -26,18 +26,18 @@ func TestCountersGoOn(t *testing.T) {
 		config Config // later
 	}{
 		{"slots shift, another class", []Service{three}, []Service{middleGone}, Config{}},
-		{"a backend more, another class", []Service{middleGone}, []Service{three}, Config{}},
+		{"one more backend, another class", []Service{middleGone}, []Service{three}, Config{}},
 		{"weights change", []Service{three}, []Service{heavy}, Config{}},
 		{"weights change back", []Service{heavy}, []Service{three}, Config{}},
 		{"round-robin", []Service{heavy}, []Service{balanced(heavy, SchedulerRoundRobin, 0)}, Config{}},
 		{"maglev", []Service{heavy}, []Service{balanced(three, SchedulerMaglev, 13)}, Config{}},
-		{"maglev, one gone", []Service{balanced(three, SchedulerMaglev, 13)}, []Service{balanced(middleGone, SchedulerMaglev, 13)}, Config{}},
-		{"maglev, no more", []Service{balanced(three, SchedulerMaglev, 251)}, []Service{three}, Config{}},
-		{"maps made anew", []Service{three}, []Service{three, big}, Config{}},
+		{"maglev, one removed", []Service{balanced(three, SchedulerMaglev, 13)}, []Service{balanced(middleGone, SchedulerMaglev, 13)}, Config{}},
+		{"no longer maglev", []Service{balanced(three, SchedulerMaglev, 251)}, []Service{three}, Config{}},
+		{"maps replaced", []Service{three}, []Service{three, big}, Config{}},
 		{"renamed", []Service{three}, []Service{named("z", three)}, Config{}},
 		{"handed over", []Service{three, {Name: "z"}}, []Service{{Name: "s"}, named("z", three)}, Config{}},
-		{"no backend any more", []Service{three}, []Service{web("s", 1, 0)}, Config{}},
-		{"others come and go", []Service{three, web("t", 2, 3)}, []Service{three, web("u", 3, 1)}, Config{}},
+		{"backends removed", []Service{three}, []Service{web("s", 1, 0)}, Config{}},
+		{"others added and removed", []Service{three, web("t", 2, 3)}, []Service{three, web("u", 3, 1)}, Config{}},
 		{"another configuration", []Service{three}, []Service{middleGone}, Config{NodeAddrs: prefixes("10.0.0.0/8")}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -72,7 +72,7 @@ func TestCountersGoOn(t *testing.T) {
 	}
 }
 
-// difference is the Change from some services to others.
+// difference returns the Change from some services to others.
 func difference(is, next []Service) Change {
 	c := Change{Set: next}
 	named := map[string]bool{}

@@ -10,46 +10,45 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Dataplane programs services into one network namespace. It starts nothing in
-// the background, and listens to nothing unless Keep or Watch runs. All methods
-// may be called concurrently; they take turns.
+// Dataplane programs services into one network namespace. It runs nothing in the
+// background, and receives events only while Keep or Watch runs. All methods may be
+// called concurrently; they take turns.
 type Dataplane struct {
 	cfg    Config
 	engine *engine.Engine
 }
 
-// Change is a change of a few services. The empty one changes none, and repairs
+// Change is a change of a few services. The empty Change changes none, and repairs
 // what others have damaged.
 type Change struct {
-	// Set are services to add, or to put in the place of those with the same
-	// names.
+	// Set lists services to add, or to replace those with the same names.
 	Set []Service `json:"set,omitempty"`
-	// Delete are names of services. Unknown ones are ignored; those that are
-	// in Set as well are refused.
+	// Delete lists names of services to delete. Unknown names are ignored; a
+	// name that is in Set as well is refused.
 	Delete []string `json:"delete,omitempty"`
 }
 
-// Open opens the network namespace of the calling thread for programming. The
-// tables are not touched yet; those that a former process left are adopted by
-// the first Plan, Apply or Update: what is right in them stays, with counters
-// and connections.
+// Open opens the network namespace of the calling thread for programming. It does
+// not change the tables yet; those that a former process left are adopted by the
+// first Apply or Update: everything that is right in them stays, with counters and
+// connections.
 //
-// Without CAP_NET_ADMIN in the user namespace that owns the network namespace
-// the error matches fs.ErrPermission; on a kernel without nf_tables,
-// ErrNotSupported (after 0.6 seconds, in which somebody else may be loading its
-// module); if a table of that name is not ours or of a newer version,
-// ErrNotOwned; and a wrong configuration is *FieldError. Tables that another
-// Dataplane protects can be opened, to read them.
+// Without CAP_NET_ADMIN in the user namespace that owns the network namespace the
+// error matches fs.ErrPermission; on a kernel without nf_tables, ErrNotSupported
+// (after 0.6 seconds, in which another process may be loading its module); if a
+// table of that name is not ours or of a newer version, ErrNotOwned. A wrong
+// configuration is a *FieldError. Tables that another Dataplane protects can be
+// opened, to read them.
 //
-// The kernel needs nf_tables, NAT, conntrack, fib and numgen. What is missing
-// is named by the error of the method that needs it, which matches
+// The kernel needs nf_tables, NAT, conntrack, fib and numgen. If a feature is
+// missing, the method that needs it names it in an error that matches
 // ErrNotSupported.
 func (c Config) Open(ctx context.Context) (*Dataplane, error) { return c.open(ctx, here) }
 
 // OpenIn is Open for the network namespace of a handle, which may be closed
-// afterwards. A closed handle, and a descriptor of anything else than a network
-// namespace, are refused. Entering the namespace takes CAP_SYS_ADMIN, as
-// setns(2) does, even if it is the thread's own; without it, the error matches
+// afterwards. A closed handle, and a descriptor of anything but a network
+// namespace, are refused. Entering the namespace takes CAP_SYS_ADMIN, as setns(2)
+// does, even if it is the thread's own; without it, the error matches
 // fs.ErrPermission.
 func (c Config) OpenIn(ctx context.Context, ns netns.NsHandle) (*Dataplane, error) {
 	if !ns.IsOpen() {
@@ -72,8 +71,8 @@ func (c Config) open(ctx context.Context, ns int) (*Dataplane, error) {
 	return c.OpenKernel(ctx, kernel)
 }
 
-// OpenKernel is Open for a kernel that is not the running one. Package
-// nftdptest calls it; nobody outside of this module can make such a kernel.
+// OpenKernel is Open for a kernel other than the running one, for package
+// nftdptest. No package outside of this module can implement such a kernel.
 func (c Config) OpenKernel(ctx context.Context, kernel engine.Kernel) (*Dataplane, error) {
 	if err := joinProblems(c.problems()); err != nil {
 		return nil, errors.Join(err, kernel.Close())
@@ -86,12 +85,11 @@ func (c Config) OpenKernel(ctx context.Context, kernel engine.Kernel) (*Dataplan
 }
 
 // Close ends the use of the namespace and closes the sockets. Everything stays
-// programmed, and goes on working without any process. What was protected (see
-// Config.Protect) can be changed by others from then on. Keep, Watch and all
-// later calls return ErrClosed. Without Close, a Dataplane keeps the network
-// namespace alive, also if its handle is closed and no process is in it.
-// (check: do two open netlink sockets keep the namespace alive — a socket holds
-// a reference of its net — and is it released at process end only.)
+// programmed, and continues to work without any process. Protected tables (see
+// Config.Protect) can be changed by others from then on. Keep, Watch and all later
+// calls return ErrClosed. Until Close, or the end of the process, the sockets keep
+// the network namespace alive, even if its handle is closed and no process is in
+// it.
 func (d *Dataplane) Close() error { return d.engine.Close() }
 
 // Plan computes what Apply would change now, and changes nothing.
@@ -103,47 +101,47 @@ func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error)
 	return planOf(services)(d.engine.Plan(ctx, edit))
 }
 
-// Apply makes the kernel hold exactly these services, in one transaction over
-// both families, and returns what it changed: nothing if they are there
-// already. What is the same in both states is not touched, so established
-// connections, counters and balancing go on. Tables that an older version of
-// this package has left are replaced in one transaction: connections go on, and
-// so do the counters of what both layouts have.
+// Apply makes the kernel hold exactly these services, in one transaction over both
+// families, and returns what it changed: nothing if the kernel holds them already.
+// Objects that are the same in both states stay, so established connections,
+// counters and balancing continue. Tables that an older version of this package has
+// left are replaced in one transaction: connections continue, and so do the
+// counters of everything that both layouts have.
 //
 // If the rules of the namespace have changed since the last commit of this
 // Dataplane, the tables are read first, which takes longer than writing them.
 //
-// Wrong services return the errors of Validate, and nothing is changed. A
-// change that the kernel refuses is *ApplyError; ErrConflict says that others
-// kept changing the rules of the namespace meanwhile, ErrProtected that another
+// Wrong services return the errors of Validate, and nothing is changed. A change
+// that the kernel refuses is an *ApplyError; ErrConflict says that others kept
+// changing the rules of the namespace meanwhile, ErrProtected that another
 // Dataplane owns the tables. The kernel then holds what it held before.
 //
 // A transaction is one netlink message. With CAP_NET_ADMIN in the initial user
-// namespace memory bounds its size: 500,000 elements are one message. In other
-// user namespaces net.core.wmem_max does. What is larger then is split: the
-// fixed objects first, then the services, each whole in one message, then what
-// no service uses any more. If a split Apply fails, some services are as before
-// and others as wanted, the returned Plan names all that was committed, and the
-// next Apply continues. A table that is replaced as a whole cannot be split.
-// The kernel carries a message out once it was handed over, whatever becomes of
-// the context.
+// namespace only memory bounds its size: 500,000 elements are one message. In other
+// user namespaces net.core.wmem_max does. A larger transaction is split: the fixed
+// objects first, then the services, each whole in one message, then the objects
+// that no service uses any more. If a split Apply fails, some services are as
+// before and others as wanted, the returned Plan names everything that was
+// committed, and the next Apply continues. A table that is replaced as a whole
+// cannot be split. Once a message is sent, the kernel applies it even if the
+// context ends.
 //
-// After the transaction, Apply deletes the UDP flows of the frontends that it
-// changed which lead to a backend that is removed or down, or which began
-// before the frontend existed: a client that keeps its socket reaches a usable
-// backend with its next datagram. Flows to draining backends, and to backups
-// that are in reserve again, stay. The first Apply of a Dataplane checks the
-// flows of every service that it is given; those of services that only an older
-// version knew are not looked for. Flows that do not go to a frontend, or that
-// lead to where no frontend has led, are not touched, unless the frontend is
-// new. A datagram that is on its way through the node while the transaction
-// takes effect can still begin a flow by the former rules. A transaction that
-// takes nothing from a UDP frontend costs nothing here; for others the kernel
-// goes through its table of connections: about ten milliseconds for 262,144
-// buckets, thirty with 100,000 connections.
+// After the transaction, Apply deletes stale UDP flows of the frontends that it
+// changed: those that lead to a backend that is removed or down, and those that
+// began before the frontend existed. A client that keeps its socket then reaches a
+// usable backend with its next datagram. Flows to draining backends, and to backups
+// that are in reserve again, stay. The first Apply of a Dataplane checks the flows
+// of every given service; it does not look for those of services that only an older
+// version knew. Flows that do not go to a frontend stay, and so do flows to
+// destinations that the frontend never led to, unless the frontend is new. A
+// datagram that passes the node while the transaction takes effect can still begin
+// a flow by the former rules. A transaction that takes nothing from a UDP frontend
+// costs nothing here; for others the kernel walks its table of connections, which
+// takes about ten milliseconds for 262,144 buckets, thirty with 100,000
+// connections.
 //
-// If that fails, the Plan is returned beside the error, as the services are
-// programmed, and the next Apply or Update continues. An error that matches
+// If that fails, the Plan is returned together with the error, since the services
+// are programmed, and the next Apply or Update continues. An error that matches
 // ErrNotSupported then says that the kernel lacks conntrack over netlink.
 func (d *Dataplane) Apply(ctx context.Context, services []Service) (*Plan, error) {
 	edit, err := whole(services)
@@ -153,17 +151,16 @@ func (d *Dataplane) Apply(ctx context.Context, services []Service) (*Plan, error
 	return planOf(services)(d.engine.Commit(ctx, edit))
 }
 
-// Update changes a few services and leaves all others as they are. Its cost
-// follows the size of the change, with two exceptions: where a service is
-// added, the kernel validates the verdicts of all frontends (5 ms with 50,000
-// services), and a map that is full is made anew, larger, which costs as much
-// as a full load.
+// Update changes a few services and leaves all others as they are. Its cost follows
+// the size of the change, with two exceptions: if a service is added, the kernel
+// validates the verdicts of all frontends (5 ms with 50,000 services), and a full
+// map is replaced by a larger one, which costs as much as a full load.
 //
-// Update does not depend on what others change in the namespace, and does not
-// look for changes of our tables: Apply and Keep repair these. Only if the
-// kernel refuses the Update is everything read, and repaired with it. Errors
-// are those of Apply, and ErrOutdated if this Dataplane has not applied
-// anything yet and the tables are of an older version.
+// Update does not depend on what others change in the namespace, and does not look
+// for changes of our tables: Apply and Keep repair these. Only if the kernel refuses
+// the Update, everything is read, and repaired together with it. Errors are those of
+// Apply, and ErrOutdated if this Dataplane has not applied anything yet and the
+// tables are of an older version.
 func (d *Dataplane) Update(ctx context.Context, c Change) (*Plan, error) {
 	if problems := c.problems(); len(problems) > 0 {
 		conflicts, err := d.engine.Conflicts(ctx, &engine.Edit{Set: claimed(c.Set), Delete: c.Delete})
@@ -175,7 +172,7 @@ func (d *Dataplane) Update(ctx context.Context, c Change) (*Plan, error) {
 	return planOf(c.Set)(d.engine.Commit(ctx, &engine.Edit{Set: lowerAll(c.Set), Delete: c.Delete}))
 }
 
-// whole is the edit that leaves just these services.
+// whole returns the edit that leaves exactly these services.
 func whole(services []Service) (*engine.Edit, error) {
 	if err := joinProblems(newClaims(len(services)).admit(services)); err != nil {
 		return nil, err
@@ -183,7 +180,7 @@ func whole(services []Service) (*engine.Edit, error) {
 	return &engine.Edit{Whole: true, Set: lowerAll(services)}, nil
 }
 
-// problems are those that the change has by itself.
+// problems returns the problems that the change has by itself.
 func (c *Change) problems() []*FieldError {
 	problems := newClaims(len(c.Set)).admit(c.Set)
 	set := make(map[string]bool, len(c.Set))
@@ -192,13 +189,13 @@ func (c *Change) problems() []*FieldError {
 	}
 	for _, name := range c.Delete {
 		if set[name] {
-			problems = append(problems, &FieldError{Service: name, Field: "name", Reason: "is to be set and to be deleted: choose one"})
+			problems = append(problems, &FieldError{Service: name, Field: "name", Reason: "is in both Set and Delete: choose one"})
 		}
 	}
 	return problems
 }
 
-// planOf makes the public result of changes for services.
+// planOf returns a function that turns changes for services into a Plan.
 func planOf(services []Service) func([]ruleset.Change, error) (*Plan, error) {
 	return func(changes []ruleset.Change, err error) (*Plan, error) {
 		if err != nil {
@@ -211,7 +208,7 @@ func planOf(services []Service) func([]ruleset.Change, error) (*Plan, error) {
 	}
 }
 
-// publicError makes public types of the engine's.
+// publicError turns the engine's types of errors into public ones.
 func publicError(err error, services []Service) error {
 	if conflicts, ok := errors.AsType[engine.ConflictError](err); ok {
 		return joinProblems(conflictErrors(services, conflicts))
@@ -227,7 +224,7 @@ func publicError(err error, services []Service) error {
 	return out
 }
 
-// refusal is an error that has an ApplyError in it, with more to say.
+// refusal is an error that wraps an ApplyError and says more.
 type refusal struct {
 	text    string
 	refused *ApplyError
@@ -238,10 +235,10 @@ func (e *refusal) Error() string { return e.text }
 
 func (e *refusal) Unwrap() []error { return []error{e.refused, e.all} }
 
-// Inspect reads from the kernel which services it holds, with counters, sorted
-// by name. Tables of an older version are not read (ErrOutdated). Its time
-// grows with the square of the largest map's size: half a second for 10,000
-// services with 10 backends each. Other methods wait meanwhile.
+// Inspect reads from the kernel which services it holds, with counters, sorted by
+// name. It does not read tables of an older version (ErrOutdated). Its time grows
+// with the square of the largest map's size: half a second for 10,000 services with
+// 10 backends each. Other methods wait meanwhile.
 func (d *Dataplane) Inspect(ctx context.Context) ([]ServiceStatus, error) {
 	r, err := d.engine.Ruleset(ctx, true)
 	if err != nil {
@@ -250,8 +247,8 @@ func (d *Dataplane) Inspect(ctx context.Context) ([]ServiceStatus, error) {
 	return (&Ruleset{r}).status(), nil
 }
 
-// Ruleset reads our tables from the kernel, with counters. Without tables it is
-// empty.
+// Ruleset reads our tables from the kernel, with counters. If there are none, the
+// Ruleset is empty.
 func (d *Dataplane) Ruleset(ctx context.Context) (*Ruleset, error) {
 	r, err := d.engine.Ruleset(ctx, false)
 	if err != nil {
@@ -260,11 +257,11 @@ func (d *Dataplane) Ruleset(ctx context.Context) (*Ruleset, error) {
 	return &Ruleset{r}, nil
 }
 
-// Remove deletes both tables, and with them every service. Established
-// connections to services break, as the kernel stops translating them; to let
-// them go on, Apply an empty list instead. With Config.Localhost the guard of
-// the loopback addresses goes, too: turn route_localnet off before. The
-// Dataplane can be used again afterwards.
+// Remove deletes both tables, and with them every service. Established connections
+// to services break, as the kernel stops translating them; to keep them, Apply an
+// empty list instead. With Config.Localhost the guard of the loopback addresses is
+// deleted, too: turn route_localnet off before. The Dataplane can be used again
+// afterwards.
 func (d *Dataplane) Remove(ctx context.Context) error {
 	return publicError(d.engine.Remove(ctx), nil)
 }

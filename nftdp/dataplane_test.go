@@ -26,7 +26,7 @@ func someServices() []Service {
 	return []Service{web("a", 1, 0), web("b", 2, 1), web("c", 3, 3)}
 }
 
-// TestApplyTwice: the second time there is nothing to do, and nothing is done.
+// TestApplyTwice: the second Apply of the same services changes nothing.
 func TestApplyTwice(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
@@ -38,7 +38,7 @@ func TestApplyTwice(t *testing.T) {
 
 	applied := apply(t, d, someServices())
 	if diff := cmp.Diff(sortedLines(planned), sortedLines(applied)); diff != "" {
-		t.Errorf("another plan is applied than was planned (-planned +applied):\n%s", diff)
+		t.Errorf("the applied plan differs from Plan (-planned +applied):\n%s", diff)
 	}
 	n.wantText(t, DefaultTable, mustCompile(t, Config{}, someServices()).String())
 
@@ -51,7 +51,7 @@ func TestApplyTwice(t *testing.T) {
 		}
 	}
 	if got := n.generation(t); got != generation {
-		t.Errorf("an empty plan moved the generation from %d to %d", generation, got)
+		t.Errorf("an empty plan changed the generation from %d to %d", generation, got)
 	}
 }
 
@@ -61,8 +61,8 @@ func sortedLines(p *Plan) []string {
 	return lines
 }
 
-// TestAdoption: a new process finds everything in place. Whatever it does with
-// the same services commits nothing, so that counters go on.
+// TestAdoption: a new process adopts the tables. Whatever it does with the same
+// services commits nothing, so that counters continue.
 func TestAdoption(t *testing.T) {
 	config := Config{
 		Internal:  prefixes("10.0.0.0/9", "10.128.0.0/9", "::/0"),
@@ -74,11 +74,11 @@ func TestAdoption(t *testing.T) {
 	n.load(t, nothing(), held)
 	generation := n.generation(t)
 	for name, do := range map[string]func(d *Dataplane) (*Plan, error){
-		"plan":          func(d *Dataplane) (*Plan, error) { return d.Plan(t.Context(), someServices()) },
-		"apply":         func(d *Dataplane) (*Plan, error) { return d.Apply(t.Context(), someServices()) },
-		"update":        func(d *Dataplane) (*Plan, error) { return d.Update(t.Context(), Change{Set: someServices()[1:]}) },
-		"empty update":  func(d *Dataplane) (*Plan, error) { return d.Update(t.Context(), Change{}) },
-		"vain deletion": func(d *Dataplane) (*Plan, error) { return d.Update(t.Context(), Change{Delete: []string{"x", "x"}}) },
+		"plan":                  func(d *Dataplane) (*Plan, error) { return d.Plan(t.Context(), someServices()) },
+		"apply":                 func(d *Dataplane) (*Plan, error) { return d.Apply(t.Context(), someServices()) },
+		"update":                func(d *Dataplane) (*Plan, error) { return d.Update(t.Context(), Change{Set: someServices()[1:]}) },
+		"empty update":          func(d *Dataplane) (*Plan, error) { return d.Update(t.Context(), Change{}) },
+		"unknown names deleted": func(d *Dataplane) (*Plan, error) { return d.Update(t.Context(), Change{Delete: []string{"x", "x"}}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan, err := do(n.open(t, config))
@@ -87,13 +87,14 @@ func TestAdoption(t *testing.T) {
 			}
 			n.wantText(t, DefaultTable, held.String())
 			if got := n.generation(t); got != generation {
-				t.Errorf("the generation moved from %d to %d", generation, got)
+				t.Errorf("the generation changed from %d to %d", generation, got)
 			}
 		})
 	}
 }
 
-// TestInspect reads what the kernel holds, without having applied anything.
+// TestInspect: Inspect reads what the kernel holds, even if the Dataplane has
+// not applied anything.
 func TestInspect(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
@@ -120,7 +121,7 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestRepair: what others do to our tables is undone by the next Apply.
+// TestRepair: the next Apply undoes what others have done to our tables.
 func TestRepair(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{Internal: prefixes("10.0.0.0/8")})
@@ -148,7 +149,7 @@ func TestRepair(t *testing.T) {
 			spoil(spoilt)
 			n.load(t, n.read(t, DefaultTable), &Ruleset{spoilt})
 			if plan := apply(t, d, services); plan.Empty() {
-				t.Error("nothing was to be done")
+				t.Error("the plan is empty")
 			}
 			n.wantServices(t, Config{Internal: prefixes("10.0.0.0/8")}, services)
 		})
@@ -161,7 +162,7 @@ func addSet(t *ruleset.Table) {
 
 func repeatRules(c *ruleset.Chain) { c.Rules = append(c.Rules, c.Rules[0]) }
 
-// addChain adds a chain that rules and elements of ours lead to.
+// addChain adds a chain to which rules and elements of ours lead.
 func addChain(t *ruleset.Table) {
 	accept := ruleset.Rule{ruleset.Verdict{Kind: ruleset.Accept}}
 	t.Chains = append(t.Chains, &ruleset.Chain{Name: "foreign", Rules: []ruleset.Rule{accept}})
@@ -182,7 +183,8 @@ func drop(s *ruleset.Set) {
 	}
 }
 
-// TestInvalidServices: nothing reaches the kernel of what is not valid.
+// TestInvalidServices: nothing of an invalid list of services reaches the
+// kernel.
 func TestInvalidServices(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
@@ -224,14 +226,14 @@ func TestOpenErrors(t *testing.T) {
 		"closed": netns.None(), "not open": math.MaxInt32, "negative": -2, "another file": closed,
 	} {
 		if d, err := (Config{}).OpenIn(t.Context(), handle); err == nil {
-			t.Errorf("a handle that is %s is a namespace", name)
+			t.Errorf("a handle that is %s is accepted as a namespace", name)
 			d.Close()
 		}
 	}
 }
 
-// TestNotOwned: a table that somebody else made, or a newer version of this
-// library, is left as it is by every method.
+// TestNotOwned: every method leaves a table alone that another program, or a
+// newer version of this library, has made.
 func TestNotOwned(t *testing.T) {
 	for name, c := range map[string]struct {
 		families []ruleset.Family
@@ -282,12 +284,12 @@ func wantNotOwned(t *testing.T, method string, err error, schema bool) {
 	}
 }
 
-// TestClosed: the rules stay, and the Dataplane says that it is closed.
+// TestClosed: after Close the rules stay, and all methods return ErrClosed.
 func TestClosed(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
 	apply(t, d, someServices())
-	for range 2 { // closing again is fine
+	for range 2 { // a second Close has no effect
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -313,7 +315,8 @@ func wantClosed(t *testing.T, method string, err error) {
 	}
 }
 
-// TestRemove deletes our tables alone, and the Dataplane goes on from nothing.
+// TestRemove: Remove deletes only our tables, and the Dataplane can be used
+// again.
 func TestRemove(t *testing.T) {
 	n := newNode(t)
 	other := n.open(t, Config{Table: "other"})
@@ -321,7 +324,7 @@ func TestRemove(t *testing.T) {
 	text := n.read(t, "other").String()
 
 	d := n.open(t, Config{})
-	for range 2 { // there is nothing the second time
+	for range 2 { // a second Remove has no effect
 		if err := d.Remove(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -338,8 +341,8 @@ func TestRemove(t *testing.T) {
 	n.wantServices(t, Config{}, []Service{web("new", 1, 1)})
 }
 
-// TestOtherTables: Dataplanes with different tables do not see each other, and
-// nothing of theirs is touched, counters included.
+// TestOtherTables: Dataplanes with different tables do not affect each other,
+// and leave other tables alone, including counters.
 func TestOtherTables(t *testing.T) {
 	n := newNode(t)
 	one, two := n.open(t, Config{Table: "one"}), n.open(t, Config{Table: "two"})
@@ -364,8 +367,8 @@ func TestOtherTables(t *testing.T) {
 	n.wantServices(t, Config{Table: "one"}, someServices()[1:])
 }
 
-// TestConfigChange: another configuration is another skeleton, which the
-// services of the former one are kept in.
+// TestConfigChange: another configuration makes another skeleton, which keeps
+// the services of the former one.
 func TestConfigChange(t *testing.T) {
 	n := newNode(t)
 	for _, config := range []Config{

@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// TestExamples: every exported function and method has an Example that runs. It
-// is one of its own, or one of the method's type that calls it; fmt, errors and
-// encoding/json call some.
+// TestExamples: every exported function and method has an Example that runs:
+// its own, or an Example of the method's type that calls it, directly or
+// through fmt, errors or encoding/json.
 func TestExamples(t *testing.T) {
 	for _, name := range withoutExample(t) {
 		// Open and OpenIn take a running kernel, and OpenKernel is for package
@@ -47,7 +47,7 @@ func withoutExample(t *testing.T) (names []string) {
 	return names
 }
 
-// documentation is what go doc knows of the package, tests included.
+// documentation returns the documentation of the package, including tests.
 func documentation(t *testing.T) *doc.Package {
 	t.Helper()
 	names, err := filepath.Glob("*.go")
@@ -68,7 +68,8 @@ func documentation(t *testing.T) *doc.Package {
 	return p
 }
 
-// runs reports whether go test runs an Example, as it has an output.
+// runs reports whether go test runs an Example, which it does if there is an
+// output.
 func runs(e *doc.Example) bool { return e.Output != "" || e.EmptyOutput }
 
 // callsMethod reports whether code calls a method, by name or through fmt, errors

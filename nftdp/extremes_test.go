@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestExtremes: the kernel accepts the largest numbers and the widest ranges that
-// are valid, and returns them.
+// TestExtremes: the kernel accepts the largest valid numbers and the widest
+// valid ranges, and returns them.
 func TestExtremes(t *testing.T) {
 	both := func(port uint16) []Backend {
 		return []Backend{
@@ -41,8 +41,8 @@ func TestExtremes(t *testing.T) {
 	}
 }
 
-// TestInspectFeatures: Inspect returns ranges, the pools of policies and what
-// happens to connections that have none.
+// TestInspectFeatures: Inspect returns ranges, the pools of policies, and what
+// happens to connections without a backend.
 func TestInspectFeatures(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})

@@ -26,13 +26,13 @@ func onLostThread(f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		f()
 	}()
 	<-done
 }
 
-// loseCapability takes CAP_NET_ADMIN from the calling thread.
+// loseCapability drops CAP_NET_ADMIN of the calling thread.
 func loseCapability() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
@@ -43,14 +43,14 @@ func loseCapability() error {
 	return unix.Capset(&header, &data[0])
 }
 
-// TestCapabilityLost: when the capability goes while a change is under way, at
-// whatever moment, the error says so, no service is half changed, and who has
-// the capability can go on.
+// TestCapabilityLost: at whatever moment of a change the capability is lost,
+// the error says so, no service is half changed, and a process with the
+// capability can continue.
 func TestCapabilityLost(t *testing.T) {
 	held, next := someServices(), append(someServices()[1:], web("d", 4, 2))
 	check := betweenStates(mustCompile(t, Config{}, held), mustCompile(t, Config{}, next), Config{})
 	knownOrNot(t, held, func(t *testing.T, n *node, open func() *Dataplane) {
-		everyLook(t, func(t *testing.T, ctx *looking, happen *func()) {
+		everyCheck(t, func(t *testing.T, ctx *checked, happen *func()) {
 			d, lost := open(), false
 			*happen = func() {
 				lost = true
@@ -61,7 +61,7 @@ func TestCapabilityLost(t *testing.T) {
 			var err error
 			onLostThread(func() { _, err = d.Update(ctx, Change{Set: next[2:], Delete: []string{"a"}}) })
 			switch {
-			case err == nil: // it was the last look, at an answer
+			case err == nil: // the last check, after the transaction
 				n.wantServices(t, Config{}, next)
 			case !lost || !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN"):
 				t.Errorf("capability lost %t: %v", lost, err)
@@ -75,12 +75,12 @@ func TestCapabilityLost(t *testing.T) {
 	})
 }
 
-// refuseLargeSends makes sendto on the calling thread fail for more than so
-// many bytes, as the kernel does when it has no memory for a message.
+// refuseLargeSends makes sendto on the calling thread fail for more than a
+// number of bytes, as it does if the kernel has no memory for a message.
 func refuseLargeSends(size uint32, errno syscall.Errno) error {
 	const (
 		number   = 0        // in struct seccomp_data
-		argument = 16 + 2*8 // the third one
+		argument = 16 + 2*8 // the third argument
 		load     = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 		allow    = unix.SECCOMP_RET_ALLOW
 	)
@@ -103,9 +103,9 @@ func refuseLargeSends(size uint32, errno syscall.Errno) error {
 	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0)
 }
 
-// TestSendFails: whatever the kernel does not take, be it a request or a batch,
-// the first or a later one, the error is its errno, no service is half changed,
-// and the same Dataplane goes on when the kernel takes it again.
+// TestSendFails: whatever message the kernel refuses, a request or a batch, the
+// first or a later one, the error is its errno, no service is half changed, and
+// the same Dataplane continues when the kernel accepts messages again.
 func TestSendFails(t *testing.T) {
 	held, next := someServices(), append(someServices()[1:], web("d", 4, 5))
 	check := betweenStates(mustCompile(t, Config{}, held), mustCompile(t, Config{}, next), Config{})
@@ -134,9 +134,9 @@ func TestSendFails(t *testing.T) {
 	}
 }
 
-// flood fills the receive buffers of all netlink sockets of netfilter in the
-// namespace with messages of these sizes, one size after the other, and then
-// empties that of the onlooker.
+// flood fills the receive buffers of all netfilter sockets of the namespace
+// with messages of these sizes, one size after the other, and then empties that
+// of the test's own connection.
 func (n *node) flood(t *testing.T, sizes ...int) {
 	t.Helper()
 	err := n.Do(func() error {
@@ -165,7 +165,8 @@ func (n *node) flood(t *testing.T, sizes ...int) {
 	}
 }
 
-// fillBuffer sends a socket acknowledgements of a size until it takes no more.
+// fillBuffer sends acknowledgements of a size to a socket until its buffer is
+// full.
 func fillBuffer(fd int, port uint32, size int) error {
 	junk := make([]byte, size)
 	binary.NativeEndian.PutUint32(junk, uint32(len(junk)))
@@ -177,7 +178,8 @@ func fillBuffer(fd int, port uint32, size int) error {
 	}
 }
 
-// netfilterPorts are the ports of netlink sockets in the thread's namespace.
+// netfilterPorts returns the ports of the netfilter sockets in the thread's
+// namespace.
 func netfilterPorts(t *testing.T) (ports []uint32) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/thread-self/net/netlink")
@@ -196,9 +198,9 @@ func netfilterPorts(t *testing.T) (ports []uint32) {
 }
 
 // TestAnswersLost: at whatever moment there is no room for the kernel's
-// answers, or for dumps alone, so that it is not known what became of a request,
-// every method finds it out and succeeds. What takes the room is not from the
-// kernel and ignored.
+// answers, or for dumps alone, so that the outcome of a request is unknown,
+// every method finds out the outcome and succeeds. The messages that fill the
+// buffers do not come from the kernel and are ignored.
 func TestAnswersLost(t *testing.T) {
 	const large, smallest = 32 << 10, unix.NLMSG_HDRLEN + 4
 	held, next := someServices(), append(someServices()[1:], web("d", 4, 2))
@@ -206,7 +208,7 @@ func TestAnswersLost(t *testing.T) {
 	for name, sizes := range map[string][]int{"answers": {large, smallest}, "dumps": {large}} {
 		t.Run(name, func(t *testing.T) {
 			knownOrNot(t, held, func(t *testing.T, n *node, open func() *Dataplane) {
-				everyLook(t, func(t *testing.T, ctx *looking, happen *func()) {
+				everyCheck(t, func(t *testing.T, ctx *checked, happen *func()) {
 					d := open()
 					*happen = func() { n.flood(t, sizes...) }
 					if _, err := d.Update(ctx, update); err != nil {
@@ -214,7 +216,7 @@ func TestAnswersLost(t *testing.T) {
 					}
 					n.wantServices(t, Config{}, next)
 				})
-				everyLook(t, func(t *testing.T, ctx *looking, happen *func()) {
+				everyCheck(t, func(t *testing.T, ctx *checked, happen *func()) {
 					d := open()
 					*happen = func() { n.flood(t, sizes...) }
 					if got, err := d.Inspect(ctx); err != nil || len(got) != len(held) {
@@ -226,8 +228,8 @@ func TestAnswersLost(t *testing.T) {
 	}
 }
 
-// TestFullSet: somebody fills a map with elements of theirs. The kernel refuses
-// the next change, which then repairs that, too.
+// TestFullSet: another process fills a map. The kernel refuses the next change,
+// which then repairs that, too.
 func TestFullSet(t *testing.T) {
 	a, b := web("a", 1, 1), web("b", 2, 2)
 	n := newNode(t)
@@ -259,8 +261,8 @@ func (n *node) fill(t *testing.T, name string) {
 	}
 }
 
-// TestNamespaceGone: a Dataplane keeps its namespace alive, and everything goes
-// on in it, when nobody else holds it any more.
+// TestNamespaceGone: a Dataplane keeps its namespace alive, and everything
+// works in it, even if nothing else refers to the namespace any more.
 func TestNamespaceGone(t *testing.T) {
 	ns, err := nstest.New("going")
 	if err != nil {
@@ -286,7 +288,7 @@ func TestNamespaceGone(t *testing.T) {
 	}
 	want := mustCompile(t, Config{}, append(someServices()[1:], udp(web("d", 4, 2))))
 	if plan := held.PlanTo(want); !plan.Empty() {
-		t.Errorf("to be done:\n%v", plan)
+		t.Errorf("changes are left:\n%v", plan)
 	}
 	if err := d.Remove(t.Context()); err != nil {
 		t.Error(err)

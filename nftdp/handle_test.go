@@ -14,9 +14,9 @@ import (
 	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
-// TestHandleZero: a program that was started without standard input gets
-// descriptor 0 for the first file that it opens, here that of a namespace.
-// The namespace is programmed, not the one of the caller.
+// TestHandleZero: in a program that was started without standard input, the
+// first file that it opens has descriptor 0; here it is that of a namespace.
+// That namespace is programmed, not the caller's.
 func TestHandleZero(t *testing.T) {
 	const env = "NFTDP_HANDLE_ZERO"
 	if os.Getenv(env) != "" {
@@ -25,7 +25,7 @@ func TestHandleZero(t *testing.T) {
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestHandleZero$", "-test.v")
 	cmd.Env = append(os.Environ(), env+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET} // a caller of its own
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET} // the caller's namespace
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}

@@ -14,7 +14,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// hostile are names that would affect a terminal, a reader of lines, or nft.
+// hostile returns names that would affect a terminal, a reader of lines, or
+// nft.
 func hostile() []string {
 	return []string{
 		"\x1b[2J\x1b]0;title\a", "\u009b2J", "web\nservice \"other\": is fine", "web\r", "\u202egnp.exe", "\u2028", "\x00",
@@ -82,7 +83,7 @@ func refusedJSON(t *testing.T, field, h string, object map[string]any) {
 func TestHostileNeighbour(t *testing.T) {
 	for _, h := range hostile() {
 		if strings.ContainsRune(h, 0) || len(h) > 100 {
-			continue // the kernel has no such names
+			continue // the kernel does not accept such names
 		}
 		n := newNode(t)
 		d := n.open(t, Config{})

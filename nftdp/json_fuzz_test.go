@@ -14,9 +14,9 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// FuzzServicesJSON decodes what a user may have written in a file. Validation of it
-// ends, whatever it is. What is valid encodes to a text that decodes to an equal
-// and still valid value, and compiles to lines that neither affect a terminal nor
+// FuzzServicesJSON decodes any text that a user may have written in a file. Its
+// validation ends. Valid services encode to a text that decodes to an equal and
+// still valid value, and compile to lines that neither affect a terminal nor
 // contain other commands.
 func FuzzServicesJSON(f *testing.F) {
 	for _, seed := range []string{
@@ -68,16 +68,16 @@ func FuzzServicesJSON(f *testing.F) {
 	})
 }
 
-// isLarge reports whether a service takes too long to fuzz.
+// isLarge reports whether a service would take too long.
 func isLarge(s nftdp.Service) bool {
 	return s.Scheduler == nftdp.SchedulerMaglev || slices.ContainsFunc(s.Backends, func(b nftdp.Backend) bool { return b.Weight > 20 })
 }
 
-// harmless is all that a ruleset has outside names.
+// harmless matches everything that a ruleset contains outside of names.
 var harmless = regexp.MustCompile(`^[a-zA-Z0-9 \t:;.,_@/{}!=<>-]*$`)
 
-// wantHarmless checks that, whatever the names are, text and plan are the lines of
-// the fixed ruleset and of elements, with the names in quotes.
+// wantHarmless checks that, whatever the names, text and plan consist of the
+// lines of the fixed ruleset and of elements, with the names in quotes.
 func wantHarmless(t *testing.T, config nftdp.Config, services []nftdp.Service) {
 	t.Helper()
 	r, err := config.Compile(services)

@@ -31,7 +31,8 @@ func steps(t *testing.T, v any) []step {
 	return out.Changes
 }
 
-// plans are between no tables, no services and some with every kind of object.
+// plans returns plans between no tables, no services, and services with every
+// kind of object.
 func plans(t *testing.T) map[string]*nftdp.Plan {
 	t.Helper()
 	compile := func(c nftdp.Config, s ...nftdp.Service) *nftdp.Ruleset {
@@ -52,7 +53,8 @@ func plans(t *testing.T) map[string]*nftdp.Plan {
 	}
 }
 
-// TestPlanJSON: a plan has an entry for each object and each line of its text.
+// TestPlanJSON: the JSON form of a plan has an entry for each object and each
+// line of its text.
 func TestPlanJSON(t *testing.T) {
 	kinds := map[string]bool{}
 	for name, plan := range plans(t) {

@@ -16,8 +16,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// FuzzPlanTo: a plan leads from any services to any others and knows when
-// nothing is to be done.
+// FuzzPlanTo: a plan leads from any services to any others, and is empty if
+// they compile to the same.
 func FuzzPlanTo(f *testing.F) {
 	addRandom(f, 200)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -34,7 +34,7 @@ func FuzzPlanTo(f *testing.F) {
 		got := &Ruleset{ruleset.Apply(a.rules, plan.changes)}
 
 		if diff := gocmp.Diff(withoutSizes(b), withoutSizes(got)); diff != "" {
-			t.Errorf("the plan leads elsewhere (-want +got):\n%s\nplan:\n%v", diff, plan)
+			t.Errorf("the plan makes another ruleset (-want +got):\n%s\nplan:\n%v", diff, plan)
 		}
 		wantNoPlan(t, a, a)
 		wantNoPlan(t, got, b)
@@ -51,18 +51,18 @@ func FuzzPlanTo(f *testing.F) {
 func wantNoPlan(t *testing.T, from, to *Ruleset) {
 	t.Helper()
 	if plan := from.PlanTo(to); !plan.Empty() {
-		t.Errorf("something is left to do:\n%v", plan)
+		t.Errorf("changes are left:\n%v", plan)
 	}
 }
 
-// withoutSizes is the text without the declared sizes of sets: those that are
-// large enough are kept.
+// withoutSizes returns the text without the declared sizes of sets, which are
+// kept if they are large enough.
 func withoutSizes(r *Ruleset) string {
 	return regexp.MustCompile(`(?m)^\t\tsize \d+\n`).ReplaceAllString(r.String(), "")
 }
 
-// FuzzCompileOrder: the order of services, frontends and backends is of no
-// importance.
+// FuzzCompileOrder: the order of services, frontends and backends makes no
+// difference.
 func FuzzCompileOrder(f *testing.F) {
 	addRandom(f, 100)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -76,7 +76,8 @@ func FuzzCompileOrder(f *testing.F) {
 	})
 }
 
-// FuzzStatus: the status of a ruleset has the services that it was compiled from.
+// FuzzStatus: the status of a ruleset has the services that it was compiled
+// from.
 func FuzzStatus(f *testing.F) {
 	addRandom(f, 100)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -105,8 +106,8 @@ func FuzzStatus(f *testing.F) {
 	})
 }
 
-// statusOf says from the documentation of the model alone what becomes of a
-// service.
+// statusOf derives the status of a service from the documentation of the model
+// alone.
 func statusOf(s *Service) ServiceStatus {
 	out := ServiceStatus{Name: s.Name, Protocol: s.Protocol}
 	for _, f := range s.Frontends {
@@ -155,7 +156,7 @@ func frontendStatusOf(s *Service, a netip.Addr, f Frontend) FrontendStatus {
 	return out
 }
 
-// usable are the backends among those chosen that new connections may go to.
+// usable returns those of the chosen backends that new connections may go to.
 func usable(s *Service, a netip.Addr, chosen func(Backend) bool) []Backend {
 	found := slices.DeleteFunc(slices.Clone(s.Backends), func(b Backend) bool {
 		return b.State != StateActive || b.Addr.Addr().Unmap().Is4() != a.Is4() || !chosen(b)
@@ -166,7 +167,8 @@ func usable(s *Service, a netip.Addr, chosen func(Backend) bool) []Backend {
 	return found
 }
 
-// addShares adds the slots of a pool. Weights are divided before they are slots.
+// addShares adds the slots of a pool. The weights are divided by their greatest
+// common divisor before they become slots.
 func addShares(slots map[netip.AddrPort]int, pool []Backend, f *FrontendStatus) {
 	divisor := 0
 	for _, b := range pool {
@@ -183,8 +185,8 @@ func addShares(slots map[netip.AddrPort]int, pool []Backend, f *FrontendStatus) 
 	}
 }
 
-// withoutTables leaves out the shares of Maglev, which are for the tests of its
-// tables.
+// withoutTables leaves out the shares of Maglev, which the tests of its tables
+// check.
 func withoutTables(s *ServiceStatus, balance Scheduler) {
 	for i := range s.Frontends {
 		for j := range s.Frontends[i].Backends {
@@ -197,8 +199,9 @@ func withoutTables(s *ServiceStatus, balance Scheduler) {
 
 func plainAddrs() gocmp.Option { return cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}) }
 
-// FuzzCounters: a plan carries on the counts of every frontend, and of every
-// backend behind it, that there is before and after, and begins others at zero.
+// FuzzCounters: a plan carries over the counters of every frontend, and of
+// every backend behind it, that exists before and after, and starts others at
+// zero.
 func FuzzCounters(f *testing.F) {
 	addRandom(f, 200)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -214,7 +217,7 @@ func FuzzCounters(f *testing.F) {
 	})
 }
 
-// count lets every counter of a ruleset stand at a number of its own.
+// count sets every counter of a ruleset to a different number.
 func count(r *Ruleset) {
 	n := uint64(0)
 	for _, t := range r.rules.Tables {
@@ -229,15 +232,15 @@ func count(r *Ruleset) {
 	}
 }
 
-// counted is a frontend, or a backend behind it. A range is known by its first
-// port. Another limit makes another backend.
+// counted identifies a frontend, or a backend behind it. A range is identified
+// by its first port. A backend with another limit is another backend.
 type counted struct {
 	protocol uint8
 	frontend string
 	backend  string
 }
 
-// countsOf returns what a counter is about with its state.
+// countsOf returns the values of all counters.
 func countsOf(r *Ruleset) map[counted]Counter {
 	out := map[counted]Counter{}
 	for _, s := range compile.Holds(r.rules) {
@@ -258,7 +261,7 @@ func countsOf(r *Ruleset) map[counted]Counter {
 	return out
 }
 
-// wantCounts are those of b, carried on from a.
+// wantCounts returns the counts of b, carried over from a.
 func wantCounts(a, b *Ruleset) map[counted]Counter {
 	former, out := countsOf(a), countsOf(b)
 	for key := range out {

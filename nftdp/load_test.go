@@ -4,8 +4,8 @@ package nftdp
 
 import "testing"
 
-// TestStoriesLoad: the kernel takes the services of every story and those that
-// follow, and holds them as we meant them.
+// TestStoriesLoad: the kernel accepts the services of every story, and those
+// that follow, and holds them as compiled.
 func TestStoriesLoad(t *testing.T) {
 	for _, s := range stories(t) {
 		if s.invalid() {
@@ -22,14 +22,14 @@ func TestStoriesLoad(t *testing.T) {
 	}
 }
 
-// programs applies services and checks that the kernel has them and that nothing
-// is left to do.
+// programs applies services and checks that the kernel holds them and that no
+// change is left.
 func (n *node) programs(t *testing.T, c Config, services []Service) {
 	t.Helper()
 	d := n.open(t, c)
 	apply(t, d, services)
 	n.wantServices(t, c, services)
 	if plan, err := d.Plan(t.Context(), services); err != nil || !plan.Empty() {
-		t.Errorf("error %v, still to be done:\n%v", err, plan)
+		t.Errorf("error %v, changes are left:\n%v", err, plan)
 	}
 }

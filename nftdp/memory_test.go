@@ -15,21 +15,21 @@ import (
 )
 
 // memoryCgroup is a memory cgroup of version 1: it can hold a single thread,
-// and with its out-of-memory killer off, allocations that the kernel makes for
-// this thread beyond the limit fail.
+// and with its out-of-memory killer disabled, allocations of the kernel for
+// this thread fail beyond the limit.
 type memoryCgroup struct {
 	*testing.T
 	dir string
 }
 
-// newMemoryCgroup makes one. There is none where another version is mounted,
-// or without privileges on the machine.
+// newMemoryCgroup makes a new cgroup. It fails where another version is mounted,
+// and without privileges on the machine.
 func newMemoryCgroup(t *testing.T) (c memoryCgroup, ok bool) {
 	t.Helper()
 	const root = "/sys/fs/cgroup/memory"
 	c = memoryCgroup{t, filepath.Join(root, fmt.Sprint("nftdp-test-", os.Getpid()))}
 	if err := os.Mkdir(c.dir, 0o755); err != nil {
-		t.Log("without memory cgroups of version 1 nothing is tried:", err)
+		t.Log("nothing is tested without memory cgroups of version 1:", err)
 		return c, false
 	}
 	t.Cleanup(func() {
@@ -48,7 +48,7 @@ func (c memoryCgroup) write(file string, value int) {
 	}
 }
 
-// usage is how many bytes are charged.
+// usage returns how many bytes are charged.
 func (c memoryCgroup) usage() int {
 	c.Helper()
 	text, err := os.ReadFile(filepath.Join(c.dir, "memory.usage_in_bytes"))
@@ -62,8 +62,8 @@ func (c memoryCgroup) usage() int {
 	return n
 }
 
-// onSpareThread is onLostThread, but never on the first thread: the memory of
-// the process itself is charged to that one's cgroup.
+// onSpareThread is onLostThread, but never uses the first thread: the memory of
+// the process itself is charged to the cgroup of that thread.
 func onSpareThread(f func()) {
 	onLostThread(func() {
 		if unix.Gettid() == os.Getpid() {
@@ -74,9 +74,9 @@ func onSpareThread(f func()) {
 	})
 }
 
-// TestOutOfMemory: when the kernel runs out of memory anywhere in a transaction,
-// the error is its errno, nothing is changed, and the same Dataplane goes on
-// when there is memory again.
+// TestOutOfMemory: at whatever point of a transaction the kernel runs out of
+// memory, the error is its errno, nothing is changed, and the same Dataplane
+// continues when there is memory again.
 func TestOutOfMemory(t *testing.T) {
 	cgroup, ok := newMemoryCgroup(t)
 	if !ok {
@@ -85,9 +85,9 @@ func TestOutOfMemory(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
 	held := append(someServices(), web("d", 4, 1000))
-	next := append(held, web("e", 5, 1000)) // a pool of a size that is in use: it is one batch
+	next := append(held, web("e", 5, 1000)) // a pool of a size in use: the change is one batch
 	update := Change{Set: next[4:]}
-	counted := looksAt(t.Context(), 0, nil)
+	counted := checkedAt(t.Context(), 0, nil)
 	apply(t, d, held)
 	if _, err := d.Update(counted, update); err != nil {
 		t.Fatal(err)
@@ -100,8 +100,8 @@ func TestOutOfMemory(t *testing.T) {
 		cgroup.write("memory.limit_in_bytes", -1)
 		var err error
 		onSpareThread(func() {
-			// The last look is at the moment when the transaction is sent.
-			ctx := looksAt(t.Context(), counted.looks, func() {
+			// The last check comes just before the transaction is sent.
+			ctx := checkedAt(t.Context(), counted.checks, func() {
 				cgroup.write("tasks", unix.Gettid())
 				cgroup.write("memory.limit_in_bytes", cgroup.usage()+more)
 			})
@@ -118,12 +118,12 @@ func TestOutOfMemory(t *testing.T) {
 			t.Errorf("with %d bytes more the rules have changed:\n%s", more, got)
 		}
 		if plan := apply(t, d, held); !plan.Empty() {
-			t.Errorf("with %d bytes more there is to do:\n%v", more, plan)
+			t.Errorf("with %d bytes more, changes are left:\n%v", more, plan)
 		}
 	}
 	n.wantServices(t, Config{}, next)
-	t.Logf("it failed %d times, and with %d bytes it did not", failed, more)
+	t.Logf("it failed %d times, and succeeded with %d bytes more", failed, more)
 	if failed < 5 {
-		t.Error("these are too few to show anything")
+		t.Error("too few failures to show anything")
 	}
 }

@@ -19,18 +19,18 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// TestMain lets tests without rights run in a user namespace. Where that is
-// forbidden, the tests that need a network namespace say so; the others need
-// none.
+// TestMain lets tests without privileges run in a user namespace. If that is
+// forbidden, tests that need a network namespace say so; the others do not need
+// one.
 func TestMain(m *testing.M) {
 	_ = nstest.Reexec()
 	os.Exit(m.Run())
 }
 
-// node is a network namespace with nothing in it.
+// node is an empty network namespace.
 type node struct {
 	*nstest.Namespace
-	conn *kernel.Conn // of an onlooker
+	conn *kernel.Conn // of the test itself, as another process would have it
 }
 
 func newNode(t *testing.T) *node {
@@ -68,7 +68,7 @@ func (n *node) open(t *testing.T, c Config) *Dataplane {
 	return d
 }
 
-// read reads the tables of a name, whosever they are.
+// read reads the tables of a name, whoever owns them.
 func (n *node) read(t *testing.T, table string) *Ruleset {
 	t.Helper()
 	r, err := n.conn.Read(t.Context(), table, ruleset.Families[:], everySet)
@@ -80,7 +80,7 @@ func (n *node) read(t *testing.T, table string) *Ruleset {
 
 func everySet(ruleset.Family, string) bool { return true }
 
-// spied opens the namespace with a spy on the way to the kernel.
+// spied opens the namespace with a spy between the Dataplane and the kernel.
 func (n *node) spied(t *testing.T, c Config) (*Dataplane, *spy) {
 	t.Helper()
 	h, err := host.Open(int(n.Handle()), c.table(), engine.DecodableSet)
@@ -96,26 +96,26 @@ func (n *node) spied(t *testing.T, c Config) (*Dataplane, *spy) {
 	return d, s
 }
 
-// spy notes what a Dataplane reads, and can pretend a small socket.
+// spy records what a Dataplane reads, and can pretend a small socket.
 type spy struct {
 	*host.Host
-	limit   int // of bytes in a batch; 0: that of the socket
+	limit   int // the most bytes in a batch; 0: as many as the socket can send
 	around  func(commit func())
-	fails   error                          // with which every commit fails
-	before  func(changes []ruleset.Change) // each commit
-	behind  error                          // with which commits of what goes behind fail
+	fails   error                          // the error of every commit
+	before  func(changes []ruleset.Change) // called before each commit
+	behind  error                          // the error of commits that delete late
 	wakers  atomic.Int32
 	busy    sync.Mutex
 	read    reading
-	batches int // committed
+	batches int // number of commits
 }
 
-// reading is how much of the tables a Dataplane has read.
+// reading says how much of the tables a Dataplane has read.
 type reading int
 
 const (
 	readNothing reading = iota
-	readRules           // all but the elements of services
+	readRules           // everything but the elements of services
 	readAll
 )
 
@@ -160,7 +160,7 @@ func (s *spy) Commit(ctx context.Context, generation uint32, changes []ruleset.C
 
 func (s *spy) Monitor() engine.Monitor { return spiedMonitor{s.Host.Monitor(), s} }
 
-// spiedMonitor counts those who wait for it.
+// spiedMonitor counts its wakers.
 type spiedMonitor struct {
 	engine.Monitor
 	*spy
@@ -184,11 +184,11 @@ func (w spiedWaker) Close() error {
 	return w.Waker.Close()
 }
 
-// watched waits until so many watch a Dataplane.
+// watched waits until a Dataplane has a number of watchers.
 func (s *spy) watched(t *testing.T, d *Dataplane, by int) {
 	t.Helper()
 	eventually(t, func() bool { return int(s.wakers.Load()) == by })
-	if _, err := d.Ruleset(t.Context()); err != nil { // takes its turn behind them
+	if _, err := d.Ruleset(t.Context()); err != nil { // waits until they have finished their start
 		t.Fatal(err)
 	}
 	s.reset()
@@ -211,15 +211,15 @@ func (s *spy) failure(changes []ruleset.Change) error {
 	return s.fails
 }
 
-// setAround says what happens around every commit from now on.
+// setAround sets what surrounds every commit from now on.
 func (s *spy) setAround(around func(commit func())) {
 	s.busy.Lock()
 	s.around = around
 	s.busy.Unlock()
 }
 
-// hold keeps the next commit, and with it the turn of the method that commits,
-// until it is released.
+// hold blocks the next commit, and with it all methods of the Dataplane, until
+// it is released.
 func (s *spy) hold() (held <-chan struct{}, release func()) {
 	at, released := make(chan struct{}), make(chan struct{})
 	s.setAround(func(commit func()) {
@@ -249,7 +249,7 @@ func (n *node) generation(t *testing.T) uint32 {
 	return g
 }
 
-// change lets somebody else change rules.
+// change changes rules as another process would.
 func (n *node) change(t *testing.T, changes ...ruleset.Change) {
 	t.Helper()
 	if _, err := n.conn.Commit(t.Context(), 0, changes); err != nil {
@@ -257,17 +257,16 @@ func (n *node) change(t *testing.T, changes ...ruleset.Change) {
 	}
 }
 
-// load makes the namespace hold a ruleset, counters included, in the place of
-// another one.
+// load replaces a ruleset by another one, including counters.
 func (n *node) load(t *testing.T, from, to *Ruleset) {
 	t.Helper()
 	n.change(t, from.PlanTo(to).changes...)
 }
 
-// nothing is a ruleset without tables.
+// nothing returns a ruleset without tables.
 func nothing() *Ruleset { return &Ruleset{&ruleset.Ruleset{}} }
 
-// disturb lets somebody else add a table and delete it again.
+// disturb adds a table and deletes it again, as another process would.
 func (n *node) disturb(t *testing.T) {
 	t.Helper()
 	foreign := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv6, Table: "disturbing"}
@@ -276,7 +275,8 @@ func (n *node) disturb(t *testing.T) {
 	n.change(t, foreign)
 }
 
-// tamper lets somebody else add a chain to our table and delete it again.
+// tamper adds a chain to our table and deletes it again, as another process
+// would.
 func (n *node) tamper(t *testing.T) {
 	t.Helper()
 	c := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv6, Table: DefaultTable, Chain: &ruleset.Chain{Name: "tampering"}}
@@ -303,16 +303,17 @@ func updateWith(t *testing.T, d *Dataplane, c Change) *Plan {
 	return plan
 }
 
-// wantServices: the kernel holds these services and nothing else.
+// wantServices checks that the kernel holds exactly these services.
 func (n *node) wantServices(t *testing.T, c Config, services []Service) {
 	t.Helper()
 	got := n.read(t, c.table())
 	if plan := got.PlanTo(mustCompile(t, c, services)); !plan.Empty() {
-		t.Errorf("the kernel holds something else; to be done:\n%v", plan)
+		t.Errorf("the kernel holds another ruleset, changes are left:\n%v", plan)
 	}
 }
 
-// wantText: the kernel holds a ruleset, counters and sizes included.
+// wantText checks that the kernel holds a ruleset, including counters and
+// sizes.
 func (n *node) wantText(t *testing.T, table, want string) {
 	t.Helper()
 	if diff := cmp.Diff(want, n.read(t, table).String()); diff != "" {
@@ -320,25 +321,26 @@ func (n *node) wantText(t *testing.T, table, want string) {
 	}
 }
 
-// looking is a context that does something at each look, as long as look
-// returns no error. Whatever is sent to the kernel is preceded by one.
-type looking struct {
+// checked is a context that calls check whenever its error is checked, and
+// returns the error of check, if any. The context is checked before every
+// message to the kernel.
+type checked struct {
 	context.Context
-	looks int
-	look  func(n int) error
+	checks int
+	check  func(n int) error
 }
 
-func (l *looking) Err() error {
-	l.looks++
-	if err := l.look(l.looks); err != nil {
+func (c *checked) Err() error {
+	c.checks++
+	if err := c.check(c.checks); err != nil {
 		return err
 	}
-	return l.Context.Err()
+	return c.Context.Err()
 }
 
-// looks is a context that does something at its n-th look.
-func looksAt(ctx context.Context, n int, do func()) *looking {
-	return &looking{Context: ctx, look: func(at int) error {
+// checkedAt returns a context whose n-th check calls a function.
+func checkedAt(ctx context.Context, n int, do func()) *checked {
+	return &checked{Context: ctx, check: func(at int) error {
 		if at == n {
 			do()
 		}
@@ -346,7 +348,7 @@ func looksAt(ctx context.Context, n int, do func()) *looking {
 	}}
 }
 
-// web is a service with a frontend of each kind and some backends.
+// web returns a service with a frontend of each kind and some backends.
 func web(name string, number, backends int) Service {
 	s := Service{Name: name, Frontends: []Frontend{
 		{Addr: numbered("10.96.0.0", number), Port: 80},

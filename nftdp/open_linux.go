@@ -9,7 +9,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/host"
 )
 
-// dial opens the running kernel.
+// dial opens a network namespace of the running kernel.
 func dial(ns int, table string) (engine.Kernel, error) {
 	h, err := host.Open(ns, table, engine.DecodableSet)
 	switch {

@@ -9,7 +9,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/engine"
 )
 
-// dial has no kernel to open here.
+// dial fails, as there is no nf_tables.
 func dial(int, string) (engine.Kernel, error) {
 	return nil, fmt.Errorf("nf_tables on %s: %w", runtime.GOOS, ErrNotSupported)
 }

@@ -49,8 +49,9 @@ func stderrOf(err error) []byte {
 	return nil
 }
 
-// validStories are those with services that can be applied, and with flags that
-// every nft knows: those of protected tables are new in 1.1 (TestNftProtected).
+// validStories returns the stories with services that can be applied, and with
+// flags that every version of nft knows: those of protected tables are new in
+// 1.1 (TestNftProtected).
 func validStories(t *testing.T) []*story {
 	t.Helper()
 	return slices.DeleteFunc(stories(t), func(s *story) bool {
@@ -58,8 +59,8 @@ func validStories(t *testing.T) []*story {
 	})
 }
 
-// TestNftLoads: stock nft loads the text of every story, and that is what we
-// would have programmed.
+// TestNftLoads: stock nft loads the text of every story, and the kernel then
+// holds what we would have programmed.
 func TestNftLoads(t *testing.T) {
 	for _, s := range validStories(t) {
 		t.Run(s.name(), func(t *testing.T) {
@@ -74,18 +75,18 @@ func (n *node) wantNothingToDo(t *testing.T, c Config, services []Service) {
 	t.Helper()
 	plan, err := n.open(t, c).Plan(t.Context(), services)
 	if err != nil || !plan.Empty() {
-		t.Errorf("error %v, to be done:\n%v", err, plan)
+		t.Errorf("error %v, changes are left:\n%v", err, plan)
 	}
 }
 
-// TestNftRunsPlan: a plan's text is a script of nft's, which leads from the
-// first services of a story to the next ones.
+// TestNftRunsPlan: a plan's text is an nft script, which leads from the first
+// services of a story to the next ones.
 //
-// One thing nft 1.0.6 cannot do: add a rule that asks a map which is in the
-// kernel already and declared by typeof. From what the kernel keeps of the
-// declaration it takes "th dport" for a second protocol beside "ip daddr":
-// "conflicting protocols specified: ip vs. th". A plan with such a rule is run
-// together with the one before it, as one script.
+// nft 1.0.6 cannot add a rule that uses a map which the kernel already has and
+// which was declared by typeof. From the declaration in the kernel it takes "th
+// dport" for a second protocol beside "ip daddr": "conflicting protocols
+// specified: ip vs. th". A plan with such a rule is run together with the one
+// before it, as one script.
 func TestNftRunsPlan(t *testing.T) {
 	for _, s := range validStories(t) {
 		t.Run(s.name(), func(t *testing.T) {
@@ -106,9 +107,9 @@ func TestNftRunsPlan(t *testing.T) {
 	}
 }
 
-// TestNftLists: what we program for a story is listed by stock nft, as text
-// and as JSON. The text loads into another namespace, where it is the same for
-// us, counters included, and is listed as the same text.
+// TestNftLists: stock nft lists what we program for a story, as text and as JSON.
+// The text loads into another namespace, where we read the same ruleset, including
+// counters, and nft lists the same text.
 func TestNftLists(t *testing.T) {
 	for _, s := range validStories(t) {
 		t.Run(s.name(), func(t *testing.T) {
@@ -124,7 +125,7 @@ func TestNftLists(t *testing.T) {
 			theirs.wantText(t, s.config.table(), held.String())
 			theirs.wantNothingToDo(t, s.config, s.services)
 			if diff := cmp.Diff(lines(listing), lines(theirs.nft(t, "", "list", "ruleset"))); diff != "" {
-				t.Errorf("the listing is listed otherwise (-ours +theirs):\n%s", diff)
+				t.Errorf("the loaded listing is listed differently (-ours +theirs):\n%s", diff)
 			}
 			wantJSON(t, s.config.table(), ours.nft(t, "", "-j", "list", "ruleset"))
 		})
@@ -133,11 +134,11 @@ func TestNftLists(t *testing.T) {
 
 func lines(s string) []string { return strings.Split(s, "\n") }
 
-// wantListing compares a listing with our text, line by line. nft has its own
-// order and its own layout of lists, and it leaves out what it takes for
-// granted when it loads its listing:
+// wantListing compares a listing with our text, line by line. nft uses another
+// order and another layout of lists, and leaves out what it adds again when it
+// loads the listing:
 //
-//   - the test for TCP before "reject with tcp reset";
+//   - the match of TCP before "reject with tcp reset";
 //   - the number of a priority that has a name, at prerouting and postrouting.
 func wantListing(t *testing.T, held *Ruleset, listing string) {
 	t.Helper()
@@ -147,7 +148,7 @@ func wantListing(t *testing.T, held *Ruleset, listing string) {
 	}
 }
 
-// plainLines are the lines of a ruleset without their layout, sorted.
+// plainLines returns the lines of a ruleset without their layout, sorted.
 func plainLines(text string) []string {
 	rewrite := strings.NewReplacer(
 		"elements = {", "", ", }", "", " }", "",
@@ -181,7 +182,8 @@ func splitElements(line string) []string {
 	return items
 }
 
-// wantJSON: the JSON form of a listing has our tables, and names what it has.
+// wantJSON checks that the JSON form of a listing has our tables, and every
+// object that it refers to.
 func wantJSON(t *testing.T, table, text string) {
 	t.Helper()
 	var listing struct {
@@ -204,13 +206,13 @@ func wantJSON(t *testing.T, table, text string) {
 	}
 	for _, kind := range []string{"table ip", "table ip6", "map ip", "map ip6", "set ip", "chain ip", "rule ip"} {
 		if seen[kind] == 0 {
-			t.Errorf("no %s of %s in the listing", kind, table)
+			t.Errorf("the listing has no %s of %s", kind, table)
 		}
 	}
 }
 
 // TestNftShowsNames: an administrator who lists the rules finds the service's
-// name beside port 80 and beside 30644.
+// name beside ports 80 and 30644.
 func TestNftShowsNames(t *testing.T) {
 	n := newNode(t)
 	s := readStory(t, "testdata/nodeip-and-nodeport.txtar")
@@ -226,7 +228,7 @@ func TestNftShowsNames(t *testing.T) {
 	}
 }
 
-// TestNftLoadsRandom is TestNftLoads for services that nobody has thought of.
+// TestNftLoadsRandom is TestNftLoads for random services.
 func TestNftLoadsRandom(t *testing.T) {
 	for seed := range uint64(20) {
 		d := &dice{randomBytes(seed, 800)}
@@ -240,9 +242,9 @@ func TestNftLoadsRandom(t *testing.T) {
 	}
 }
 
-// loadable leaves out what nft 1.0.6 aborts on when it loads rules ("dreg <
-// ctx->reg_low"), not when it lists them: a map that rules add IPv6 addresses
-// to, and a verdict for an IPv6 address and a hash.
+// loadable leaves out what makes nft 1.0.6 abort when it loads rules, but not
+// when it lists them ("dreg < ctx->reg_low"): a map to which rules add IPv6
+// addresses, and a verdict for an IPv6 address and a hash.
 func loadable(services []Service) []Service {
 	for i := range services {
 		s := &services[i]
@@ -257,7 +259,7 @@ func loadable(services []Service) []Service {
 	return services
 }
 
-// TestNftListsIPv6: nft lists even what it cannot load.
+// TestNftListsIPv6: nft lists even the rules that it cannot load.
 func TestNftListsIPv6(t *testing.T) {
 	n := newNode(t)
 	front := []Frontend{{Addr: netip.MustParseAddr("fd00:96::1"), Port: 80}}

@@ -26,9 +26,9 @@ func TestParseServicesRefuses(t *testing.T) {
 		{"a number", `7`, `line 1: 7 is not a list of services`},
 		{"no comma", "[\n{\"name\": \"a\"}\n{}]", `line 3: invalid character '{' after array element`},
 		{"only the syntax error", "[{\"nam: \"a\",\n\"wieght\": 1}]", `line 1: invalid character 'a' after object key`},
-		{"an end that is missing", "[{\n\"name\":\n", `line 2: unexpected end of JSON input`},
+		{"a missing end", "[{\n\"name\":\n", `line 2: unexpected end of JSON input`},
 		{"more than a list", "[]\n[]", `line 2: invalid character '[' after top-level value`},
-		{"no UTF-8", "[{\n\"name\": \"\xff\"}]", `line 2: byte 0xff is not UTF-8`},
+		{"invalid UTF-8", "[{\n\"name\": \"\xff\"}]", `line 2: byte 0xff is not UTF-8`},
 		{
 			"services that are none", `[null, "a", ["b"], 7]`, `
 line 1: service "services[0]": null is not an object
@@ -159,7 +159,7 @@ line 31: service "a": name: services[3] has the name of services[0]: choose anot
 	}
 }
 
-// TestParseServicesErrors: each problem is a *FieldError of its own.
+// TestParseServicesErrors: each problem is a separate *FieldError.
 func TestParseServicesErrors(t *testing.T) {
 	_, err := nftdp.ParseServices([]byte("[\n{\"name\": \"a\", \"prot\": 1,\n\"snat\": 1}]"))
 	var joined interface{ Unwrap() []error }
@@ -186,7 +186,7 @@ func TestParseServicesErrors(t *testing.T) {
 	}
 }
 
-// possible are valid services that have every field between them.
+// possible returns valid services that together set every field.
 func possible() []nftdp.Service {
 	full := fullService()
 	full.SNAT, full.Affinity = full.SNAT[1:], 0
@@ -200,8 +200,8 @@ func possible() []nftdp.Service {
 	}
 }
 
-// TestParseServicesHasEveryField: what json.Marshal writes is accepted, with all
-// fields of the model.
+// TestParseServicesHasEveryField: the output of json.Marshal is accepted, with
+// all fields of the model.
 func TestParseServicesHasEveryField(t *testing.T) {
 	text, err := json.MarshalIndent(possible(), "", "\t")
 	if err != nil {
@@ -244,8 +244,8 @@ func TestParseServicesAccepts(t *testing.T) {
 	}
 }
 
-// wantParsed checks services that were parsed: json.Unmarshal reads the same, and
-// what json.Marshal writes is parsed to the same.
+// wantParsed checks parsed services: json.Unmarshal reads the same, and the
+// output of json.Marshal is parsed to the same.
 func wantParsed(t *testing.T, text []byte, services []nftdp.Service) {
 	t.Helper()
 	var plain []nftdp.Service
@@ -265,8 +265,8 @@ func wantParsed(t *testing.T, text []byte, services []nftdp.Service) {
 	}
 }
 
-// FuzzParseServices: every text is either refused, with lines that do not affect a
-// terminal, or accepted for good.
+// FuzzParseServices: every text is either refused, with lines that do not
+// affect a terminal, or accepted, also after it is encoded again.
 func FuzzParseServices(f *testing.F) {
 	text, err := json.Marshal(possible())
 	if err != nil {

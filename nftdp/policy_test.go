@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestPolicies: which backends a frontend leads to, with their slots, and what
-// happens without.
+// TestPolicies: the backends that a frontend leads to, with their slots, and
+// what happens without any.
 func TestPolicies(t *testing.T) {
 	is := func(words string) (b Backend) {
 		b.Local = strings.Contains(words, "local")
@@ -81,7 +81,7 @@ func inShort(f FrontendStatus) string {
 	return strings.Join(words, " ")
 }
 
-// numbered is the n-th address after another.
+// numbered returns the n-th address after another.
 func numbered(base string, n int) netip.Addr {
 	b := addr(base).AsSlice()
 	last := b[len(b)-4:]

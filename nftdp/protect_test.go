@@ -15,12 +15,12 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// adoption is the plan of a Dataplane that finds orphans with nothing else to
-// do.
+// adoption is the plan of a Dataplane that finds orphaned tables and nothing
+// else to change.
 const adoption = "add table ip nftdp { flags owner,persist; }\nadd table ip6 nftdp { flags owner,persist; }\n"
 
-// protects reports whether the kernel can protect tables, as it can from Linux
-// 6.9 on. Where it can not, Apply names what is missing and leaves nothing.
+// protects reports whether the kernel can protect tables, as Linux can from 6.9
+// on. If it cannot, Apply names what is missing and changes nothing.
 func (n *node) protects(t *testing.T) bool {
 	t.Helper()
 	c := Config{Table: "protection", Protect: true}
@@ -40,9 +40,9 @@ func (n *node) protects(t *testing.T) bool {
 	return false
 }
 
-// TestProtect: while one Dataplane is open, nobody else changes its tables and
-// everybody reads them. Once it is closed they are as they were, and the next
-// one adopts them with the first thing it does.
+// TestProtect: while one Dataplane is open, others can read its tables but not
+// change them. After Close the tables are unchanged, and the next Dataplane
+// adopts them with its first change.
 func TestProtect(t *testing.T) {
 	for name, act := range map[string]func(*testing.T, *Dataplane) *Plan{
 		"apply":  func(t *testing.T, d *Dataplane) *Plan { t.Helper(); return apply(t, d, someServices()) },
@@ -58,7 +58,7 @@ func TestProtect(t *testing.T) {
 			n.wantOwner(t, itsKernel)
 			n.wantForeignEditsRefused(t)
 			if plan := apply(t, owner, someServices()); !plan.Empty() {
-				t.Errorf("the owner's second Apply changes something:\n%v", plan)
+				t.Errorf("the owner's second Apply makes changes:\n%v", plan)
 			}
 
 			next, itsKernel := n.spied(t, c)
@@ -66,14 +66,14 @@ func TestProtect(t *testing.T) {
 			wantProtected(t, n.open(t, Config{}))
 			services, err := next.Inspect(t.Context())
 			if err != nil || len(services) != len(someServices()) {
-				t.Errorf("somebody else reads %d services: %v", len(services), err)
+				t.Errorf("another Dataplane reads %d services: %v", len(services), err)
 			}
 			n.wantServices(t, c, someServices())
 
 			closeOf(t, owner)
 			n.wantFlags(t, ruleset.Persist, 0)
 			if diff := cmp.Diff(adoption, act(t, next).String()); diff != "" {
-				t.Errorf("what is done about orphans (-want +got):\n%s", diff)
+				t.Errorf("the adoption of orphaned tables (-want +got):\n%s", diff)
 			}
 			n.wantOwner(t, itsKernel)
 			n.wantForeignEditsRefused(t)
@@ -82,7 +82,8 @@ func TestProtect(t *testing.T) {
 	}
 }
 
-// wantOwner: a Dataplane owns both tables, which would outlive it.
+// wantOwner checks that a Dataplane owns both tables, and that they would
+// outlive it.
 func (n *node) wantOwner(t *testing.T, itsKernel *spy) {
 	t.Helper()
 	n.wantFlags(t, ruleset.Protected, itsKernel.Port())
@@ -92,7 +93,7 @@ func (n *node) wantFlags(t *testing.T, flags ruleset.TableFlags, port uint32) {
 	t.Helper()
 	tables := n.read(t, DefaultTable).rules.Tables
 	if len(tables) != len(ruleset.Families) {
-		t.Errorf("there are %d tables", len(tables))
+		t.Errorf("%d tables", len(tables))
 	}
 	for _, table := range tables {
 		if table.Flags != flags || table.Port != port {
@@ -125,7 +126,8 @@ func (n *node) wantForeignEditsRefused(t *testing.T) {
 	}
 }
 
-// wantProtected: a Dataplane says of all changes that they are not its.
+// wantProtected checks that a Dataplane refuses all changes of tables that
+// another one owns.
 func wantProtected(t *testing.T, d *Dataplane) {
 	t.Helper()
 	_, planErr := d.Plan(t.Context(), someServices())
@@ -140,14 +142,14 @@ func wantProtected(t *testing.T, d *Dataplane) {
 	}
 }
 
-// TestProtectSwitched: tables come to be as the Config says, whatever they were
-// before, by Apply and by Update. Those that are replaced keep their counters
-// and services.
+// TestProtectSwitched: Apply and Update make tables protected or not, as the
+// Config says, whatever they were before. Tables that are replaced keep their
+// counters and services.
 func TestProtectSwitched(t *testing.T) {
 	for _, c := range []struct {
 		name       string
 		from, to   Config
-		want       string // how the plan begins
+		want       string // the beginning of the plan
 		port       bool
 		finalFlags ruleset.TableFlags
 	}{
@@ -194,8 +196,8 @@ func TestProtectSwitched(t *testing.T) {
 	}
 }
 
-// loadCounted makes the namespace hold what a former process has left: services
-// with counts and, if it was protected, orphans.
+// loadCounted loads services with counts, as a former process would leave them:
+// orphaned if it protected them.
 func (n *node) loadCounted(t *testing.T, c Config) {
 	t.Helper()
 	r := mustCompile(t, c, someServices())
@@ -206,7 +208,8 @@ func (n *node) loadCounted(t *testing.T, c Config) {
 	n.load(t, nothing(), r)
 }
 
-// TestProtectRemove: the owner removes its tables, and everybody orphans.
+// TestProtectRemove: the owner can remove its tables, and anybody can remove
+// orphaned ones.
 func TestProtectRemove(t *testing.T) {
 	for _, orphan := range []bool{false, true} {
 		n := newNode(t)
@@ -226,7 +229,8 @@ func TestProtectRemove(t *testing.T) {
 	}
 }
 
-// TestAdoptionUndone: a batch that the kernel refuses leaves an orphan one.
+// TestAdoptionUndone: an orphaned table stays orphaned if the kernel refuses
+// the batch that adopts it.
 func TestAdoptionUndone(t *testing.T) {
 	n := newNode(t)
 	if !n.protects(t) {
@@ -236,12 +240,13 @@ func TestAdoptionUndone(t *testing.T) {
 	adopt := ruleset.Change{Verb: ruleset.Adopt, Family: ruleset.IPv4, Table: DefaultTable, Flags: ruleset.Protected}
 	wrong := ruleset.Change{Verb: ruleset.Delete, Family: ruleset.IPv4, Table: DefaultTable, Chain: &ruleset.Chain{Name: "none"}}
 	if _, err := n.conn.Commit(t.Context(), n.generation(t), []ruleset.Change{adopt, wrong}); !errors.Is(err, unix.ENOENT) {
-		t.Fatalf("the batch ended with %v", err)
+		t.Fatalf("the batch returned %v", err)
 	}
 	n.wantFlags(t, ruleset.Persist, 0)
 }
 
-// TestFlagsStay: why tables are replaced when Protect is turned on or off.
+// TestFlagsStay: the kernel does not change the flags of a table, so tables are
+// replaced when Protect is turned on or off.
 func TestFlagsStay(t *testing.T) {
 	for _, c := range []struct {
 		from Config
@@ -256,7 +261,7 @@ func TestFlagsStay(t *testing.T) {
 		if !n.protects(t) {
 			return
 		}
-		n.load(t, nothing(), mustCompile(t, c.from, nil)) // by this very socket
+		n.load(t, nothing(), mustCompile(t, c.from, nil)) // by the same socket
 		set := ruleset.Change{Verb: ruleset.Adopt, Family: ruleset.IPv4, Table: DefaultTable, Flags: c.to}
 		if _, err := n.conn.Commit(t.Context(), n.generation(t), []ruleset.Change{set}); !errors.Is(err, unix.EOPNOTSUPP) {
 			t.Errorf("protected %t, then flags %q: %v", c.from.Protect, c.to, err)
@@ -264,8 +269,8 @@ func TestFlagsStay(t *testing.T) {
 	}
 }
 
-// TestProtectedChain: a class of pools that comes new is committed ahead of the
-// change, also when orphans are adopted with it.
+// TestProtectedChain: the chain of a new class of pools is committed ahead of
+// the change, even if orphaned tables are adopted with it.
 func TestProtectedChain(t *testing.T) {
 	c := Config{Protect: true}
 	orphans := mustCompile(t, c, []Service{web("a", 1, 1)})
@@ -278,8 +283,8 @@ func TestProtectedChain(t *testing.T) {
 	}
 }
 
-// TestNftProtected: stock nft lists what is protected, and can neither change
-// nor flush it; orphans it can.
+// TestNftProtected: stock nft lists protected tables, but can neither change
+// nor flush them. It can flush orphaned ones.
 func TestNftProtected(t *testing.T) {
 	n, c := newNode(t), Config{Protect: true}
 	if !n.protects(t) {

@@ -11,8 +11,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// dice make choices out of bytes, so that a fuzzer or a seed decides them. Out
-// of bytes, they show zero.
+// dice derive choices from bytes, so that a fuzzer or a seed decides them. When
+// the bytes are used up, they show zero.
 type dice struct{ bytes []byte }
 
 // roll returns a number below n, which is at most 256.
@@ -28,14 +28,16 @@ func (d *dice) roll(n int) int {
 // one returns one of several choices.
 func one[T any](d *dice, choices []T) T { return choices[d.roll(len(choices))] }
 
-// randomBytes are enough for a whole test, always the same for a seed.
+// randomBytes returns enough bytes for a whole test, always the same for a
+// seed.
 func randomBytes(seed uint64, n int) []byte {
 	b := make([]byte, n)
 	rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)}).Read(b) //nolint:errcheck // it never fails
 	return b
 }
 
-// addRandom adds seeds to a fuzz target, which a normal test run goes through.
+// addRandom adds random seeds to a fuzz target, which also run as a normal
+// test.
 func addRandom(f *testing.F, seeds uint64) {
 	f.Helper()
 	for seed := range seeds {
@@ -43,8 +45,8 @@ func addRandom(f *testing.F, seeds uint64) {
 	}
 }
 
-// The choices are few, so that services collide, overlap and share backends.
-// config is a valid one.
+// config returns a valid configuration. There are few choices, so that services
+// collide, overlap and share backends.
 func (d *dice) config() Config {
 	all := prefixes("192.168.0.0/24", "192.168.0.0/16", "10.0.0.0/9", "10.128.0.0/9", "0.0.0.0/0",
 		"fd00::/64", "fd00::/16", "::/0", "10.0.0.1/32", "255.255.255.0/24")
@@ -60,7 +62,7 @@ func (d *dice) config() Config {
 	}
 }
 
-// services are valid together with one another.
+// services returns services that are valid together.
 func (d *dice) services() []Service {
 	var all []Service
 	for _, name := range []string{"a", "b", "c d", "é;}", `\`, "ns/f:http"} {
@@ -75,7 +77,8 @@ func (d *dice) services() []Service {
 	return all
 }
 
-// service is valid together with others: what is not is left out.
+// service returns a service that is valid together with others: invalid choices
+// are left out.
 func (d *dice) service(name string, others []Service) Service {
 	s := Service{
 		Name: name, Protocol: one(d, []Protocol{ProtocolTCP, ProtocolTCP, ProtocolUDP, ProtocolSCTP}),
@@ -135,7 +138,8 @@ func (d *dice) frontend(ranges, policies, clients bool) Frontend {
 	return f
 }
 
-// clients are prefixes of the frontend's families. Some say the same.
+// clients returns prefixes of the frontend's families. Some lists are
+// equivalent.
 func (d *dice) clients(f *Frontend) (out []netip.Prefix) {
 	for range d.roll(4) {
 		p := one(d, prefixes("10.1.0.0/16", "10.1.2.3/16", "10.1.0.0/17", "10.1.128.0/17", "0.0.0.0/0", "fd00:1::/64", "::/0"))
@@ -165,7 +169,7 @@ func (d *dice) backend(ranged, limits bool) Backend {
 	return b
 }
 
-// reordered are the same services with everything in another order.
+// reordered returns the same services with everything in another order.
 func (d *dice) reordered(services []Service) []Service {
 	out := slices.Clone(services)
 	shuffle(d, out)
@@ -196,7 +200,7 @@ func shuffle[T any](d *dice, s []T) {
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// asJSON shows services where a test fails.
+// asJSON formats services for the message of a failed test.
 func asJSON(v any) string {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// TestRefused: which error a caller gets of what the kernel refused.
+// TestRefused: the error that a caller gets for a change that the kernel
+// refused.
 func TestRefused(t *testing.T) {
 	n := newNode(t)
 	d, spy := n.spied(t, Config{})
@@ -34,8 +35,8 @@ func TestRefused(t *testing.T) {
 		supported bool
 	}{
 		{"an element of a service", ruleset.RefusedError{Change: elements("masq", key), Errno: unix.ENFILE}, "web", true},
-		{"which of the elements is not known", ruleset.RefusedError{Change: elements("masq", key), Element: -1, Errno: unix.ENFILE}, "", true},
-		{"an element of all services", ruleset.RefusedError{Change: elements("hairpin", key), Errno: unix.ENFILE}, "", true},
+		{"an unknown element", ruleset.RefusedError{Change: elements("masq", key), Element: -1, Errno: unix.ENFILE}, "", true},
+		{"an element that services share", ruleset.RefusedError{Change: elements("hairpin", key), Errno: unix.ENFILE}, "", true},
 		{"an element of the skeleton", ruleset.RefusedError{Change: elements("protocols", key.Prefix(4)), Errno: unix.ENFILE}, "", true},
 		{"the batch", ruleset.RefusedError{Element: -1, Errno: unix.ENOMEM}, "", true},
 		{

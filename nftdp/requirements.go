@@ -10,20 +10,20 @@ import (
 	"github.com/nftdp/go-nftdp/internal/engine"
 )
 
-// Requirement is a kernel parameter of the namespace which services need to
-// have a certain value.
+// Requirement is a kernel parameter of the namespace for which services need a
+// certain value.
 type Requirement struct {
 	Name string `json:"name"` // as for sysctl(8): "net.ipv4.ip_forward"
-	Want string `json:"want"` // "1": on
-	Have string `json:"have"` // what the kernel had when it was read
-	Why  string `json:"why"`  // what does not work without
+	Want string `json:"want"` // the value that services need: "1" for on
+	Have string `json:"have"` // the value that was read
+	Why  string `json:"why"`  // what does not work otherwise
 }
 
-// Met tells whether the kernel has what is wanted. All parameters are
-// switches: whatever is not 0 is on.
+// Met reports whether the requirement is met. All parameters are switches: any value
+// but 0 is on.
 func (r Requirement) Met() bool { return r.Have != "0" }
 
-// String is one line: "net.ipv4.ip_forward = 0, want 1: …".
+// String returns one line: "net.ipv4.ip_forward = 0, want 1: …".
 func (r Requirement) String() string {
 	if r.Met() {
 		return fmt.Sprintf("%s = %s", r.Name, r.Have)
@@ -31,7 +31,7 @@ func (r Requirement) String() string {
 	return fmt.Sprintf("%s = %s, want %s: %s", r.Name, r.Have, r.Want, r.Why)
 }
 
-// requirements of a configuration.
+// requirements lists the parameters that services need.
 func requirements(localhost bool) []Requirement {
 	all := []Requirement{
 		{Name: "net.ipv4.ip_forward", Want: "1", Why: "IPv4 connections from outside do not reach backends outside this namespace"},
@@ -46,22 +46,20 @@ func requirements(localhost bool) []Requirement {
 	return all
 }
 
-// Requirements lists what services need of the namespace's kernel parameters,
-// met or not, and changes nothing: net.ipv4.ip_forward and
-// net.ipv6.conf.all.forwarding, and net.ipv4.conf.all.route_localnet for
-// Config.Localhost. Nor does any other method change them, except
-// MeetRequirements. IPv6 is left out where the kernel runs without it
-// (ipv6.disable=1).
+// Requirements lists the kernel parameters of the namespace that services need, met
+// or not: net.ipv4.ip_forward and net.ipv6.conf.all.forwarding, and
+// net.ipv4.conf.all.route_localnet for Config.Localhost. It changes nothing; of all
+// methods, only MeetRequirements changes parameters. IPv6 is left out if the kernel
+// runs without it (ipv6.disable=1).
 //
-// A node whose services have only local clients, or only backends in the
-// namespace itself, can do without forwarding. A filter that drops what is
-// forwarded is not looked for, nor are interfaces whose own forwarding was
-// turned off. A local process reaches a frontend only if the node has some
-// route to its address.
+// A node whose services have only local clients, or only backends in the namespace
+// itself, does not need forwarding. Requirements does not look for filters that drop
+// forwarded packets, or for interfaces whose own forwarding is turned off. A local
+// process reaches a frontend only if the node has some route to its address.
 //
-// Outside of the Dataplane's namespace it fails with an error that matches
-// fs.ErrPermission if the process lacks CAP_SYS_ADMIN; inside, CAP_NET_ADMIN is
-// enough, as for everything else.
+// If the process is in another namespace than the Dataplane and lacks CAP_SYS_ADMIN,
+// the error matches fs.ErrPermission; otherwise CAP_NET_ADMIN suffices, as for all
+// methods.
 func (d *Dataplane) Requirements(ctx context.Context) (out []Requirement, err error) {
 	err = d.engine.Sysctls(ctx, func(s engine.Sysctls) error {
 		out, err = d.requirements(s)
@@ -70,18 +68,18 @@ func (d *Dataplane) Requirements(ctx context.Context) (out []Requirement, err er
 	return out, err
 }
 
-// MeetRequirements sets the parameters that Requirements shows as not met, and
-// returns them, each with the value that it had before. If one fails, those set
-// before it are returned beside the error; it matches fs.ErrPermission as for
-// Requirements, and syscall.EROFS where /proc/sys is mounted read-only, as
-// container engines do. Remove and Close do not turn anything back.
+// MeetRequirements sets the parameters that are not met, and returns them, each with
+// the value that it had before. If one fails, those set before it are returned
+// together with the error, which matches fs.ErrPermission as for Requirements, and
+// syscall.EROFS if /proc/sys is mounted read-only, as container engines do. Remove
+// and Close do not restore the former values.
 //
-// Think before you call it: the namespace becomes a router, for whatever its
-// filters let through. The kernel hands forwarding on to every interface, and
-// an interface that forwards IPv6 no longer takes addresses and routes from
-// router advertisements, unless its accept_ra is 2. With Config.Localhost the
-// kernel no longer drops IPv4 packets that arrive for a loopback address: rules
-// of the table do, so Apply first, and turn it off before Remove.
+// Think before you call it: the namespace becomes a router, for everything that its
+// filters let through. The kernel copies forwarding to every interface, and an
+// interface that forwards IPv6 no longer accepts addresses and routes from router
+// advertisements, unless its accept_ra is 2. With Config.Localhost the kernel no
+// longer drops IPv4 packets that arrive for a loopback address: rules of the table
+// do, so Apply first, and turn it off before Remove.
 func (d *Dataplane) MeetRequirements(ctx context.Context) (changed []Requirement, err error) {
 	err = d.engine.Sysctls(ctx, func(s engine.Sysctls) error {
 		all, err := d.requirements(s)

@@ -19,7 +19,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/sysctl"
 )
 
-// forwarding is what Requirements lists for values that the kernel has.
+// forwarding returns what Requirements lists for values of the kernel.
 func forwarding(ipv4, ipv6 string) []Requirement {
 	return []Requirement{
 		{Name: "net.ipv4.ip_forward", Want: "1", Have: ipv4},
@@ -37,18 +37,18 @@ func wantRequirements(t *testing.T, want, got []Requirement, err error) {
 	}
 }
 
-// meetRequirements calls MeetRequirements if that finds the node: a mistake must
-// not change the machine that runs the tests.
+// meetRequirements calls MeetRequirements, but only if it acts on the test's
+// node: a mistake must not change the machine that runs the tests.
 func (n *node) meetRequirements(t *testing.T, d *Dataplane) ([]Requirement, error) {
 	t.Helper()
-	const own = "7" // like nobody else
+	const own = "7" // a value that no other namespace has
 	before := strings.TrimSpace(n.parameters(t)["ipv4/ip_forward"])
 	if err := n.Sysctl("net/ipv4/ip_forward", own); err != nil {
 		t.Fatal(err)
 	}
 	got, err := d.Requirements(t.Context())
 	if err != nil || got[0].Have != own {
-		t.Fatalf("the Dataplane is elsewhere: %v, error %v", got, err)
+		t.Fatalf("the Dataplane is in another namespace: %v, error %v", got, err)
 	}
 	if err := n.Sysctl("net/ipv4/ip_forward", before); err != nil {
 		t.Fatal(err)
@@ -56,9 +56,9 @@ func (n *node) meetRequirements(t *testing.T, d *Dataplane) ([]Requirement, erro
 	return d.MeetRequirements(t.Context())
 }
 
-// TestRequirements: they are listed, and nothing is changed; they are met, and
-// nothing else is changed, here or in another namespace; then there is nothing
-// to do.
+// TestRequirements: Requirements lists parameters and changes nothing.
+// MeetRequirements changes these parameters and no others, in this namespace
+// and no other. A second call changes nothing.
 func TestRequirements(t *testing.T) {
 	n, other := newNode(t), newNode(t)
 	d := n.open(t, Config{})
@@ -73,7 +73,7 @@ func TestRequirements(t *testing.T) {
 	wantRequirements(t, forwarding("0", "0"), got, err)
 	got, err = d.Requirements(t.Context())
 	wantRequirements(t, forwarding("1", "1"), got, err)
-	// What the kernel changes with these two: inet_forward_change in
+	// The kernel changes others together with these two: inet_forward_change in
 	// net/ipv4/devinet.c, addrconf_fixup_forwarding in net/ipv6/addrconf.c.
 	wantChanged(t, []string{
 		"ipv4/conf/all/accept_redirects",
@@ -88,7 +88,8 @@ func TestRequirements(t *testing.T) {
 	wantRequirements(t, nil, got, err)
 }
 
-// TestRequirementsOneByOne: what is met, in whatever way, is left alone.
+// TestRequirementsOneByOne: a requirement that is met, whatever its value, is
+// left alone.
 func TestRequirementsOneByOne(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
@@ -106,7 +107,7 @@ func TestRequirementsOneByOne(t *testing.T) {
 	}
 }
 
-// TestRequirementsOfLocalhost: loopback addresses need a parameter of their own.
+// TestRequirementsOfLocalhost: loopback addresses need one more parameter.
 func TestRequirementsOfLocalhost(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{Localhost: true})
@@ -123,8 +124,8 @@ func TestRequirementsOfLocalhost(t *testing.T) {
 	wantRequirements(t, nil, got, err)
 }
 
-// TestRequirementsOfCallersNamespace: Open takes the namespace of the thread
-// that calls it, whichever thread asks afterwards.
+// TestRequirementsOfCallersNamespace: Open opens the namespace of the calling
+// thread, whichever thread calls other methods afterwards.
 func TestRequirementsOfCallersNamespace(t *testing.T) {
 	n := newNode(t)
 	var d *Dataplane
@@ -136,7 +137,7 @@ func TestRequirementsOfCallersNamespace(t *testing.T) {
 	if err := n.Sysctl("net/ipv6/conf/all/forwarding", "1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Sysctl("net/ipv4/ip_forward", "3"); err != nil { // like nobody else
+	if err := n.Sysctl("net/ipv4/ip_forward", "3"); err != nil { // a value that no other namespace has
 		t.Fatal(err)
 	}
 	got, err := d.Requirements(t.Context())
@@ -151,10 +152,10 @@ func TestRequirementsErrors(t *testing.T) {
 	held, release := spy.hold()
 	applied := make(chan error, 1)
 	go func() { _, err := d.Apply(t.Context(), nil); applied <- err }()
-	receive(t, held) // another method is at work
+	receive(t, held) // another method is running
 	_, err := d.Requirements(canceled)
 	if !errors.Is(err, context.Canceled) {
-		t.Errorf("error is %v, want that of the context", err)
+		t.Errorf("error is %v, want the context's", err)
 	}
 	release()
 	if err := receive(t, applied); err != nil {
@@ -166,7 +167,7 @@ func TestRequirementsErrors(t *testing.T) {
 	}
 }
 
-// ownForwarding is what the namespace of the test itself has.
+// ownForwarding returns the values in the namespace of the test itself.
 func ownForwarding(t *testing.T) []Requirement {
 	t.Helper()
 	got := requirements(false)
@@ -187,7 +188,7 @@ func (n *node) parameters(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	if len(out) < 50 {
-		t.Fatalf("%d parameters, that can not be all", len(out))
+		t.Fatalf("%d parameters, which cannot be all", len(out))
 	}
 	return out
 }
@@ -200,19 +201,19 @@ func parameters() map[string]string {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		// A few can only be written, or have no value yet.
+		// A few parameters are write-only, or have no value yet.
 		if b, err := os.ReadFile(path); err == nil {
 			out[strings.TrimPrefix(path, root)] = string(b)
 		}
 		return nil
 	}
 	for _, dir := range []string{"ipv4/conf", "ipv6/conf", "ipv4/ip_forward"} {
-		_ = filepath.WalkDir(root+dir, read) // an interface of the host may just go
+		_ = filepath.WalkDir(root+dir, read) // an interface of the host may just disappear
 	}
 	return out
 }
 
-// wantChanged: only these parameters differ.
+// wantChanged checks that only these parameters differ.
 func wantChanged(t *testing.T, want []string, before, after map[string]string) {
 	t.Helper()
 	changed := maps.Clone(after)

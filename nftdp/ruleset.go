@@ -11,14 +11,14 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Ruleset is what services compile to, or what the kernel holds: the contents of
-// this package's tables in both families. It is immutable.
+// Ruleset is the contents of this package's tables in both families, compiled from
+// services or read from the kernel. It is immutable.
 type Ruleset struct {
 	rules *ruleset.Ruleset
 }
 
-// Compile validates services and compiles them, without any access to the kernel.
-// The order of the services, of their frontends and of their backends makes no
+// Compile validates services and compiles them, without access to the kernel. The
+// order of the services, of their frontends and of their backends makes no
 // difference. Errors are those of Validate.
 func (c Config) Compile(services []Service) (*Ruleset, error) {
 	if err := c.Validate(services); err != nil {
@@ -36,18 +36,18 @@ func (r *Ruleset) PlanTo(next *Ruleset) *Plan {
 	return &Plan{ruleset.Diff(r.rules, next.rules).Changes()}
 }
 
-// Plan is a list of changes. Those that packets can see are one transaction;
-// chains that were not in use are committed ahead of it, and what postrouting
-// needs for packets on their way to former backends is deleted behind it.
+// Plan is a list of changes. Those that affect packets are one transaction. New
+// chains are committed ahead of it. Elements that postrouting needs for packets on
+// their way to former backends are deleted behind it.
 type Plan struct {
 	changes []ruleset.Change
 }
 
-// Empty reports whether there is nothing to do.
+// Empty reports whether the plan has no changes.
 func (p *Plan) Empty() bool { return len(p.changes) == 0 }
 
-// Len is the number of objects (tables, chains, rules, sets, maps, elements) that
-// are added, deleted or flushed.
+// Len returns the number of objects (tables, chains, rules, sets, maps, elements)
+// that are added, deleted or flushed.
 func (p *Plan) Len() int {
 	n := 0
 	for i := range p.changes {
@@ -56,8 +56,8 @@ func (p *Plan) Len() int {
 	return n
 }
 
-// String returns the plan as nft commands, one per line, in the order in which the
-// kernel gets them; an empty plan is "".
+// String returns the plan as nft commands, one per line, in the order of the
+// transaction; an empty plan is "".
 func (p *Plan) String() string {
 	var b strings.Builder
 	for i := range p.changes {
@@ -89,12 +89,12 @@ func lowerAll(services []Service) []*compile.Service {
 	return out
 }
 
-// protoNumber is the IP protocol number.
+// protoNumber returns the IP protocol number.
 func (p Protocol) protoNumber() uint8 {
 	return [...]uint8{ProtocolTCP: compile.TCP, ProtocolUDP: compile.UDP, ProtocolSCTP: compile.SCTP}[p]
 }
 
-// protocolOf is the protocol of an IP protocol number.
+// protocolOf returns the protocol with an IP protocol number.
 func protocolOf(n uint8) Protocol {
 	switch n {
 	case compile.UDP:
@@ -131,7 +131,7 @@ func (s *Service) lower() *compile.Service {
 	return out
 }
 
-// pools are the slots of the backends of one family: of all backends, and of those
+// pools holds the slots of the backends of one family: of all backends, and of those
 // on this node.
 type pools struct{ all, local []netip.AddrPort }
 
@@ -205,8 +205,8 @@ func (s *Service) source(f *Frontend, addr netip.Addr) (out compile.Source) {
 	return out
 }
 
-// lowerStates sets the fields that matter for established flows, and the limits of
-// backends in use.
+// lowerStates sets the fields for established flows, and the limits of the backends
+// in use.
 func (s *Service) lowerStates(out *compile.Service) {
 	var used []netip.AddrPort
 	if slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.Backup || b.MaxConns > 0 }) ||
@@ -235,8 +235,8 @@ func (s *Service) lowerStates(out *compile.Service) {
 	slices.SortFunc(out.Draining, netip.AddrPort.Compare)
 }
 
-// pool lists the backends that new connections may go to. Those in reserve are
-// among them only if there are no others.
+// pool lists the backends that new connections may go to. Backups are among them
+// only if there are no others.
 func (s *Service) pool(family ruleset.Family, local bool) []compile.Weighted {
 	pool := make([]compile.Weighted, 0, len(s.Backends))
 	var backups []compile.Weighted

@@ -19,10 +19,10 @@ var (
 	firstSeed = flag.Uint64("seed", 0, "seed of the first of them; 0 takes another one in every run")
 )
 
-// TestRandomSequences changes services at random, in every way there is, and
-// what others do to the tables, which is mended. After each step the kernel
-// holds what is wanted, with the counts of all that has been there without a
-// break.
+// TestRandomSequences changes services at random in every possible way, and has
+// others change the tables, which is then repaired. After each step the kernel
+// holds the wanted services, with the counters of everything that has existed
+// without interruption.
 func TestRandomSequences(t *testing.T) {
 	first := *firstSeed
 	if first == 0 {
@@ -34,18 +34,18 @@ func TestRandomSequences(t *testing.T) {
 		}
 		for range 20 {
 			if s.step(t); t.Failed() {
-				t.Fatalf("to repeat it: go test -run TestRandomSequences -sequences 1 -seed %d; steps:\n%s", seed, s.log)
+				t.Fatalf("repeat with go test -run TestRandomSequences -sequences 1 -seed %d; steps:\n%s", seed, s.log)
 			}
 		}
 	}
 }
 
-// sequence is what is known of a node in the course of random changes.
+// sequence is the expected state of a node during random changes.
 type sequence struct {
 	*dice
 	node      *node
 	dataplane *Dataplane
-	known     bool // the dataplane has changed something: it knows all services
+	known     bool // the dataplane has committed a change, so it knows all services
 	config    Config
 	services  []Service
 	counts    map[counted]Counter
@@ -58,7 +58,7 @@ func (s *sequence) step(t *testing.T) {
 		s.config = s.dice.config()
 		s.dataplane, s.known = s.node.open(t, s.config), false
 		s.log += fmt.Sprintf("open %s\n", asJSON(s.config))
-		if s.roll(2) == 0 { // else the old skeleton stays until the next change
+		if s.roll(2) == 0 { // otherwise the old skeleton stays until the next change
 			return
 		}
 	}
@@ -94,13 +94,12 @@ func (s *sequence) apply(t *testing.T, services []Service) {
 	}
 	applied := apply(t, s.dataplane, services)
 	if diff := cmp.Diff(sortedLines(planned), sortedLines(applied)); diff != "" {
-		t.Errorf("another plan is applied than was planned (-planned +applied):\n%s", diff)
+		t.Errorf("the applied plan differs from Plan (-planned +applied):\n%s", diff)
 	}
 	s.services, s.known = services, true
 }
 
-// update changes some services, if that is valid. What is not is refused and
-// changes nothing.
+// update changes some services. An invalid change is refused and changes nothing.
 func (s *sequence) update(t *testing.T) (valid bool) {
 	t.Helper()
 	var c Change
@@ -128,11 +127,11 @@ func (s *sequence) update(t *testing.T) (valid bool) {
 	valid = s.config.Validate(next) == nil
 	switch {
 	case valid != (err == nil):
-		t.Errorf("update to services that are valid, %t: %v", valid, err)
+		t.Errorf("update to services that are valid (%t): %v", valid, err)
 	case valid:
 		s.services, s.known = next, true
 	case s.node.generation(t) != generation:
-		t.Error("something has changed")
+		t.Error("the ruleset has changed")
 	}
 	return valid
 }
@@ -146,7 +145,7 @@ func (s *sequence) remove(t *testing.T) {
 	s.services, s.known, s.counts = nil, false, map[counted]Counter{}
 }
 
-// check compares the kernel with what is wanted, and lets it count on.
+// check compares the kernel with the wanted state, and increases its counters.
 func (s *sequence) check(t *testing.T) {
 	t.Helper()
 	s.node.wantServices(t, s.config, s.services)
@@ -167,8 +166,8 @@ func (s *sequence) check(t *testing.T) {
 	s.counts = countsOf(got)
 }
 
-// spoil lets somebody else change our tables in some ways, and then has that
-// mended: by Apply, or by an Update of nothing if all services are known.
+// spoil changes our tables as another process would, and then has them repaired: by
+// Apply, or by an empty Update if all services are known.
 func (s *sequence) spoil(t *testing.T) {
 	t.Helper()
 	held := s.node.read(t, DefaultTable)
@@ -187,7 +186,7 @@ func (s *sequence) spoil(t *testing.T) {
 	s.counts = countsOf(s.node.read(t, DefaultTable))
 }
 
-// spoil changes a ruleset as somebody does who does not know it.
+// spoil damages a ruleset at random.
 func (d *dice) spoil(r *ruleset.Ruleset) {
 	if len(r.Tables) == 0 {
 		return

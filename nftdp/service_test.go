@@ -15,7 +15,7 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// sameAddrs lets cmp look at addresses, which have unexported fields.
+// sameAddrs lets cmp compare addresses, which have unexported fields.
 func sameAddrs() cmp.Option {
 	return cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
 }
@@ -117,7 +117,7 @@ func TestRoundTripHasEveryField(t *testing.T) {
 	}
 }
 
-// TestUnsetAddrInJSON shows the two ways to write a node-wide frontend.
+// TestUnsetAddrInJSON: there are two ways to write a node-wide frontend.
 func TestUnsetAddrInJSON(t *testing.T) {
 	for _, text := range []string{`{"port":80}`, `{"addr":"","port":80}`} {
 		var got nftdp.Frontend
@@ -130,7 +130,7 @@ func TestUnsetAddrInJSON(t *testing.T) {
 	}
 }
 
-// TestStatusJSON: what Inspect returns can be sent and read elsewhere.
+// TestStatusJSON: what Inspect returns can be encoded and decoded again.
 func TestStatusJSON(t *testing.T) {
 	drop := nftdp.ActionDrop
 	full := nftdp.ServiceStatus{Name: "a", Protocol: nftdp.ProtocolUDP, Frontends: []nftdp.FrontendStatus{{
@@ -183,8 +183,8 @@ func TestWords(t *testing.T) {
 		map[string]nftdp.State{"active": nftdp.StateActive, "draining": nftdp.StateDraining, "down": nftdp.StateDown})
 }
 
-// testWords checks every word of a type, and that the refusal of another one names
-// them. The refusal has %s in place of what was refused.
+// testWords checks every word of a type, and that the refusal of another word
+// lists them. The text of the refusal has %s in place of the refused word.
 func testWords[T word](t *testing.T, unknown T, refusal string, words map[string]T) {
 	t.Helper()
 	for text, value := range words {

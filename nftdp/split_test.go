@@ -24,8 +24,8 @@ import (
 )
 
 // FuzzSplit: when a change is split, every batch is within the limit, each
-// state on the way has every service wholly as it was or wholly as it shall
-// be, and the last one is what was wanted.
+// intermediate state has every service entirely as before or as wanted, and the
+// last state is the wanted one.
 func FuzzSplit(f *testing.F) {
 	addRandom(f, 200)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -46,7 +46,7 @@ func FuzzSplit(f *testing.F) {
 		for _, stage := range ruleset.Diff(a.rules, b.rules).Stages() {
 			batches, err := splitter.Split(stage)
 			if errors.Is(err, syscall.EMSGSIZE) {
-				return // one service by itself is too big
+				return // a single service is too big
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -54,7 +54,7 @@ func FuzzSplit(f *testing.F) {
 			for _, batch := range batches {
 				size, err := splitter.Size(batch)
 				if err != nil || size > limit {
-					t.Errorf("a batch of %d bytes, %d are the limit, error %v", size, limit, err)
+					t.Errorf("a batch of %d bytes, with a limit of %d, error %v", size, limit, err)
 				}
 				got = ruleset.Apply(got, batch)
 				wantApart(t, got)
@@ -64,12 +64,13 @@ func FuzzSplit(f *testing.F) {
 			}
 		}
 		if diff := cmp.Diff(withoutSizes(b), withoutSizes(&Ruleset{got})); diff != "" {
-			t.Errorf("the parts lead elsewhere (-want +got):\n%s", diff)
+			t.Errorf("the batches make another ruleset (-want +got):\n%s", diff)
 		}
 	})
 }
 
-// wantApart: a kernel refuses intervals that overlap.
+// wantApart checks that intervals do not overlap, since a kernel would refuse
+// them.
 func wantApart(t *testing.T, r *ruleset.Ruleset) {
 	t.Helper()
 	for _, table := range r.Tables {
@@ -88,7 +89,7 @@ func wantApart(t *testing.T, r *ruleset.Ruleset) {
 	}
 }
 
-// splitterFor splits for a socket that takes so many bytes.
+// splitterFor returns a Splitter for a socket that can send a number of bytes.
 func splitterFor(services []Service, limit int) *engine.Splitter {
 	state := compile.New(compile.Config{}, lowerAll(services))
 	return &engine.Splitter{
@@ -98,9 +99,9 @@ func splitterFor(services []Service, limit int) *engine.Splitter {
 	}
 }
 
-// betweenStates gives the check of a state on the way from a to b: every service
-// is there as in one of them, with all that it needs in one of the
-// configurations. What postrouting asks may be left over.
+// betweenStates returns a check of the intermediate states from a to b: every
+// service is as in one of them, with everything that it needs in one of the
+// configurations. Elements for postrouting may be left over.
 func betweenStates(a, b *Ruleset, configs ...Config) func(*ruleset.Ruleset) error {
 	known := map[string][]*compile.Service{}
 	for _, r := range []*Ruleset{a, b} {
@@ -122,7 +123,8 @@ func betweenStates(a, b *Ruleset, configs ...Config) func(*ruleset.Ruleset) erro
 	}
 }
 
-// coversOne: there is all that one of the services needs.
+// coversOne checks that the ruleset has everything that one of the services
+// needs.
 func coversOne(r *ruleset.Ruleset, services []*compile.Service, configs []Config) error {
 	var errs []error
 	for _, c := range configs {
@@ -138,8 +140,8 @@ func coversOne(r *ruleset.Ruleset, services []*compile.Service, configs []Config
 	return errors.Join(errs...)
 }
 
-// noStrays: every slot of a pool belongs to a frontend. Other things that are
-// left over are harmless: no frontend leads to them.
+// noStrays checks that every slot of a pool belongs to a frontend. Other
+// leftovers are harmless, as no frontend leads to them.
 func noStrays(r *ruleset.Ruleset, c Config) error {
 	var services []*compile.Service
 	for _, h := range compile.Holds(r) {
@@ -147,13 +149,14 @@ func noStrays(r *ruleset.Ruleset, c Config) error {
 	}
 	for _, change := range ruleset.Diff(r, compile.New(c.lower(), services).Ruleset()).Changes() {
 		if len(change.Elements) > 0 && compile.SetNamed(change.Set.Name) < compile.Masq {
-			return fmt.Errorf("the services that it holds would have: %s", &change)
+			return fmt.Errorf("a stray slot, as the services would have: %s", &change)
 		}
 	}
 	return nil
 }
 
-// TestSplitLimits: what can not be split is an error that tells the sizes.
+// TestSplitLimits: a change that cannot be split is an error that names the
+// sizes.
 func TestSplitLimits(t *testing.T) {
 	big := Service{Name: "big", Frontends: fronts("10.96.0.1:80"), Backends: manyBackends(200)}
 	grown := Service{Name: "big", Frontends: fronts("10.96.0.1:80"), Backends: manyBackends(1500)}
@@ -162,7 +165,7 @@ func TestSplitLimits(t *testing.T) {
 		from, to *Ruleset
 	}{
 		{"one big service", mustCompile(t, Config{}, nil), mustCompile(t, Config{}, []Service{big})},
-		{"a map is made anew", mustCompile(t, Config{}, []Service{big}), mustCompile(t, Config{}, []Service{grown})},
+		{"a map is replaced", mustCompile(t, Config{}, []Service{big}), mustCompile(t, Config{}, []Service{grown})},
 		{"a table is replaced", mustCompile(t, Config{Table: "a"}, nil), mustCompile(t, Config{Table: "b"}, nil)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -175,8 +178,9 @@ func TestSplitLimits(t *testing.T) {
 	}
 }
 
-// TestSplitByService: elements of many services are not kept together, also
-// where the frontends, which have their names, stay as they are.
+// TestSplitByService: elements of different services can be in different
+// batches, even if the frontends, which have the services' names, do not
+// change.
 func TestSplitByService(t *testing.T) {
 	was, is := manyWebs(0, 30), manyWebs(0, 30)
 	for i := range is {
@@ -187,7 +191,7 @@ func TestSplitByService(t *testing.T) {
 	}
 	plan := mustCompile(t, Config{}, was).PlanTo(mustCompile(t, Config{}, is))
 	if strings.Contains(plan.String(), "frontends") {
-		t.Fatal("this test is about changes without frontends")
+		t.Fatal("the change has frontends, without which it has to be for this test")
 	}
 	batches, err := splitterFor(is, 4000).Split(plan.changes)
 	if err != nil || len(batches) < 5 {
@@ -195,8 +199,7 @@ func TestSplitByService(t *testing.T) {
 	}
 }
 
-// TestSplitChains: where services have chains and sets of their own, these do
-// not have to fit into one batch.
+// TestSplitChains: chains and sets of services need not fit into one batch.
 func TestSplitChains(t *testing.T) {
 	var services []Service
 	for i := range 60 {
@@ -220,8 +223,8 @@ func TestSplitChains(t *testing.T) {
 	}
 }
 
-// TestSplitRanges: services that take over parts of each other's ranges go
-// together, while each of the others can go by itself.
+// TestSplitRanges: services that take over parts of each other's ranges are in
+// one batch, while other services can be in another.
 func TestSplitRanges(t *testing.T) {
 	service := func(name, addr string, port, last uint16) Service {
 		return Service{Name: name, Frontends: []Frontend{ranged(fmt.Sprintf("%s:%d", addr, port), last)}, Backends: backs("10.8.0.1:0")}
@@ -240,7 +243,7 @@ func TestSplitRanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	splitter.Big.Limit = all * 9 / 10 // without d it fits
+	splitter.Big.Limit = all * 9 / 10 // the others fit without d
 	batches, err := splitter.Split(elements)
 	if err != nil {
 		t.Fatal(err)
@@ -257,16 +260,16 @@ func TestSplitRanges(t *testing.T) {
 		}
 	}
 	if with["a"] != with["b"] || with["b"] != with["c"] {
-		t.Errorf("a goes in batch %d, b in %d, c in %d", with["a"], with["b"], with["c"])
+		t.Errorf("a is in batch %d, b in %d, c in %d", with["a"], with["b"], with["c"])
 	}
 	if with["d"] == with["a"] {
-		t.Error("d goes with the others")
+		t.Error("d is in the batch of the others")
 	}
 }
 
-// TestSendParts sends a change in small parts to the kernel, stops it after
-// each of them, and has the next Apply go on from there. The prefixes of the
-// former configuration would overlap with those of the next one.
+// TestSendParts: a change that is sent in small parts can be stopped after each
+// of them, and the next Apply continues. The prefixes of the former
+// configuration would overlap with those of the next one.
 func TestSendParts(t *testing.T) {
 	was := manyWebs(0, 30)
 	is := append(manyWebs(10, 50), renamed(web("", 3, 2), "handed over"))
@@ -278,7 +281,7 @@ func TestSendParts(t *testing.T) {
 		d, spy := n.spied(t, config)
 		spy.limit = 12_000
 		held := n.read(t, DefaultTable)
-		ctx := &looking{Context: t.Context(), look: func(int) error {
+		ctx := &checked{Context: t.Context(), check: func(int) error {
 			if spy.batches >= stop {
 				return context.Canceled
 			}
@@ -295,7 +298,7 @@ func TestSendParts(t *testing.T) {
 		if err == nil {
 			n.wantServices(t, config, is)
 			if spy.batches < 5 {
-				t.Errorf("it took %d parts only", spy.batches)
+				t.Errorf("only %d parts", spy.batches)
 			}
 			return
 		}
@@ -308,7 +311,7 @@ func TestSendParts(t *testing.T) {
 	}
 }
 
-// manyWebs are services with numbers from first up to last.
+// manyWebs returns services with numbers from first up to last.
 func manyWebs(first, last int) (all []Service) {
 	for i := first; i < last; i++ {
 		all = append(all, web(fmt.Sprint("web ", i), i, i%5))
@@ -316,8 +319,9 @@ func manyWebs(first, last int) (all []Service) {
 	return all
 }
 
-// TestStages: chains of new pools come ahead of the elements that lead there,
-// what postrouting asks goes behind, and nothing is lost or doubled.
+// TestStages: chains of new pools are committed ahead of the elements that lead
+// to them, elements for postrouting are deleted behind, and no change is lost
+// or repeated.
 func TestStages(t *testing.T) {
 	three, one := mustCompile(t, Config{}, []Service{web("a", 1, 3)}), mustCompile(t, Config{}, []Service{web("a", 1, 1)})
 	limited := mustCompile(t, Config{NodeAddrs: prefixes("10.0.0.0/8")}, []Service{web("a", 1, 1)})
@@ -342,7 +346,7 @@ func TestStages(t *testing.T) {
 		{"more backends, and no longer limited", limited, three, 2},
 		{"altered by others", altered, three, 1},
 		{"removed", three, nothing(), 1},
-		{"a range gives way to another one", ports(5000, 5100), ports(4900, 5050), 2},
+		{"a range replaced by another one", ports(5000, 5100), ports(4900, 5050), 2},
 		{"replaced", three, mustCompile(t, Config{Protect: true}, []Service{web("a", 1, 3)}), 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -375,8 +379,9 @@ func addsNothing(changes []ruleset.Change) bool {
 	return !slices.ContainsFunc(changes, func(c ruleset.Change) bool { return c.Verb == ruleset.Add })
 }
 
-// TestManyElements loads 500,000 elements. With rights in the initial user
-// namespace they are one batch, else as many as net.core.wmem_max asks for.
+// TestManyElements loads 500,000 elements. With CAP_NET_ADMIN in the initial
+// user namespace they are one batch, otherwise as many batches as
+// net.core.wmem_max requires.
 func TestManyElements(t *testing.T) {
 	if testing.Short() {
 		t.Skip("half a million elements, and -short is set")
@@ -405,19 +410,19 @@ func loadElements(t *testing.T, elements int) {
 	batches := n.generation(t) - generation
 	t.Logf("%d bytes in %d batches; the limit is %d bytes", size, batches, limit)
 	if (limit >= size) != (batches == 1) {
-		t.Errorf("%d batches, with %d bytes, of which %d fit in one", batches, size, limit)
+		t.Errorf("%d batches for %d bytes, with a limit of %d", batches, size, limit)
 	}
 	if left, err := n.open(t, Config{}).Plan(t.Context(), services); err != nil || !left.Empty() {
-		t.Errorf("the kernel holds something else: %d changes are left, error %v", left.Len(), err)
+		t.Errorf("the kernel holds another ruleset: %d changes are left, error %v", left.Len(), err)
 	}
 	if one := updateWith(t, d, Change{Set: []Service{web("one", 1, 2)}}); one.Len() > 50 {
-		t.Errorf("one service more is a plan of %d changes", one.Len())
+		t.Errorf("one more service is a plan of %d changes", one.Len())
 	}
 }
 
-// manyElements are services with so many elements together, or a few more. As
-// the kernel dumps a set in a time that grows with the square of its size, the
-// elements are spread over all maps.
+// manyElements returns services with at least this number of elements together.
+// As the time to dump a set grows with the square of its size, the elements are
+// spread over all maps.
 func manyElements(n int) []Service {
 	const backends = 30 // of each family, behind two frontends each
 	services := make([]Service, n/(4*backends)+1)
@@ -433,15 +438,15 @@ func manyElements(n int) []Service {
 	return services
 }
 
-// TestLimitedBuffer loads more than fits into the send buffer of a process
-// with rights in a user namespace only, by running this test again in one.
+// TestLimitedBuffer loads more than fits into the send buffer of a process with
+// capabilities in a user namespace only, by running this test again in one.
 func TestLimitedBuffer(t *testing.T) {
 	const inside = "NFTDP_TEST_LIMITED_BUFFER"
 	if os.Getenv(inside) != "" {
 		loadElements(t, 125_000)
 		return
 	}
-	newNode(t) // or a reason why there is none
+	newNode(t) // skips or fails the test without network namespaces
 	again := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run", "^TestLimitedBuffer$", "-test.v")
 	again.Env = append(os.Environ(), inside+"=1")
 	again.SysProcAttr = &syscall.SysProcAttr{

@@ -7,7 +7,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/compile"
 )
 
-// status reads services and counters out of a ruleset.
+// status reads services and counters from a ruleset.
 func (r *Ruleset) status() []ServiceStatus {
 	held := compile.Holds(r.rules)
 	out := make([]ServiceStatus, len(held))

@@ -20,20 +20,20 @@ import (
 
 var update = flag.Bool("update", false, "write what the stories in testdata expect")
 
-// story is a file of testdata: services, and what becomes of them.
+// story is a file of testdata: services, and what they compile to.
 //
 //	config.json       the Config; without it, the zero value
 //	services.json     the services
-//	next-config.json  the Config later; without it, the same
-//	next.json         the services later
+//	next-config.json  the next Config; without it, the same
+//	next.json         the next services
 //
-// The other files are expected; a story has those that tell its idea:
+// The other files are expected results; a story has those that show its idea:
 //
 //	ruleset.nft  the ruleset of services.json
-//	parts.nft    the sets and chains of it that an unconfigured ruleset
-//	             without services lacks, or has otherwise
-//	plan.nft     what has to be done for next.json
-//	errors.txt   what is wrong with services.json
+//	parts.nft    its sets and chains that a ruleset without configuration
+//	             and services lacks, or that differ there
+//	plan.nft     the plan that leads to next.json
+//	errors.txt   the problems of services.json
 type story struct {
 	file    string
 	archive *txtar.Archive
@@ -63,7 +63,7 @@ func readStory(t *testing.T, file string) *story {
 	}
 	s := &story{file: file, archive: archive}
 	if len(bytes.TrimSpace(archive.Comment)) == 0 {
-		t.Errorf("%s does not begin with what it is about", file)
+		t.Errorf("%s does not begin with a description", file)
 	}
 	s.read(t, "config.json", &s.config)
 	if !s.read(t, "next-config.json", &s.nextConfig) {
@@ -105,11 +105,11 @@ func (s *story) name() string { return strings.TrimSuffix(filepath.Base(s.file),
 func (s *story) invalid() bool { return s.find("errors.txt") != nil }
 
 // TestStories compiles the services of each story. With -update it writes the
-// expected files of those that it has.
+// expected files that the story has.
 func TestStories(t *testing.T) {
 	for _, s := range stories(t) {
 		t.Run(s.name(), func(t *testing.T) {
-			got := s.tell(t)
+			got := s.results(t)
 			expects := 0
 			for name, text := range got {
 				if f := s.find(name); f != nil {
@@ -118,7 +118,7 @@ func TestStories(t *testing.T) {
 				}
 			}
 			if expects == 0 {
-				t.Errorf("expects none of its results: ruleset.nft, parts.nft, plan.nft, errors.txt")
+				t.Errorf("the story expects no results: ruleset.nft, parts.nft, plan.nft or errors.txt")
 			}
 			if *update {
 				if err := os.WriteFile(s.file, txtar.Format(s.archive), 0o644); err != nil {
@@ -140,8 +140,8 @@ func (s *story) expect(t *testing.T, f *txtar.File, got string) {
 	}
 }
 
-// tell returns all that a story can expect, by the name of the file.
-func (s *story) tell(t *testing.T) map[string]string {
+// results returns everything that a story can expect, by the name of the file.
+func (s *story) results(t *testing.T) map[string]string {
 	t.Helper()
 	current, err := s.config.Compile(s.services)
 	if err != nil {
@@ -165,7 +165,8 @@ func mustCompile(t *testing.T, c Config, services []Service) *Ruleset {
 	return r
 }
 
-// beyond returns the sets and chains of r that base lacks or has otherwise.
+// beyond returns the sets and chains of r that base lacks, or that differ
+// there.
 func beyond(base, r *Ruleset) *Ruleset {
 	out := &ruleset.Ruleset{}
 	for i, t := range r.rules.Tables {
@@ -188,7 +189,7 @@ func beyond(base, r *Ruleset) *Ruleset {
 	return &Ruleset{out}
 }
 
-// exact lets cmp compare the values of rulesets that are compared with ==.
+// exact lets cmp compare the values of rulesets that can be compared with ==.
 func exact() cmp.Option {
 	return cmp.Options{
 		cmp.AllowUnexported(ruleset.Tuple{}),
@@ -196,9 +197,9 @@ func exact() cmp.Option {
 	}
 }
 
-// TestGrowingSet: a map that is declared for 1,024 elements is made anew when
-// more are needed, in the same transaction, together with the rules and
-// elements that refer to it. It is too long for a story.
+// TestGrowingSet: a map with room for 1,024 elements is replaced when more are
+// needed, in the same transaction, together with the rules and elements that
+// refer to it. The output is too long for a story.
 func TestGrowingSet(t *testing.T) {
 	services := []Service{{Name: "small", Frontends: fronts("10.96.0.1:80"), Backends: backs("10.0.0.1:8080")}}
 	current := mustCompile(t, Config{}, services)
@@ -223,9 +224,9 @@ func TestGrowingSet(t *testing.T) {
 	if strings.Contains(plan, "delete element") {
 		t.Error("the plan deletes elements of a map that it deletes as a whole")
 	}
-	// It is not made smaller again, which would only cost.
+	// The map does not shrink again, which would only cost time.
 	if back := next.PlanTo(current).String(); strings.Contains(back, "map ip nftdp backends {") {
-		t.Errorf("the plan back makes the map anew:\n%s", firstLines(back, 5))
+		t.Errorf("the plan back replaces the map:\n%s", firstLines(back, 5))
 	}
 }
 

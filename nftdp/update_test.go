@@ -15,8 +15,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// dataplanes runs a test with a Dataplane that knows the services which the
-// kernel holds, and with one that has just been opened.
+// dataplanes runs a test with a Dataplane that has applied the services which
+// the kernel holds, and with one that has just been opened.
 func dataplanes(t *testing.T, held []Service, test func(*testing.T, *node, *Dataplane)) {
 	t.Helper()
 	for name, known := range map[string]bool{"known": true, "just opened": false} {
@@ -32,8 +32,7 @@ func dataplanes(t *testing.T, held []Service, test func(*testing.T, *node, *Data
 	}
 }
 
-// TestUpdate goes through what a change can be. All services that it does not
-// name stay.
+// TestUpdate: every kind of change. All services that it does not name stay.
 func TestUpdate(t *testing.T) {
 	a, b, c := web("a", 1, 2), web("b", 2, 2), web("c", 3, 3)
 	with := func(s Service, frontends []Frontend) Service { s.Frontends = frontends; return s }
@@ -103,9 +102,9 @@ func udp(s Service) Service { s.Protocol = ProtocolUDP; return s }
 
 func renamed(s Service, name string) Service { s.Name = name; return s }
 
-// TestUpdateRefused: a change that is not valid leaves everything as it is,
-// the index of frontends too: what was free before is free afterwards, and
-// what was taken is taken.
+// TestUpdateRefused: an invalid change changes nothing, not even the index of
+// frontends: those that were free before are free afterwards, and claimed ones
+// stay claimed.
 func TestUpdateRefused(t *testing.T) {
 	a, b := web("a", 1, 1), web("b", 2, 2)
 	for _, test := range []struct {
@@ -128,9 +127,9 @@ func TestUpdateRefused(t *testing.T) {
 			[]FieldError{{Service: "d", Field: "frontends[0]", Reason: `tcp node-wide port 1 (ip) is already a frontend of service "c"`}},
 		},
 		{
-			"to be set and deleted",
+			"in Set and Delete",
 			Change{Set: []Service{web("c", 3, 1), web("a", 1, 2)}, Delete: []string{"b", "a"}},
-			[]FieldError{{Service: "a", Field: "name", Reason: "is to be set and to be deleted: choose one"}},
+			[]FieldError{{Service: "a", Field: "name", Reason: "is in both Set and Delete: choose one"}},
 		},
 		{
 			"a name twice",
@@ -157,7 +156,7 @@ func TestUpdateRefused(t *testing.T) {
 				}
 				for _, other := range []Service{renamed(a, "x"), renamed(b, "y")} {
 					if _, err := d.Update(t.Context(), Change{Set: []Service{other}}); len(fieldErrors(t, err)) != 3 {
-						t.Errorf("the frontends of another service are given to %q: %v", other.Name, err)
+						t.Errorf("%q takes the frontends of another service: %v", other.Name, err)
 					}
 				}
 				free := []Service{web("c", 3, 1), web("d", 4, 1), web("e", 5, 1), {Name: "f", Frontends: fronts(":1", "10.96.0.9:80")}}
@@ -169,8 +168,8 @@ func TestUpdateRefused(t *testing.T) {
 	}
 }
 
-// TestJustOpened: as long as a Dataplane has committed nothing, others may go
-// on changing the services, and an Update leaves those that they have made.
+// TestJustOpened: as long as a Dataplane has not committed anything, others may
+// change the services, and an Update keeps those that they have made.
 func TestJustOpened(t *testing.T) {
 	a, b, c := web("a", 1, 1), web("b", 2, 2), web("c", 3, 3)
 	for name, do := range map[string]func(*Dataplane) error{
@@ -199,10 +198,10 @@ func TestJustOpened(t *testing.T) {
 	}
 }
 
-// TestApplyError: what the kernel refuses is named by service and element,
-// nothing of it is applied, and everything goes on afterwards. As a valid
-// change is never refused, somebody else puts an element in its way, and the
-// Dataplane is made to believe that it knows.
+// TestApplyError: a refused change is named by service and element, nothing of
+// it is applied, and later changes succeed. As a valid change is never refused,
+// another process adds an element that conflicts with it, and the Dataplane
+// misses that.
 func TestApplyError(t *testing.T) {
 	a, b := web("a", 1, 1), web("b", 2, 2)
 	v4 := ruleset.Tuple{}.Addr(addr("10.96.0.2")).Proto(compile.TCP).Port(80)
@@ -245,7 +244,7 @@ func TestApplyError(t *testing.T) {
 			theirs := ruleset.Change{
 				Verb: ruleset.Add, Family: test.family, Table: DefaultTable, Set: set, Elements: []ruleset.Element{test.element},
 			}
-			// It is there at every commit, but never when the tables are read.
+			// It exists at every commit, but never when the tables are read.
 			spy.setAround(func(commit func()) {
 				theirs.Verb = ruleset.Add
 				n.change(t, theirs)
@@ -266,7 +265,7 @@ func TestApplyError(t *testing.T) {
 				t.Errorf("services changed (-before +after):\n%s", diff)
 			}
 
-			// Where it stays, the next one finds it and repairs.
+			// If it stays, the next Update finds and repairs it.
 			spy.setAround(nil)
 			theirs.Verb = ruleset.Add
 			n.change(t, theirs)
@@ -278,8 +277,8 @@ func TestApplyError(t *testing.T) {
 	}
 }
 
-// updatesWith updates services and wants so many problems, in which case nothing
-// has changed.
+// updatesWith updates services and expects a number of problems, in which case
+// nothing has changed.
 func (n *node) updatesWith(t *testing.T, d *Dataplane, problems int, c Change) {
 	t.Helper()
 	before := n.read(t, DefaultTable).String()
@@ -295,8 +294,8 @@ func (n *node) updatesWith(t *testing.T, d *Dataplane, problems int, c Change) {
 	}
 }
 
-// TestRangeClaims: a range that shrinks or goes makes room, and one that was
-// refused has taken nothing.
+// TestRangeClaims: a range that shrinks or is deleted frees its ports, and a
+// refused range claims nothing.
 func TestRangeClaims(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})

@@ -20,12 +20,12 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// What each version writes for the same services is kept as the bytes of the
-// batch that it sent, in testdata/schemas/N.batch for schema N: later versions
-// have no code any more that could write it.
+// The batches that each version writes for the same services are recorded in
+// testdata/schemas/N.batch for schema N, since later versions have no code that
+// could write them.
 const schemas = "testdata/schemas"
 
-// recordedServices are what the batches are made from.
+// recordedServices are the services of the recorded batches.
 func recordedServices(t *testing.T) (c Config, services []Service) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(schemas, "services.json"))
@@ -43,7 +43,8 @@ func recordedServices(t *testing.T) (c Config, services []Service) {
 	return c, services
 }
 
-// outdated are the batches of older versions, by the text of their mark.
+// outdated returns the batches of older versions, by the comment of their
+// tables.
 func outdated(t *testing.T) map[string][]byte {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(schemas, "*.batch"))
@@ -60,8 +61,8 @@ func outdated(t *testing.T) map[string][]byte {
 		if !bytes.Contains(batch, []byte(mark+"\x00")) {
 			t.Errorf("%s has no %q", file, mark)
 		}
-		// What this version writes itself stands for an older version, too:
-		// the first one has nothing else.
+		// The batch of this version stands for an older version, too: the first
+		// version has no other.
 		if mark == compile.Schema {
 			batch = bytes.ReplaceAll(batch, []byte(mark), []byte(mark[:len(mark)-1]+"0"))
 			mark = mark[:len(mark)-1] + "0"
@@ -71,9 +72,9 @@ func outdated(t *testing.T) map[string][]byte {
 	return out
 }
 
-// TestSchemaRecorded: what is recorded for the schema of this version is what
-// it writes. With -update a record that is missing is written; one that is
-// there stays.
+// TestSchemaRecorded: the batch that is recorded for this version's schema is
+// the one that it writes. With -update a missing record is written; an existing
+// one stays.
 func TestSchemaRecorded(t *testing.T) {
 	c, services := recordedServices(t)
 	file := filepath.Join(schemas, compile.Schema[len(compile.SchemaPrefix):]+".batch")
@@ -88,12 +89,13 @@ func TestSchemaRecorded(t *testing.T) {
 	n := newNode(t)
 	replay(t, n, batch)
 	if plan, err := n.open(t, c).Plan(t.Context(), services); err != nil || !plan.Empty() {
-		t.Errorf("the layout is another one than %s has: give compile.Schema the next number, "+
+		t.Errorf("the layout differs from that of %s: give compile.Schema the next number, "+
 			"or delete the file if no release has this schema, and run this test with -update: %v\n%v", file, err, plan)
 	}
 }
 
-// record gives the batch for a namespace without rules, whose generation is 1.
+// record returns the batch for a namespace without rules, whose generation is
+// 1.
 func record(t *testing.T, r *Ruleset) []byte {
 	t.Helper()
 	count(r)
@@ -114,9 +116,9 @@ func replay(t *testing.T, n *node, batch []byte) {
 	}
 }
 
-// TestUpgrade: services that an older version has left are not guessed at, nor
-// lost by an Update that would not know of them. Apply replaces all of it, and
-// counters go on where they mean the same.
+// TestUpgrade: services that an older version has left are not guessed, nor
+// lost by an Update that does not know them. Apply replaces everything, and
+// counters continue if they have the same meaning.
 func TestUpgrade(t *testing.T) {
 	c, services := recordedServices(t)
 	protected := c
@@ -124,7 +126,7 @@ func TestUpgrade(t *testing.T) {
 	for mark, batch := range outdated(t) {
 		for _, to := range []Config{c, protected} {
 			t.Run(fmt.Sprintf("%s, protect %t", mark, to.Protect), func(t *testing.T) {
-				if to.Protect && !newNode(t).protects(t) { // on a node of its own: the batch is for the first generation
+				if to.Protect && !newNode(t).protects(t) { // on another node: the batch is for the first generation
 					return
 				}
 				n := newNode(t)
@@ -145,18 +147,18 @@ func TestUpgrade(t *testing.T) {
 				wantCountersCarried(t, before, n.read(t, DefaultTable))
 				held, err := d.Inspect(t.Context())
 				if err != nil || len(held) != len(services) {
-					t.Errorf("after the upgrade Inspect gives %d services: %v", len(held), err)
+					t.Errorf("after the upgrade Inspect returns %d services: %v", len(held), err)
 				}
 				if plan := updateWith(t, d, Change{Set: services}); !plan.Empty() {
-					t.Errorf("after the upgrade there is to do:\n%v", plan)
+					t.Errorf("after the upgrade changes are left:\n%v", plan)
 				}
 			})
 		}
 	}
 }
 
-// wantOutdated: what would have to know the services says that it can not read
-// them.
+// wantOutdated checks that all methods that need the services return
+// ErrOutdated.
 func wantOutdated(t *testing.T, d *Dataplane, services []Service) {
 	t.Helper()
 	_, updateErr := d.Update(t.Context(), Change{Set: services[:1]})
@@ -173,7 +175,7 @@ func wantOutdated(t *testing.T, d *Dataplane, services []Service) {
 	}
 }
 
-// wantCountersCarried looks at the maps that have the same keys as before.
+// wantCountersCarried checks the maps that have the same keys as before.
 func wantCountersCarried(t *testing.T, before, after *Ruleset) {
 	t.Helper()
 	carried := 0
@@ -195,7 +197,7 @@ func wantCountersCarried(t *testing.T, before, after *Ruleset) {
 	t.Logf("%d maps have the same keys as before", carried)
 }
 
-// packets are the counts of a map: those of a backend's slots are one.
+// packets returns the counts of a map. Those of a backend's slots are added up.
 func packets(s *ruleset.Set) map[string]uint64 {
 	out := map[string]uint64{}
 	for i := range s.Elements {
@@ -209,8 +211,7 @@ func packets(s *ruleset.Set) map[string]uint64 {
 	return out
 }
 
-// TestUpgradeOneFamily: a table of an older version beside one of this version,
-// as somebody can leave it.
+// TestUpgradeOneFamily: a table of an older version beside one of this version.
 func TestUpgradeOneFamily(t *testing.T) {
 	for _, f := range ruleset.Families {
 		n := newNode(t)
@@ -226,7 +227,7 @@ func TestUpgradeOneFamily(t *testing.T) {
 	}
 }
 
-// TestUpgradeRemove: what an older version has left can be removed.
+// TestUpgradeRemove: tables that an older version has left can be removed.
 func TestUpgradeRemove(t *testing.T) {
 	for mark, batch := range outdated(t) {
 		n := newNode(t)
@@ -238,9 +239,8 @@ func TestUpgradeRemove(t *testing.T) {
 	}
 }
 
-// TestDowngradeUndone: tables that an older version has put in the place of
-// those of a Dataplane are replaced by its next Update, which knows what there
-// shall be.
+// TestDowngradeUndone: if an older version replaces the tables of a Dataplane,
+// the next Update replaces them by the wanted ones.
 func TestDowngradeUndone(t *testing.T) {
 	c, services := recordedServices(t)
 	for _, batch := range outdated(t) {

@@ -8,7 +8,8 @@ import (
 	"github.com/nftdp/go-nftdp/internal/compile"
 )
 
-// TestValidServicesAllocateNothing guards the path that every service takes.
+// TestValidServicesAllocateNothing: the validation of a valid service allocates
+// no memory.
 func TestValidServicesAllocateNothing(t *testing.T) {
 	s := manyServices(1)[0]
 	for i := range 22 {
@@ -24,10 +25,11 @@ func TestValidServicesAllocateNothing(t *testing.T) {
 	}
 }
 
-// nobody has a frontend.
+// nobody owns no frontend.
 func nobody(compile.Key, uint16) (string, bool) { return "", false }
 
-// manyServices makes n valid services of two frontends and ten backends.
+// manyServices returns n valid services with two frontends and ten backends
+// each.
 func manyServices(n int) []Service {
 	services := make([]Service, n)
 	for i := range services {

@@ -11,7 +11,7 @@ import (
 	"unicode"
 )
 
-// inNamespace runs a shell script in a network namespace of its own.
+// inNamespace runs a shell script in a new network namespace.
 func inNamespace(t *testing.T, script string, stdin []byte) ([]byte, error) {
 	t.Helper()
 	flags := "-n"
@@ -29,7 +29,7 @@ func inNamespace(t *testing.T, script string, stdin []byte) ([]byte, error) {
 	return out, err
 }
 
-// stockNft loads text with nft and returns what nft lists then.
+// stockNft loads text with nft and returns nft's listing.
 func stockNft(t *testing.T, text []byte) ([]byte, error) {
 	t.Helper()
 	return inNamespace(t, "nft -f - && nft list ruleset", text)
@@ -41,16 +41,16 @@ func needStockNft(t *testing.T) {
 		if os.Getenv("CI") != "" {
 			t.Fatal("CI is set, but stock nft does not run in a namespace:", err)
 		}
-		t.Skip("needs nft, unshare and the right to a network namespace:", err)
+		t.Skip("needs nft, unshare and the privilege to create a network namespace:", err)
 	}
 }
 
-// TestStockNftKeepsNames has stock nft load every sort of name that is valid,
-// list it and load the listing.
+// TestStockNftKeepsNames: stock nft loads every kind of valid name, lists it,
+// and loads the listing.
 func TestStockNftKeepsNames(t *testing.T) {
 	needStockNft(t)
 	// A batch of nft has to fit into the socket buffer that a user without
-	// rights outside of the namespace gets: 200 kB by default.
+	// privileges outside of the namespace gets: 200 kB by default.
 	for names := range slices.Chunk(nameSamples(), 400) {
 		keepsNames(t, names)
 	}
@@ -65,8 +65,8 @@ func keepsNames(t *testing.T, names []string) {
 		}
 		elements = append(elements, fmt.Sprintf("%d comment \"%s\" : drop", i+1, name))
 	}
-	// Without a size the kernel lists some twice, or not at all, while the hash
-	// table grows.
+	// Without a size the kernel would list some elements twice or never while
+	// the hash table grows.
 	text := "table ip t {\nmap frontends {\ntype inet_service : verdict\nsize 1000\nelements = {" +
 		strings.Join(elements, ",\n") + "}\n}\n}\n"
 	once, err := stockNft(t, []byte(text))
@@ -87,7 +87,7 @@ func keepsNames(t *testing.T, names []string) {
 	}
 }
 
-// nameSamples are valid names: every pair of ASCII characters, with spaces
+// nameSamples returns valid names: every pair of ASCII characters, with spaces
 // around, and every printable character beyond ASCII.
 func nameSamples() []string {
 	names := []string{" ", "   ", `\n`, "a : goto drop, 1", "} }", "include \\", strings.Repeat("x", MaxNameLen)}
@@ -111,8 +111,8 @@ func nameSamples() []string {
 	return names
 }
 
-// TestStockNftRefusesWords shows that nft cannot read the table names that we
-// refuse; those that only newer versions know are left out.
+// TestStockNftRefusesWords: nft cannot read the table names that we refuse,
+// except those that only newer versions refuse.
 func TestStockNftRefusesWords(t *testing.T) {
 	needStockNft(t)
 	newer := strings.Fields("destroy geneve gre gretap rules tunnel tunnels vni vxlan")
@@ -127,6 +127,6 @@ func TestStockNftRefusesWords(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(out) > 0 {
-		t.Errorf("nft takes these as names of tables: %s", out)
+		t.Errorf("nft accepts these as names of tables: %s", out)
 	}
 }

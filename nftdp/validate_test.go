@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// front is a frontend such as "10.96.0.10:80", or node-wide such as ":80".
+// front returns a frontend such as "10.96.0.10:80", or node-wide such as ":80".
 func front(text string) Frontend {
 	if port, ok := strings.CutPrefix(text, ":"); ok {
 		return Frontend{Port: netip.MustParseAddrPort("0.0.0.0:" + port).Port()}
@@ -42,7 +42,7 @@ func backs(texts ...string) []Backend {
 	return all
 }
 
-// manyBackends are n active IPv4 backends.
+// manyBackends returns n active IPv4 backends.
 func manyBackends(n int) []Backend {
 	all := make([]Backend, n)
 	for i := range all {
@@ -60,7 +60,7 @@ func prefixes(texts ...string) []netip.Prefix {
 	return all
 }
 
-// fieldErrors takes apart what Validate returned.
+// fieldErrors returns the problems in an error of Validate.
 func fieldErrors(t *testing.T, err error) []FieldError {
 	t.Helper()
 	if err == nil {
@@ -96,7 +96,7 @@ func problemCases() []problemCase {
 	)
 }
 
-// everythingWrong has at least one problem of every field.
+// everythingWrong returns a service with at least one problem in every field.
 func everythingWrong() problemCase {
 	return problemCase{
 		name: "everything at once, in the order of the input",
@@ -418,7 +418,7 @@ func poolCases() []problemCase {
 	}
 }
 
-// oneService is a case about a service "a".
+// oneService returns a case about a service "a".
 func oneService(name string, s Service, want ...FieldError) problemCase {
 	s.Name = "a"
 	for i := range want {
@@ -502,7 +502,7 @@ func clientCases() []problemCase {
 	}
 }
 
-// ranged is a frontend with a range of ports.
+// ranged returns a frontend with a range of ports.
 func ranged(text string, end uint16) Frontend {
 	f := front(text)
 	f.EndPort = end
@@ -599,11 +599,11 @@ func TestValidate(t *testing.T) {
 }
 
 // TestEveryFieldIsValidated fails when a field is added to the model and no
-// case above says what a wrong value of it is.
+// case above has a wrong value of it.
 func TestEveryFieldIsValidated(t *testing.T) {
 	index := regexp.MustCompile(`\[\d+\]`)
-	// Of these, every value is right. (TestExtremes has the kernel take the
-	// largest sizes and times.)
+	// Every value of these fields is valid. (TestExtremes shows that the kernel
+	// accepts the largest sizes and times.)
 	seen := map[string]bool{
 		"config.localhost": true, "config.affinitySize": true, "config.protect": true,
 		"backends.weight": true, "backends.backup": true, "backends.local": true,

@@ -7,55 +7,53 @@ import (
 	"github.com/nftdp/go-nftdp/internal/engine"
 )
 
-// Drift is what others have made of our tables.
+// Drift is a difference between our tables and the wanted state, caused by others.
 type Drift struct {
-	*Plan // repairs it
-	// By is who did it, as far as the kernel told: nobody for what happened
-	// before Watch or Keep listened.
+	*Plan // the repair
+	// By lists the processes that caused it. It is empty for changes made
+	// before Watch or Keep began, and for missed events.
 	By []Process `json:"by,omitempty"`
 }
 
-// Process is one that has changed rules, as the kernel names it: by the thread
-// that did.
+// Process is a process that has changed rules. The kernel names the thread that
+// did.
 type Process struct {
 	PID  int    `json:"pid"`  // of the thread, in the initial PID namespace
 	Name string `json:"name"` // of at most 15 bytes, such as "nft"
 }
 
-// Watch waits for others to change our tables and yields, each time, the plan
-// that would repair all that is wrong then: what Apply of the wanted services
-// would do. It changes nothing. What is wanted is what this Dataplane last
-// applied; before that, and after Remove, nothing is wanted and nothing
-// yielded. What happened before Watch began is noticed at once.
+// Watch waits for others to change our tables and yields, each time, the Plan of a
+// complete repair: what Apply of the wanted services would do. It changes nothing.
+// The wanted services are those that this Dataplane last applied; before that, and
+// after Remove, there are none and Watch yields nothing. Changes made before Watch
+// began are noticed at once.
 //
-// While Watch or Keep runs, the Dataplane listens to the namespace's nf_tables
-// events. Whoever listens makes transactions dearer, in every namespace of the
-// machine: the kernel holds 8 kB for each element until the transaction ends.
-// Up to 4 MiB of events wait in the kernel; in a user namespace
-// net.core.rmem_max bounds that. What does not fit is found out by reading
-// everything.
+// While Watch or Keep runs, the Dataplane receives the namespace's nf_tables events.
+// That makes transactions more expensive in every namespace of the machine: the
+// kernel allocates 8 kB for each element until the transaction ends. Up to 4 MiB of
+// events wait in the kernel; in a user namespace net.core.rmem_max bounds that. If
+// events do not fit, everything is read.
 //
-// The Dataplane's own methods may be called meanwhile, also by the body of the
-// loop; what they do is no drift, and what they repair is no longer yielded.
-// Several may watch.
+// The Dataplane's own methods may be called meanwhile, even in the body of the loop;
+// their changes are no drift, and repaired drift is no longer yielded. Several
+// goroutines may watch.
 //
-// An error is yielded and does not end it: Watch tries again after a while, of
-// at most a second, unless the loop is left. The last error is the context's,
-// or ErrClosed after Close.
+// Errors are yielded and do not end the loop: Watch tries again after at most a
+// second. Only the last error, the context's, or ErrClosed after Close, ends it.
 func (d *Dataplane) Watch(ctx context.Context) iter.Seq2[*Drift, error] { return d.follow(ctx, false) }
 
-// Keep repairs whatever others do to our tables, as soon as they have done it,
-// until the context ends: it returns the context's error then, or ErrClosed
-// after Close. It runs in the caller's goroutine. What is wanted, when, and
-// what listening costs is as for Watch.
+// Keep repairs every change that others make to our tables, as soon as they have
+// made it, until the context ends. Then it returns the context's error, or ErrClosed
+// after Close. It runs in the caller's goroutine. The wanted services, and the costs
+// of receiving events, are those of Watch.
 //
-// It calls report, unless that is nil, after each repair, and for each error,
-// after which it tries again; with both, the repair was made but UDP flows were
-// not reconciled (see Apply). Should somebody else insist on another state,
-// repairs that follow each other within two seconds become rarer, down to one
-// each second.
+// It calls report, unless that is nil, after each repair, and for each error, after
+// which it tries again. With both, the repair was made but UDP flows were not
+// reconciled (see Apply). If another process insists on another state, repairs that
+// follow each other within two seconds become less frequent, down to one each
+// second.
 //
-// While our rules are gone, new connections are refused or go astray, and if
+// While our rules are missing, new connections are refused or take a wrong way. If
 // there is no other nat chain in the namespace, the kernel stops translating
 // established connections, too: those that send just then break. Config.Protect
 // avoids that.

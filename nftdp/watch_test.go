@@ -17,11 +17,11 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// tampering is what others can do to our tables.
+// tampering is a change that others can make to our tables.
 type tampering struct {
 	name    string
 	changes func(held *ruleset.Ruleset) []ruleset.Change
-	read    reading // what has to be read to repair it
+	read    reading // what the repair has to read
 }
 
 // inBoth repeats a change in the tables of both families.
@@ -42,7 +42,7 @@ func elementsOf(verb ruleset.Verb, s *ruleset.Set, elements ...ruleset.Element) 
 	return ruleset.Change{Verb: verb, Set: s, Elements: elements}
 }
 
-// tamperings go through all that can be changed.
+// tamperings returns all kinds of changes.
 func tamperings() []tampering {
 	accept := ruleset.Rule{ruleset.Verdict{Kind: ruleset.Accept}}
 	var out []tampering
@@ -107,7 +107,7 @@ func tamperings() []tampering {
 		tampering{"a set added", inBoth(func(*ruleset.Table) []ruleset.Change {
 			return []ruleset.Change{{Verb: ruleset.Add, Set: &ruleset.Set{Name: "theirs", Key: []ruleset.Type{ruleset.Port}}}}
 		}), readAll},
-		tampering{"a map made anew and empty", inBoth(func(t *ruleset.Table) []ruleset.Change {
+		tampering{"a map replaced by an empty one", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			masq := *t.Set("masq")
 			masq.Elements = nil
 			var out []ruleset.Change
@@ -126,13 +126,13 @@ func tamperings() []tampering {
 			t := held.Tables[1]
 			return []ruleset.Change{{Verb: ruleset.Delete, Family: t.Family, Table: t.Name}}
 		}, readAll},
-		tampering{"the table made anew", inBoth(func(t *ruleset.Table) []ruleset.Change {
+		tampering{"the table replaced", inBoth(func(t *ruleset.Table) []ruleset.Change {
 			return []ruleset.Change{{Verb: ruleset.Delete}, {Verb: ruleset.Add, Comment: t.Comment}}
 		}), readAll},
 	)
 }
 
-// strange is an element that no service gives.
+// strange returns an element that no service has.
 func strange(f ruleset.Family, s *ruleset.Set) ruleset.Element {
 	addr := netip.MustParseAddr(map[ruleset.Family]string{ruleset.IPv4: "192.0.2.1", ruleset.IPv6: "2001:db8::1"}[f])
 	fill := func(types []ruleset.Type) (out ruleset.Tuple) {
@@ -161,8 +161,8 @@ func keptConfig() Config {
 	return Config{Internal: []netip.Prefix{netip.MustParsePrefix("10.180.0.0/16"), netip.MustParsePrefix("fd00:180::/32")}}
 }
 
-// TestDriftIsRepaired: whatever others change, Keep repairs it by what events
-// told of it, and reads no more than it has to. Then everything is known again.
+// TestDriftIsRepaired: whatever others change, Keep repairs it by the events,
+// and reads no more than necessary. Then everything is known again.
 func TestDriftIsRepaired(t *testing.T) {
 	n := newNode(t)
 	for _, test := range tamperings() {
@@ -179,9 +179,9 @@ func TestDriftIsRepaired(t *testing.T) {
 					t.Error("nothing was repaired")
 				}
 			}
-			again := updateWith(t, d, Change{}) // waits for a repair, and knows all
+			again := updateWith(t, d, Change{}) // waits until Keep has repaired everything
 			if !again.Empty() {
-				t.Errorf("something was left to do:\n%v", again)
+				t.Errorf("changes are left:\n%v", again)
 			}
 			n.wantServices(t, keptConfig(), services)
 			if read := spy.reset(); read != test.read {
@@ -191,15 +191,15 @@ func TestDriftIsRepaired(t *testing.T) {
 			apply(t, d, append(slices.Clone(services[1:]), web("d", 4, 2)))
 			n.wantServices(t, keptConfig(), append(slices.Clone(services[1:]), web("d", 4, 2)))
 			if read := spy.reset(); read != readNothing {
-				t.Errorf("read %d of the tables when all was known", read)
+				t.Errorf("read %d of the tables when everything was known", read)
 			}
 		})
 	}
 }
 
-// TestTamperedMeanwhile: at whatever moments others change our tables, once
-// and again, while what they changed before is mended, with or without an
-// edit, it all ends as it shall be.
+// TestTamperedMeanwhile: at whatever moments others change our tables, while
+// their earlier changes are repaired, with or without an edit, the kernel
+// finally holds the wanted services.
 func TestTamperedMeanwhile(t *testing.T) {
 	n := newNode(t)
 	services := someServices()
@@ -213,14 +213,14 @@ func TestTamperedMeanwhile(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for first := 1; first < 4; first++ {
-				everyLook(t, func(t *testing.T, ctx *looking, happen *func()) {
+				everyCheck(t, func(t *testing.T, ctx *checked, happen *func()) {
 					d := n.open(t, keptConfig())
 					apply(t, d, services)
 					held := n.read(t, DefaultTable)
 					n.change(t, all[0].changes(held.rules)...)
 					planNothing(t, d)
 					*happen = func() { n.change(t, all[6].changes(held.rules)...) }
-					if _, err := d.Update(looksAt(ctx, first, func() { n.change(t, all[5].changes(held.rules)...) }), edit.change); err != nil {
+					if _, err := d.Update(checkedAt(ctx, first, func() { n.change(t, all[5].changes(held.rules)...) }), edit.change); err != nil {
 						t.Error(err)
 					}
 					updateWith(t, d, Change{})
@@ -231,8 +231,8 @@ func TestTamperedMeanwhile(t *testing.T) {
 	}
 }
 
-// TestTamperedAndCancelled: an Update that ends too early, after others have
-// changed our tables twice, knows what it does not know.
+// TestTamperedAndCancelled: after an Update that was cancelled, while others
+// changed our tables twice, the Dataplane still repairs those changes.
 func TestTamperedAndCancelled(t *testing.T) {
 	n := newNode(t)
 	services := someServices()
@@ -244,13 +244,13 @@ func TestTamperedAndCancelled(t *testing.T) {
 		n.change(t, all[0].changes(held.rules)...)
 		planNothing(t, d)
 		cancelled = false
-		ctx := &looking{Context: t.Context(), look: func(look int) error {
+		ctx := &checked{Context: t.Context(), check: func(check int) error {
 			switch {
-			case look == 2:
+			case check == 2:
 				n.change(t, all[5].changes(held.rules)...)
-			case look == last:
+			case check == last:
 				n.change(t, all[6].changes(held.rules)...)
-			case look > last:
+			case check > last:
 				cancelled = true
 				return context.Canceled
 			}
@@ -266,12 +266,12 @@ func TestTamperedAndCancelled(t *testing.T) {
 		updateWith(t, d, Change{})
 		n.wantServices(t, keptConfig(), want)
 		if t.Failed() {
-			t.Fatalf("after look %d", last)
+			t.Fatalf("after check %d", last)
 		}
 	}
 }
 
-// planNothing lets the Dataplane know of the drift and mend nothing.
+// planNothing makes the Dataplane notice the drift without repairing it.
 func planNothing(t *testing.T, d *Dataplane) {
 	t.Helper()
 	if _, err := d.Plan(t.Context(), nil); err != nil {
@@ -279,62 +279,61 @@ func planNothing(t *testing.T, d *Dataplane) {
 	}
 }
 
-// TestUpdateAmongForeignChanges: changes of other tables make an Update read
+// TestUpdateAmongForeignChanges: if others change other tables, an Update reads
 // nothing but the generation.
 func TestUpdateAmongForeignChanges(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
 	services := someServices()
 	apply(t, d, services)
-	looks := func() int {
-		ctx := &looking{Context: t.Context(), look: func(int) error { return nil }}
+	checks := func() int {
+		ctx := &checked{Context: t.Context(), check: func(int) error { return nil }}
 		services[1] = web("b", 2, 1+len(services[1].Backends)%3)
 		if _, err := d.Update(ctx, Change{Set: services[1:2]}); err != nil {
 			t.Fatal(err)
 		}
-		return ctx.looks
+		return ctx.checks
 	}
-	quiet := looks()
+	quiet := checks()
 	for range 5 {
 		for range 20 {
 			n.disturb(t)
 		}
-		if got := looks(); got > quiet+2 { // which come with a chain, sometimes
+		if got := checks(); got > quiet+2 { // two more if a chain is added
 			t.Errorf("%d requests, and %d without other changes", got, quiet)
 		}
 	}
 	n.wantServices(t, Config{}, services)
 }
 
-// TestOvertakenAmongForeignChanges: an Update that others overtake at its commit
-// begins anew without reading anything but the generation, if they have been
-// busy before.
+// TestOvertakenAmongForeignChanges: an Update whose commit others overtake is
+// repeated without reading anything but the generation.
 func TestOvertakenAmongForeignChanges(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
 	services := someServices()
 	apply(t, d, services)
-	add := func(look int) int {
-		ctx := looksAt(t.Context(), look, func() { n.disturb(t) })
+	add := func(check int) int {
+		ctx := checkedAt(t.Context(), check, func() { n.disturb(t) })
 		added := web(fmt.Sprint("d", len(services)), 10+len(services), 3)
 		services = append(services, added)
 		if _, err := d.Update(ctx, Change{Set: []Service{added}}); err != nil {
 			t.Fatal(err)
 		}
-		return ctx.looks
+		return ctx.checks
 	}
 	quiet := add(0)
 	for range 5 {
 		n.disturb(t)
-		if got := add(quiet); got > 2*quiet+1 { // the last look is at the commit, and one more whether to go on
+		if got := add(quiet); got > 2*quiet+1 { // the last check comes with the commit; one more decides whether to repeat it
 			t.Errorf("%d requests, and %d without other changes", got, quiet)
 		}
 	}
 	n.wantServices(t, Config{}, services)
 }
 
-// TestUpdateRepairsNothing: what others have changed elsewhere in our tables stays
-// until Apply, and an empty Update, repair it.
+// TestUpdateRepairsNothing: an Update leaves other parts of our tables as
+// others have changed them. Apply and an empty Update repair them.
 func TestUpdateRepairsNothing(t *testing.T) {
 	for name, repair := range map[string]func(*testing.T, *Dataplane, []Service) *Plan{
 		"apply":        apply,
@@ -355,7 +354,7 @@ func TestUpdateRepairsNothing(t *testing.T) {
 				t.Errorf("Update read %d of the tables", read)
 			}
 			if left := n.read(t, DefaultTable).PlanTo(mustCompile(t, Config{}, services)); left.Len() != 2 {
-				t.Errorf("Update left this to do:\n%v", left)
+				t.Errorf("after Update, changes are left:\n%v", left)
 			}
 			if plan := repair(t, d, services); plan.Len() != 2 {
 				t.Errorf("the repair was\n%v", plan)
@@ -365,26 +364,26 @@ func TestUpdateRepairsNothing(t *testing.T) {
 	}
 }
 
-// TestMissedEvents: what was not heard is found out by reading.
+// TestMissedEvents: after missed events, everything is read.
 func TestMissedEvents(t *testing.T) {
 	n := newNode(t)
 	d, spy := n.spied(t, Config{})
 	services := someServices()
 	apply(t, d, services)
-	if err := spy.SetEventBuffer(1); err != nil { // the kernel makes it a little more
+	if err := spy.SetEventBuffer(1); err != nil { // the kernel has a minimum
 		t.Fatal(err)
 	}
 	kept(t, d)
 	spy.watched(t, d, 1)
 	for i, test := range tamperings() {
 		if test.name == "a set of prefixes emptied" {
-			continue // here there are none
+			continue // this node has no such set
 		}
 		held, release := spy.hold()
 		services[1] = web("b", 2, 4+i%3)
 		updated := make(chan error, 1)
 		go func() { _, err := d.Update(t.Context(), Change{Set: services[1:2]}); updated <- err }()
-		receive(t, held) // nobody hears anything now
+		receive(t, held) // no events are received now
 		n.change(t, test.changes(n.read(t, DefaultTable).rules)...)
 		for range 20 {
 			n.disturb(t)
@@ -398,8 +397,8 @@ func TestMissedEvents(t *testing.T) {
 	}
 }
 
-// TestMissedBehindACommit: what others commit while we do not listen is found
-// out.
+// TestMissedBehindACommit: changes of others are found even if they were
+// committed while the monitor had left the group.
 func TestMissedBehindACommit(t *testing.T) {
 	n := newNode(t)
 	d, spy := n.spied(t, Config{})
@@ -412,7 +411,7 @@ func TestMissedBehindACommit(t *testing.T) {
 		commit()
 		n.change(t, tamperings()[0].changes(n.read(t, DefaultTable).rules)...)
 	})
-	big := manyWebs(10, 60) // too much to listen to
+	big := manyWebs(10, 60) // enough objects to commit without events
 	updateWith(t, d, Change{Set: big})
 	n.eventuallyHolds(t, append(services, big...))
 }
@@ -427,8 +426,8 @@ func (n *node) eventuallyHolds(t *testing.T, services []Service) {
 	})
 }
 
-// kept runs Keep and gives what it repaired. Its end is checked at the end of
-// the test.
+// kept runs Keep and returns its repairs. The end of the test checks how Keep
+// ends.
 func kept(t *testing.T, d *Dataplane) <-chan *Drift {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
@@ -455,18 +454,18 @@ func receive[T any](t *testing.T, from <-chan T) (v T) {
 	select {
 	case v = <-from:
 	case <-time.After(20 * time.Second):
-		t.Fatal("nothing came in 20 seconds")
+		t.Fatal("nothing was received within 20 seconds")
 	}
 	return v
 }
 
-// TestKeep mends all that others change, and says so.
+// TestKeep: Keep repairs and reports everything that others change.
 func TestKeep(t *testing.T) {
 	n := newNode(t)
 	services := someServices()
 	for _, test := range tamperings() {
 		if strings.Contains(test.name, "put back") {
-			continue // there is nothing to mend
+			continue // there is nothing to repair
 		}
 		t.Run(test.name, func(t *testing.T) {
 			d, spy := n.spied(t, keptConfig())
@@ -483,7 +482,7 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// nameOfProcess is what the kernel calls us.
+// nameOfProcess returns the kernel's name for this process.
 func nameOfProcess(t *testing.T) string {
 	t.Helper()
 	name, err := os.ReadFile("/proc/self/comm")
@@ -493,8 +492,8 @@ func nameOfProcess(t *testing.T) string {
 	return strings.TrimSpace(string(name))
 }
 
-// TestKeepFromTheBeginning: what was wrong before is mended at once, be it
-// known or not.
+// TestKeepFromTheBeginning: Keep repairs earlier changes at once, whether or
+// not they are known.
 func TestKeepFromTheBeginning(t *testing.T) {
 	for name, before := range map[string]func(*testing.T, *Dataplane){
 		"unknown": func(*testing.T, *Dataplane) {},
@@ -514,7 +513,8 @@ func TestKeepFromTheBeginning(t *testing.T) {
 	}
 }
 
-// TestKeepWithOverruns: of a flood of changes much is not heard. All is mended.
+// TestKeepWithOverruns: in a flood of changes many events are missed, but
+// everything is repaired.
 func TestKeepWithOverruns(t *testing.T) {
 	n := newNode(t)
 	d, spy := n.spied(t, Config{})
@@ -538,7 +538,7 @@ func TestKeepWithOverruns(t *testing.T) {
 	n.eventuallyHolds(t, someServices())
 }
 
-// changeAmong changes rules between the changes of others.
+// changeAmong changes rules while others change them, too.
 func (n *node) changeAmong(t *testing.T, changes func(*ruleset.Ruleset) []ruleset.Change) {
 	t.Helper()
 	eventually(t, func() bool {
@@ -560,12 +560,12 @@ func eventually(t *testing.T, ok func() bool) {
 	defer tick.Stop()
 	for deadline := time.Now().Add(20 * time.Second); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatal("not in 20 seconds")
+			t.Fatal("the condition did not hold within 20 seconds")
 		}
 	}
 }
 
-// TestKeepIgnoresOthers: with changes of other tables Keep reads nothing but
+// TestKeepIgnoresOthers: if others change other tables, Keep reads nothing but
 // the generation.
 func TestKeepIgnoresOthers(t *testing.T) {
 	n := newNode(t)
@@ -580,7 +580,7 @@ func TestKeepIgnoresOthers(t *testing.T) {
 	for range 200 {
 		n.disturb(t)
 	}
-	apply(t, d, someServices()) // hears all of them
+	apply(t, d, someServices()) // receives all events
 	stop()
 	if err := receive(t, ended); !errors.Is(err, context.Canceled) {
 		t.Error(err)
@@ -590,8 +590,8 @@ func TestKeepIgnoresOthers(t *testing.T) {
 	}
 }
 
-// TestWatch yields plans and changes nothing; its own Dataplane's changes are
-// no drift.
+// TestWatch: Watch yields plans and changes nothing. Changes by its own
+// Dataplane are no drift.
 func TestWatch(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
@@ -618,10 +618,10 @@ func TestWatch(t *testing.T) {
 	}
 	n.load(t, n.read(t, DefaultTable), nothing())
 	if plan := receive(t, drifts); plan.Len() < 50 || len(plan.By) == 0 {
-		t.Errorf("for both tables a plan of %d changes, by %v", plan.Len(), plan.By)
+		t.Errorf("the plan for both tables has %d changes, by %v", plan.Len(), plan.By)
 	}
 	if got := n.read(t, DefaultTable).String(); got != "" {
-		t.Errorf("it changed something:\n%s", got)
+		t.Errorf("Watch made changes:\n%s", got)
 	}
 	apply(t, d, someServices())
 	if err := d.Remove(t.Context()); err != nil {
@@ -636,11 +636,12 @@ func TestWatch(t *testing.T) {
 		t.Errorf("after the last error: %v", err)
 	}
 	if len(drifts) > 0 {
-		t.Errorf("our own changes are drift:\n%v", <-drifts)
+		t.Errorf("changes of the Dataplane are yielded as drift:\n%v", <-drifts)
 	}
 }
 
-// TestWatchLoop: the body of the loop may use the Dataplane, and leave.
+// TestWatchLoop: the body of the loop may call methods of the Dataplane, and
+// end the loop.
 func TestWatchLoop(t *testing.T) {
 	n := newNode(t)
 	d, spy := n.spied(t, Config{})
@@ -653,7 +654,7 @@ func TestWatchLoop(t *testing.T) {
 			t.Fatal(err)
 		}
 		if plan := apply(t, d, services); !slices.Equal(sortedLines(plan), sortedLines(drift.Plan)) {
-			t.Errorf("Apply did\n%vthe drift was\n%v", plan, drift)
+			t.Errorf("Apply made the changes\n%vthe drift was\n%v", plan, drift)
 		}
 		if rounds++; rounds == 5 {
 			break
@@ -665,7 +666,7 @@ func TestWatchLoop(t *testing.T) {
 	}
 }
 
-// TestWatchEnds: Close ends all who watch.
+// TestWatchEnds: Close ends all watchers.
 func TestWatchEnds(t *testing.T) {
 	n := newNode(t)
 	d, spy := n.spied(t, Config{})
@@ -688,7 +689,8 @@ func TestWatchEnds(t *testing.T) {
 	}
 }
 
-// TestKeepAgainstAnother: two who want different things do not do nothing else.
+// TestKeepAgainstAnother: two processes that repair each other's changes become
+// less frequent.
 func TestKeepAgainstAnother(t *testing.T) {
 	n := newNode(t)
 	one, two := n.open(t, Config{}), n.open(t, Config{})
@@ -707,8 +709,8 @@ func TestKeepAgainstAnother(t *testing.T) {
 	}
 }
 
-// TestKeepOfAForeignTable: a table of our name that somebody else made is
-// reported, again and again, and mended when it is gone.
+// TestKeepOfAForeignTable: a table of our name that another program made is
+// reported repeatedly, and our table is restored when the other one is deleted.
 func TestKeepOfAForeignTable(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
@@ -737,8 +739,8 @@ func TestKeepOfAForeignTable(t *testing.T) {
 	n.wantServices(t, Config{}, someServices())
 }
 
-// TestKeepAmongUpdates: while others tamper and we change services, in the end
-// all is as it shall be.
+// TestKeepAmongUpdates: while others change our tables and we change services,
+// the kernel finally holds the wanted services.
 func TestKeepAmongUpdates(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{})
@@ -756,7 +758,7 @@ func TestKeepAmongUpdates(t *testing.T) {
 		}
 		test := all[i%len(all)]
 		if test.name != "a set of prefixes emptied" {
-			_, _ = n.conn.Commit(t.Context(), generation, test.changes(held)) // or they were faster
+			_, _ = n.conn.Commit(t.Context(), generation, test.changes(held)) // it may be refused: Keep was faster
 		}
 	}
 	n.eventuallyHolds(t, want)
