@@ -55,7 +55,7 @@ func TestUpdate(t *testing.T) {
 		{"drained", Change{Set: []Service{draining}}, []Service{a, draining, c}, false},
 		{"another protocol", Change{Set: []Service{udp(b)}}, []Service{a, udp(b), c}, false},
 		{
-			"one goes, one comes",
+			"one deleted, one added",
 			Change{Set: []Service{web("d", 1, 1)}, Delete: []string{"a"}},
 			[]Service{b, c, web("d", 1, 1)},
 			false,

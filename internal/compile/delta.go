@@ -153,7 +153,7 @@ func (d *Delta) Transaction() *ruleset.Transaction {
 		}
 	}
 	out.Now = append(out.Now, add...)
-	if len(out.Behind) > 0 { // late elements may lead to a chain that goes
+	if len(out.Behind) > 0 { // late elements may lead to a deleted chain
 		out.Behind = append(out.Behind, gone...)
 	} else {
 		out.Now = append(out.Now, gone...)

@@ -99,7 +99,7 @@ type Waker interface {
 // Errors that callers branch on. Package nftdp documents them.
 var (
 	ErrNotSupported = flows.ErrNotSupported
-	ErrNotOwned     = errors.New("table belongs to somebody else")
+	ErrNotOwned     = errors.New("table belongs to another program")
 	ErrProtected    = errors.New("table is protected by another Dataplane")
 	ErrOutdated     = errors.New("table was made by an older version")
 	ErrConflict     = errors.New("rules kept changing")

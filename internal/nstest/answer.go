@@ -8,13 +8,14 @@ import (
 	"strings"
 )
 
-// Answer is what a server says about itself and about whom it sees.
+// Answer is a server's answer: its name, and the client's address as it sees
+// it.
 type Answer struct {
 	Server string         // the server's name
 	Client netip.AddrPort // the source address of the connection at the server
 }
 
-// String is the answer as it goes over the wire.
+// String returns the answer in the form in which it is sent.
 func (a Answer) String() string { return a.Server + " " + a.Client.String() }
 
 func parseAnswer(s string) (Answer, error) {

@@ -37,7 +37,7 @@ func DialFrom(ns *Namespace, protocol string, src, dst netip.AddrPort, timeout t
 }
 
 // IsTimeout reports whether an error of this package means silence: the time
-// was over, and neither an answer nor a refusal had come.
+// expired without an answer or a refusal.
 func IsTimeout(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout()
@@ -114,7 +114,7 @@ func askTCP(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (Answ
 	return c.Answer, c.Echo(payload(), timeout)
 }
 
-// payload is something to send that nobody has sent before.
+// payload returns a text that was not sent before.
 func payload() string { return fmt.Sprintf("payload-%d", rand.Uint64()) }
 
 func askUDP(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
@@ -153,7 +153,7 @@ func askSCTP(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (Ans
 	}
 	b := make([]byte, 2048)
 	for {
-		// ReadFrom, unlike Read, takes the IPv4 header away.
+		// ReadFrom, unlike Read, removes the IPv4 header.
 		n, _, err := c.(net.PacketConn).ReadFrom(b)
 		if err != nil {
 			return Answer{}, err
@@ -194,7 +194,7 @@ func ListenUDP(ns *Namespace, addr netip.AddrPort) (*net.UDPConn, error) {
 }
 
 func dialerFor(network string, src, dst netip.AddrPort) (*net.Dialer, string) {
-	d, target := &net.Dialer{KeepAlive: -1}, dst.String() // nothing that a test has not sent
+	d, target := &net.Dialer{KeepAlive: -1}, dst.String() // no packets but those of the test
 	local := net.IP(src.Addr().AsSlice())
 	switch network {
 	case "tcp":

@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Forge has another socket of the namespace send a netlink port what would end
-// any of n requests, from the sequence number first on, if it came from the
-// kernel: an acknowledgement (NLMSG_ERROR), or the end of a dump (NLMSG_DONE).
+// Forge sends a netlink port, from another socket of the namespace, messages
+// that would end any of n requests if the kernel had sent them: an
+// acknowledgement (NLMSG_ERROR), or the end of a dump (NLMSG_DONE). The
+// sequence numbers begin with first.
 func Forge(ns *Namespace, protocol int, port uint32, typ uint16, first, n uint32) error {
 	err := ns.Do(func() error { return forge(protocol, port, typ, first, n) })
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// linkTimeout bounds the wait for a link: it is ready within milliseconds, and
-// a machine under load gets a hundred times that.
+// linkTimeout bounds the wait for a link. A link is ready within milliseconds;
+// a machine under load may take a hundred times as long.
 const linkTimeout = 10 * time.Second
 
 // Connect makes a veth pair: aName in namespace a, bName in namespace b, both
@@ -69,14 +69,14 @@ func (n *Namespace) AddRoute(link string, dst netip.Prefix, via, source netip.Ad
 	})
 }
 
-// SetMTU sets the size of the largest packet that goes through a link.
+// SetMTU sets the size of the largest packet on a link.
 func (n *Namespace) SetMTU(link string, mtu int) error {
 	return n.withLink(link, func(l netlink.Link) error { return n.links.LinkSetMTU(l, mtu) })
 }
 
 // WaitUp waits until all links of the namespace are up and all its addresses
-// usable: what is sent before is lost, and comes a second late if TCP has to
-// repeat it.
+// usable. Packets sent earlier are lost, and TCP repeats them only a second
+// later.
 func (n *Namespace) WaitUp() error {
 	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()
@@ -94,7 +94,7 @@ func (n *Namespace) WaitUp() error {
 	}
 }
 
-// notReady says what is still to come, if anything.
+// notReady names something that is not ready yet, if anything.
 func (n *Namespace) notReady() (string, error) {
 	links, err := n.links.LinkList()
 	if errors.Is(err, netlink.ErrDumpInterrupted) {
@@ -121,7 +121,7 @@ func (n *Namespace) notReady() (string, error) {
 	return "", nil
 }
 
-// addrs are the addresses of the namespace but link-local ones.
+// addrs returns the addresses of the namespace except link-local ones.
 func (n *Namespace) addrs() ([]netip.Addr, error) {
 	list, err := n.links.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {

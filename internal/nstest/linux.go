@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LinuxBefore reports whether the kernel is older than a version of Linux: a
-// test then wants the error that names what is missing. The library itself asks
-// for features, not for versions.
+// LinuxBefore reports whether the kernel is older than a version of Linux. A
+// test then expects the error that names what is missing. The library itself
+// probes for features, not for versions.
 func LinuxBefore(major, minor int) bool {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {

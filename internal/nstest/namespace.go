@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Namespace is a network namespace, held by file descriptor. It goes away
-// with everything in it once it is closed and no socket in it is left open.
+// Namespace is a network namespace, held by file descriptor. The kernel deletes
+// it, with everything in it, once it is closed and no socket in it is open.
 type Namespace struct {
 	Name   string // for error messages only
 	handle netns.NsHandle
@@ -36,13 +36,14 @@ func New(name string) (*Namespace, error) {
 	return n, nil
 }
 
-// Handle is the namespace's file descriptor, valid until Close.
+// Handle returns the namespace's file descriptor, which is valid until Close.
 func (n *Namespace) Handle() netns.NsHandle { return n.handle }
 
-// Links configures links, addresses and routes of the namespace.
+// Links returns a handle to configure links, addresses and routes of the
+// namespace.
 func (n *Namespace) Links() *netlink.Handle { return n.links }
 
-// Close gives the namespace up.
+// Close closes the namespace.
 func (n *Namespace) Close() error {
 	if n.links != nil {
 		n.links.Close()
@@ -74,8 +75,8 @@ func (n *Namespace) Sysctl(path, value string) error {
 // t.FailNow does, instead of returning.
 var errUnfinished = errors.New("function did not return")
 
-// onFreshThread runs a function on a locked thread. The function returns with
-// the thread as it found it, or ends up with errThreadSpoilt.
+// onFreshThread runs a function on a locked thread. The function returns with the
+// thread in its former namespace, or with errThreadSpoilt.
 func onFreshThread(fn func() error) error {
 	result := make(chan error, 1)
 	go func() {
@@ -83,8 +84,8 @@ func onFreshThread(fn func() error) error {
 		defer func() { result <- err }()
 		runtime.LockOSThread()
 		err = fn()
-		// A locked thread ends with its goroutine: it must never be used
-		// for anything else while it is in another namespace.
+		// A locked thread ends with its goroutine. It must not be used again
+		// in the wrong namespace.
 		if !errors.Is(err, errThreadSpoilt) {
 			runtime.UnlockOSThread()
 		}
@@ -95,7 +96,7 @@ func onFreshThread(fn func() error) error {
 // errThreadSpoilt says that the thread is still in another namespace.
 var errThreadSpoilt = errors.New("thread stays in the wrong namespace")
 
-// create makes a namespace and leaves the thread where it was.
+// create makes a namespace; the thread stays in its own.
 func create() (netns.NsHandle, error) {
 	handle := netns.None()
 	err := onFreshThread(func() error {
@@ -124,8 +125,8 @@ func enterAndReturn(enter, fn func() error) (err error) {
 	return fn()
 }
 
-// init brings the loopback interface up and makes the settings equal on every
-// host: a new namespace inherits some IPv4 settings of the host's.
+// init brings the loopback interface up and makes the settings the same on every
+// host: a new namespace inherits some IPv4 settings of the host.
 func (n *Namespace) init() error {
 	err := n.Do(func() (err error) { n.links, err = netlink.NewHandle(unix.NETLINK_ROUTE); return err })
 	if err != nil {
@@ -144,10 +145,10 @@ func (n *Namespace) init() error {
 	return n.links.LinkSetUp(lo)
 }
 
-// settings of every namespace. Link-local addresses without duplicate address
-// detection are usable at once. Without rate limits every rejected packet is
-// answered, also the seventh within a second. Nobody redirects the client to
-// itself for what the node sends back to it.
+// settings of every namespace. Without duplicate address detection, link-local
+// addresses are usable at once. Without rate limits every rejected packet is
+// answered, even the seventh within a second. Without redirects, the node does
+// not redirect the client to itself for packets that it sends back.
 const settings = `
 net/ipv4/ip_forward=0
 net/ipv4/conf/all/rp_filter=0

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// TB is what the helpers of tests need of a *testing.T. They do without the
-// package testing, since demonstrations import this package, too.
+// TB has the methods of *testing.T that helpers of tests need. They do not
+// import package testing, since demonstrations use this package, too.
 type TB interface {
 	Helper()
 	Fatal(args ...any)
@@ -55,10 +55,10 @@ func closeAtEnd(t TB, c io.Closer) {
 // programEnv marks the run of a test binary that is the program under test.
 const programEnv = "NFTDP_TEST_PROGRAM"
 
-// programTimeout is for a whole run of a program, which takes some seconds.
+// programTimeout bounds the whole run of a program, which takes some seconds.
 const programTimeout = 30 * time.Second
 
-// MainOf is Main for the tests of a program, whose function main Start runs.
+// MainOf is Main for the tests of a program. Start then runs its function main.
 func MainOf(m interface{ Run() int }, program func()) {
 	if os.Getenv(programEnv) == "" {
 		Main(m)

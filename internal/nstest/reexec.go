@@ -16,8 +16,8 @@ import (
 // grants a user namespace without rights in it does not make us loop.
 const reexecEnv = "NFTDP_IN_USERNS"
 
-// Main runs tests (m is a *testing.M) with the rights that this package needs
-// and ends the process. Where the host forbids them the tests are skipped
+// Main runs tests (m is a *testing.M) with the privileges that this package
+// needs and ends the process. If the host forbids them, the tests are skipped
 // with the reason printed, unless CI is set in the environment: then the
 // process fails.
 func Main(m interface{ Run() int }) {
@@ -54,7 +54,7 @@ func Reexec() error {
 	return nil
 }
 
-// canCreate reports why network namespaces cannot be created.
+// canCreate returns why network namespaces cannot be created, or nil.
 func canCreate() error {
 	ns, err := New("probe")
 	if err != nil {

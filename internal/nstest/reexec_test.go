@@ -47,8 +47,8 @@ func reexecChild() int {
 	return codeEntered
 }
 
-// A program that may not create network namespaces gets that right in a user
-// namespace, keeps its arguments and exits with its own exit code.
+// TestReexec: a program that may not create network namespaces can do so in a
+// user namespace. It keeps its arguments and its exit code.
 func TestReexec(t *testing.T) {
 	out, code := runWithoutAdmin(t, "one", "two")
 	if code == codeForbidden && os.Getenv("CI") == "" {
@@ -59,8 +59,8 @@ func TestReexec(t *testing.T) {
 	}
 }
 
-// runWithoutAdmin runs this program from a thread that took CAP_SYS_ADMIN out
-// of its bounding set, and that is never used for anything else.
+// runWithoutAdmin runs this program from a thread that has dropped
+// CAP_SYS_ADMIN from its bounding set, and is not used again.
 func runWithoutAdmin(t *testing.T, args ...string) (out string, code int) {
 	t.Helper()
 	done := make(chan struct{})

@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Replay hands the kernel a recorded batch of netfilter's, as one datagram. It
-// returns the error that the kernel answers with; the batch has to ask for one
-// acknowledgement. Records are little-endian, as the machines that tests run on.
+// Replay sends the kernel a recorded batch of netfilter messages, as one
+// datagram, and returns the error of the kernel's answer. The batch has to
+// request one acknowledgement. Records are little-endian, like the machines
+// that run the tests.
 func Replay(ns *Namespace, batch []byte) error {
 	err := ns.Do(func() error { return replay(batch) })
 	if err != nil {
@@ -30,7 +31,8 @@ func replay(batch []byte) (err error) {
 	if err := unix.Sendto(s, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
-	// The kernel works inside of the call that sends: the answer is there.
+	// The kernel handles the batch inside the call that sends it, so the answer
+	// has arrived.
 	answer := make([]byte, 1<<16)
 	n, _, err := unix.Recvfrom(s, answer, unix.MSG_DONTWAIT)
 	if err != nil {

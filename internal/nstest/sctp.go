@@ -8,10 +8,10 @@ import (
 	"hash/crc32"
 )
 
-// The part of SCTP (RFC 9260) that a first exchange takes: a client's INIT and
-// the server's INIT ACK, whose state cookie is the server's to fill. It is
-// spoken over raw IP sockets, since few kernels have SCTP sockets, while
-// netfilter translates SCTP on all of them.
+// The part of SCTP (RFC 9260) for a first exchange: a client's INIT and the
+// server's INIT ACK, whose state cookie is free for the server to use. It is sent
+// over raw IP sockets, since few kernels have SCTP sockets, while netfilter
+// translates SCTP on all of them.
 const (
 	protoSCTP = 132
 
@@ -86,8 +86,8 @@ func parseSCTP(b []byte) (sctpPacket, error) {
 	return sctpPacket{}, errNotSCTP
 }
 
-// sctpChecksum is the CRC32c of the packet with a zero checksum field. It goes
-// out least significant byte first (RFC 9260, appendix A).
+// sctpChecksum returns the CRC32c of the packet with a zero checksum field. It
+// is sent least significant byte first (RFC 9260, appendix A).
 func sctpChecksum(b []byte) uint32 {
 	table := crc32.MakeTable(crc32.Castagnoli)
 	sum := crc32.Update(0, table, b[:8])

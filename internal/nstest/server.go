@@ -13,10 +13,10 @@ import (
 	"sync"
 )
 
-// Server answers on one port of a namespace, in both families. To every TCP
-// connection it says its name and the source address that it sees, and then
-// sends back what it gets. It answers UDP datagrams and SCTP INITs with the
-// same words, UDP with the datagram's payload after them.
+// Server answers on one port of a namespace, in both families. On every TCP
+// connection it sends its name and the source address that it sees, and then
+// echoes what it receives. It answers UDP datagrams and SCTP INITs with the
+// same words, followed for UDP by the datagram's payload.
 type Server struct {
 	name    string
 	port    uint16
@@ -26,8 +26,8 @@ type Server struct {
 	conns   map[net.Conn]struct{} // nil once closed
 }
 
-// Serve starts a server for the given protocols: "tcp", "udp", "sctp". Only
-// TCP connections are taken on addresses that the namespace gets later.
+// Serve starts a server for the given protocols: "tcp", "udp", "sctp". On
+// addresses that the namespace gets later it accepts only TCP connections.
 func Serve(ns *Namespace, name string, port uint16, protocols ...string) (*Server, error) {
 	s := &Server{name: name, port: port, conns: map[net.Conn]struct{}{}}
 	for _, protocol := range protocols {
@@ -58,8 +58,8 @@ func (s *Server) Close() error {
 func (s *Server) serve(ns *Namespace, protocol string) error {
 	addrs := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 	if protocol != "tcp" {
-		// A socket without an address would answer from whichever address
-		// the kernel prefers, and not from the one that was asked.
+		// A socket without an address would answer from the address that the
+		// kernel prefers, and not from the one that was addressed.
 		var err error
 		if addrs, err = ns.addrs(); err != nil {
 			return err
@@ -95,8 +95,8 @@ func (s *Server) listen(protocol string, addr netip.Addr) error {
 	return fmt.Errorf("unknown protocol %q", protocol)
 }
 
-// start runs a server's loop until the socket is closed. The goroutine is
-// outside of the namespace, but the socket is inside.
+// start runs a server's loop until the socket is closed. The goroutine runs
+// outside of the namespace, but the socket stays inside.
 func (s *Server) start(c io.Closer, err error, loop func()) error {
 	if err != nil {
 		return err
@@ -121,7 +121,7 @@ func (s *Server) acceptTCP(l net.Listener) {
 	}
 }
 
-// keep remembers a connection, so that Close can end it.
+// keep stores a connection, so that Close can end it.
 func (s *Server) keep(c net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,7 +133,8 @@ func (s *Server) keep(c net.Conn) bool {
 	return true
 }
 
-// echoTCP ends when either side closes; what fails then is of no interest.
+// echoTCP ends when either side closes the connection; errors then do not
+// matter.
 func (s *Server) echoTCP(c net.Conn) {
 	defer func() {
 		_ = c.Close()
@@ -172,8 +173,8 @@ func (s *Server) answerUDP(packet []byte, from net.Addr) []byte {
 	return fmt.Appendf(nil, "%s %s", s.answer(from), packet)
 }
 
-// answerSCTP answers an INIT. The socket gets everything of the protocol, also
-// answers that are for a client in this namespace.
+// answerSCTP answers an INIT. The socket receives all packets of the protocol,
+// including answers for a client in this namespace.
 func (s *Server) answerSCTP(packet []byte, from net.Addr) []byte {
 	in, err := parseSCTP(packet)
 	if err != nil || in.chunk != chunkInit || in.dstPort != s.port {

@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// Listening returns the addresses on which sockets of the namespace take TCP
-// connections or, connected to nobody, UDP datagrams.
+// Listening returns the addresses on which sockets of the namespace accept TCP
+// connections or, if not connected, UDP datagrams.
 func (n *Namespace) Listening(protocol string) ([]netip.AddrPort, error) {
 	var all []netip.AddrPort
 	for _, family := range []string{"", "6"} {
@@ -40,7 +40,7 @@ func (n *Namespace) Listening(protocol string) ([]netip.AddrPort, error) {
 	return all, nil
 }
 
-// isListening says so for the states TCP_LISTEN and, of UDP, TCP_CLOSE of
+// isListening reports whether a state is TCP_LISTEN or, for UDP, TCP_CLOSE of
 // linux/net/tcp_states.h.
 func isListening(state string) bool { return state == "0A" || state == "07" }
 

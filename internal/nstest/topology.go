@@ -81,13 +81,13 @@ func IPv6() Addrs {
 	}
 }
 
-// Backend is the address of Topology.Backends[i].
+// Backend returns the address of Topology.Backends[i].
 func (a Addrs) Backend(i int) netip.Addr { return nth(a.PodNet, i+1) }
 
-// Remote is the address of Topology.Remotes[i].
+// Remote returns the address of Topology.Remotes[i].
 func (a Addrs) Remote(i int) netip.Addr { return nth(a.RemoteNet, i+1) }
 
-// nth is an address of a network, counted from its first, which is 0.
+// nth returns an address of a network, counted from its first, which is 0.
 func nth(net netip.Prefix, n int) netip.Addr {
 	addr := net.Addr()
 	for range n {
@@ -101,7 +101,7 @@ func (a Addrs) IsNode(addr netip.Addr) bool {
 	return addr == a.Node || addr == a.Uplink || addr == a.PodGW
 }
 
-// Any is the prefix of all addresses of the family.
+// Any returns the prefix of all addresses of the family.
 func (a Addrs) Any() netip.Prefix {
 	if a.Client.Is4() {
 		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
@@ -117,7 +117,7 @@ const (
 	RouterLink = "router" // the node's to the router
 )
 
-// PodLink is the name of the node's link to Topology.Backends[i].
+// PodLink returns the name of the node's link to Topology.Backends[i].
 func PodLink(i int) string { return fmt.Sprintf("pod%d", i+1) }
 
 // NewTopology builds a topology and returns when its links are usable.
@@ -129,7 +129,7 @@ func NewTopology(backends int) (*Topology, error) {
 	return t, nil
 }
 
-// Close gives up all namespaces. Servers in them are to be closed before.
+// Close closes all namespaces. Close the servers in them before.
 func (t *Topology) Close() error {
 	var errs []error
 	for _, n := range t.namespaces() {
@@ -212,8 +212,8 @@ func (t *Topology) addBackend(i int) error {
 	return attach(pod, t.Node, PodLink(i), func(a Addrs) (netip.Addr, netip.Addr) { return a.Backend(i), a.PodGW })
 }
 
-// AddRemotes adds another node, if there is none yet, and pods of it. All they
-// send passes through the node of the topology, so that replies find back.
+// AddRemotes adds another node, if there is none yet, and pods on it. All their
+// packets pass through the node of the topology, so that replies do, too.
 func (t *Topology) AddRemotes(n int) error {
 	if err := t.addRouter(); err != nil {
 		return fmt.Errorf("router: %w", err)

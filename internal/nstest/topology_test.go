@@ -19,8 +19,8 @@ import (
 
 const timeout = 20 * time.Second
 
-// Without any NAT the client reaches every backend through the node, and every
-// backend sees the client's own address.
+// TestTopologyRoutes: without any NAT the client reaches every backend through
+// the node, and every backend sees the client's own address.
 func TestTopologyRoutes(t *testing.T) {
 	top := nstest.NewTestTopology(t, 2)
 	for i, pod := range top.Backends {
@@ -44,8 +44,8 @@ func TestTopologyRoutes(t *testing.T) {
 	}
 }
 
-// Remote pods are reached through the node and the router, by everybody, and
-// reach everybody.
+// TestRemotes: remote pods reach all others, and are reached by them, through
+// the node and the router.
 func TestRemotes(t *testing.T) {
 	top := nstest.NewTestTopology(t, 1)
 	if err := errors.Join(top.AddRemotes(1), top.AddRemotes(1)); err != nil {
@@ -73,7 +73,7 @@ func TestRemotes(t *testing.T) {
 	}
 }
 
-// A connection can be made from a chosen source address.
+// TestDialFromSource: a connection can be made from a chosen source address.
 func TestDialFromSource(t *testing.T) {
 	top := nstest.NewTestTopology(t, 1)
 	serve(t, top.Backends[0], "tcp", "udp", "sctp")
@@ -88,8 +88,8 @@ func TestDialFromSource(t *testing.T) {
 	}
 }
 
-// Where nobody listens the kernel of the backend refuses; where nobody is,
-// nothing comes back.
+// TestDialErrors: the kernel refuses connections to a closed port. Packets to
+// an address that no machine has are not answered.
 func TestDialErrors(t *testing.T) {
 	top := nstest.NewTestTopology(t, 1)
 	for _, addrs := range nstest.Families() {
@@ -130,7 +130,7 @@ func TestConnEchoes(t *testing.T) {
 	}
 }
 
-// What listens is seen, in its namespace only.
+// TestListening: Listening returns the sockets of its own namespace only.
 func TestListening(t *testing.T) {
 	top := nstest.NewTestTopology(t, 1)
 	serve(t, top.Backends[0], "tcp", "udp")
@@ -155,7 +155,8 @@ func TestListening(t *testing.T) {
 	}
 }
 
-// A server with several addresses answers from the one that was asked.
+// TestServerAnswersFromItsAddress: a server with several addresses answers from
+// the one to which the request was sent.
 func TestServerAnswersFromItsAddress(t *testing.T) {
 	top := nstest.NewTestTopology(t, 0)
 	serve(t, top.Node, "tcp", "udp", "sctp")
@@ -171,7 +172,8 @@ func TestServerAnswersFromItsAddress(t *testing.T) {
 	}
 }
 
-// Do runs inside, whatever the function does, and its caller stays outside.
+// TestDo: the function runs inside the namespace, and its caller stays outside,
+// whatever the function does.
 func TestDo(t *testing.T) {
 	ns, err := nstest.New("do")
 	if err != nil {
@@ -194,8 +196,8 @@ func TestDo(t *testing.T) {
 	}
 }
 
-// A network namespace is gone once its handle is closed: nothing on the host
-// points to it.
+// TestCloseLeavesNothing: after Close no file descriptor refers to the
+// namespace.
 func TestCloseLeavesNothing(t *testing.T) {
 	before := openFiles(t)
 	top, err := nstest.NewTopology(2)
@@ -216,7 +218,7 @@ func serve(t *testing.T, pod *nstest.Namespace, protocols ...string) *nstest.Ser
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = server.Close() }) // Closed twice by some tests.
+	t.Cleanup(func() { _ = server.Close() }) // Some tests have closed it already.
 	return server
 }
 
