@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -29,7 +30,9 @@ func BenchmarkNeighbour(b *testing.B) {
 					go func() { ended <- other.Keep(ctx, nil) }()
 					defer func() {
 						stop()
-						<-ended
+						if err := <-ended; !errors.Is(err, context.Canceled) {
+							b.Error(err)
+						}
 					}()
 				}
 			}
