@@ -333,7 +333,7 @@ func TestUDPOtherProcess(t *testing.T) {
 }
 
 // TestUDPMapMadeAnew: flows follow also when the change makes the kernel's
-// maps too small, so that they are made anew with all that is in them.
+// maps too small, so that they are re-created with all that is in them.
 func TestUDPMapMadeAnew(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {

@@ -173,7 +173,7 @@ delete table ip6 t
 }
 
 // TestDiffGrows: a set that cannot hold the old and the new elements together
-// is made anew, and every rule that refers to it.
+// is re-created, and every rule that refers to it.
 func TestDiffGrows(t *testing.T) {
 	build := func(size uint32, keys ...uint16) *Ruleset {
 		s := &Set{Name: "s", Key: []Type{Port}, Verdict: true, Counter: true, Size: size}
@@ -203,7 +203,7 @@ func TestDiffGrows(t *testing.T) {
 			text := lines(changes)
 			want := "flush chain ip t c\ndelete map ip t s\nadd map ip t s {"
 			if strings.HasPrefix(text, want) != c.remade {
-				t.Errorf("made anew should be %t:\n%s", c.remade, text)
+				t.Errorf("re-created should be %t:\n%s", c.remade, text)
 			}
 			if rule := strings.Contains(text, "add rule ip t c th dport vmap @s\n"); rule != c.remade {
 				t.Errorf("the rule's return should be %t:\n%s", c.remade, text)

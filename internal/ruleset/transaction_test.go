@@ -140,7 +140,7 @@ func checkBehindChange(t *testing.T, c *Change, a, b *Ruleset) {
 	}
 }
 
-// checkStages: of each family, nothing is ahead where something is made anew,
+// checkStages: of each family, nothing is ahead where something is re-created,
 // and what goes stays until the late elements have gone.
 func checkStages(t *testing.T, tx *Transaction) {
 	t.Helper()
@@ -156,7 +156,7 @@ func checkStages(t *testing.T, tx *Transaction) {
 	}
 	for i := range tx.Ahead {
 		if anew[tx.Ahead[i].Family.Index()] {
-			t.Errorf("ahead of something that is made anew: %s", &tx.Ahead[i])
+			t.Errorf("ahead of something that is re-created: %s", &tx.Ahead[i])
 		}
 	}
 	for i := range tx.Now {
@@ -254,7 +254,7 @@ func TestStages(t *testing.T) {
 		{"a late range gives way", func(_, b *Table) {
 			b.Set("ranges").Elements = []Element{{Key: Tuple{}.Port(2), End: Tuple{}.Port(3)}}
 		}, "ahead: now: delete element ip t ranges { 1-9 }; add element ip t ranges { 2-3 } behind:"},
-		{"a set is made anew, a class comes", func(a, b *Table) {
+		{"a set is re-created, a class comes", func(a, b *Table) {
 			a.Set("frontends").Size = 1
 			b.Chains = append(b.Chains, &Chain{Name: "new"})
 			b.Set("frontends").Elements = []Element{leads(1, "class"), leads(2, "new")}
@@ -262,7 +262,7 @@ func TestStages(t *testing.T) {
 			add map ip t frontends { type inet_service : verdict; }; add chain ip t new;
 			add rule ip t prerouting th dport vmap @frontends;
 			add element ip t frontends { 1 : goto class }; add element ip t frontends { 2 : goto new } behind:`},
-		{"a set is made anew that a chain asks which goes behind late elements", func(a, b *Table) {
+		{"a set is re-created that a chain asks which goes behind late elements", func(a, b *Table) {
 			a.Chains = append(a.Chains, &Chain{Name: "old", Rules: a.Chain("prerouting").Rules})
 			a.Set("frontends").Size = 1
 			b.Set("frontends").Elements = []Element{leads(1, "class"), leads(2, "class")}

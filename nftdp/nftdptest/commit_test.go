@@ -177,9 +177,9 @@ func TestMissed(t *testing.T) {
 	m.Known(n.generation)
 	n.publish(2, []ruleset.Change{change(ruleset.Add)})
 	n.publish(1, []ruleset.Change{change(ruleset.Add)})
-	var heard []ruleset.Event
-	at, err := m.CatchUp(t.Context(), n.generation, func(e *ruleset.Event) { heard = append(heard, *e) })
-	if at != n.generation || err != nil || len(heard) != 2 || heard[1].Kind != ruleset.KindEnd {
-		t.Error(at, err, heard)
+	var received []ruleset.Event
+	at, err := m.CatchUp(t.Context(), n.generation, func(e *ruleset.Event) { received = append(received, *e) })
+	if at != n.generation || err != nil || len(received) != 2 || received[1].Kind != ruleset.KindEnd {
+		t.Error(at, err, received)
 	}
 }

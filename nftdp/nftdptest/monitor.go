@@ -7,24 +7,24 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// transaction is what a monitor hears of one.
+// transaction is what a monitor receives of one.
 type transaction struct {
 	generation uint32
 	port       uint32 // of who committed it
 	events     []ruleset.Event
 }
 
-// publish ends a transaction of a netlink port, and tells everybody who listens.
+// publish ends a transaction of a netlink port, and sends its events to every monitor.
 func (n *Node) publish(port uint32, changes []ruleset.Change) {
 	n.generation = next(n.generation)
 	for m := range n.monitors {
-		m.heard = append(m.heard, transaction{n.generation, port, events(port, changes)})
+		m.received = append(m.received, transaction{n.generation, port, events(port, changes)})
 	}
 	n.changed.Broadcast()
 }
 
-// events tell which tables have changed, and not what in them: whoever hears
-// that reads them.
+// events say which tables have changed, but not what in them: whoever receives
+// them reads the tables.
 func events(port uint32, changes []ruleset.Change) []ruleset.Event {
 	var out []ruleset.Event
 	for i := range changes {
@@ -43,9 +43,9 @@ func next(generation uint32) uint32 { return max(generation+1, 1) }
 // monitor implements engine.Monitor.
 type monitor struct {
 	node  *Node
-	port  uint32        // whose transactions are not told
-	at    uint32        // the last generation that is known
-	heard []transaction // since Join
+	port  uint32        // whose transactions it does not report
+	at    uint32        // the last known generation
+	received []transaction // since Join
 }
 
 func (m *monitor) Join() error {
@@ -59,7 +59,7 @@ func (m *monitor) Leave() error {
 	m.node.mu.Lock()
 	defer m.node.mu.Unlock()
 	delete(m.node.monitors, m)
-	m.heard = nil
+	m.received = nil
 	return nil
 }
 
@@ -94,9 +94,9 @@ func (m *monitor) CatchUp(ctx context.Context, to uint32, each func(*ruleset.Eve
 func (m *monitor) take() []transaction {
 	m.node.mu.Lock()
 	defer m.node.mu.Unlock()
-	heard := m.heard
-	m.heard = nil
-	return heard
+	received := m.received
+	m.received = nil
+	return received
 }
 
 func (m *monitor) Waker() (engine.Waker, error) { return &waker{monitor: m}, nil }
@@ -111,7 +111,7 @@ func (w *waker) Wait() error {
 	n := w.monitor.node
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for !w.woken && len(w.monitor.heard) == 0 {
+	for !w.woken && len(w.monitor.received) == 0 {
 		n.changed.Wait()
 	}
 	return nil
