@@ -21,12 +21,12 @@ import (
 // anHour is longer than any test takes.
 const anHour = nftdp.Duration(time.Hour)
 
-// clientsOfAffinity is how many clients show that each of them is free to
-// choose: all of them choose the same of two backends with a probability of
-// 2^-39.
+// clientsOfAffinity is the number of clients that shows that each is free to
+// choose: the probability that all of them choose the same one of two backends
+// is 2^-39.
 const clientsOfAffinity = 40
 
-// sticky is a service with frontends of every kind and affinity.
+// sticky is a service with affinity and frontends of every kind.
 func sticky(affinity nftdp.Duration, backends ...nftdp.Backend) nftdp.Service {
 	return nftdp.Service{
 		Name: "web", Affinity: affinity, Backends: backends,
@@ -34,7 +34,7 @@ func sticky(affinity nftdp.Duration, backends ...nftdp.Backend) nftdp.Service {
 	}
 }
 
-// stickyAddrs are where its frontends are.
+// stickyAddrs are the addresses of its frontends.
 func stickyAddrs(a nstest.Addrs) []netip.AddrPort {
 	return []netip.AddrPort{
 		netip.AddrPortFrom(a.Node, 30644), netip.AddrPortFrom(a.Uplink, 30644),
@@ -42,7 +42,7 @@ func stickyAddrs(a nstest.Addrs) []netip.AddrPort {
 	}
 }
 
-// settle makes a connection for each client and says where they went.
+// settle makes a connection for each client and returns who answered.
 func (w *world) settle(t *testing.T, clients []netip.Addr, dst netip.AddrPort) map[netip.Addr]string {
 	t.Helper()
 	out := map[netip.Addr]string{}
@@ -56,7 +56,7 @@ func (w *world) settle(t *testing.T, clients []netip.Addr, dst netip.AddrPort) m
 	return out
 }
 
-// wantSettled fails unless all clients go where they went before.
+// wantSettled fails unless every client reaches the same server as before.
 func (w *world) wantSettled(t *testing.T, before map[netip.Addr]string, dst netip.AddrPort) {
 	t.Helper()
 	after := w.settle(t, slices.SortedFunc(maps.Keys(before), netip.Addr.Compare), dst)
@@ -74,10 +74,10 @@ func (w *world) affinities(t *testing.T) []nftdp.Affinity {
 	return list
 }
 
-// TestAffinity: a client that comes back goes where it went, at each frontend
-// and with each protocol, be it outside, a pod, a backend or the node itself;
-// clients together go everywhere (case 24). Where a hash of address and port
-// chooses, only a client's first port counts.
+// TestAffinity: a client that returns reaches the same backend, at each frontend
+// and with each protocol, whether it is outside, a pod, a backend or the node
+// itself; all clients together reach every backend. A scheduler that hashes
+// address and port chooses by a client's first port only.
 func TestAffinity(t *testing.T) {
 	t.Parallel()
 	for _, scheduler := range []nftdp.Scheduler{nftdp.SchedulerRandom, nftdp.SchedulerSourcePortHash} {
@@ -111,7 +111,8 @@ func testAffinity(t *testing.T, scheduler nftdp.Scheduler) {
 	}
 }
 
-// wantSame makes connections that have to go to the same server.
+// wantSame makes connections that must all reach the same server, and returns
+// its name.
 func (w *caseWorld) wantSame(t *testing.T, a nstest.Addrs, from place, protocol string, dst netip.AddrPort) string {
 	t.Helper()
 	var src netip.Addr
@@ -128,7 +129,7 @@ func (w *caseWorld) wantSame(t *testing.T, a nstest.Addrs, from place, protocol 
 		got[first]++
 	}
 	if len(got) != 1 {
-		t.Errorf("%s from %s to %v: %v, want always the same", protocol, from, dst, got)
+		t.Errorf("%s from %s to %v: %v, want one server", protocol, from, dst, got)
 	}
 	return first
 }
@@ -154,8 +155,8 @@ func TestAffinityOnNode(t *testing.T) {
 	}
 }
 
-// TestAffinityHairpin: a backend that has landed on itself comes back to
-// itself, as an address of the node.
+// TestAffinityHairpin: a backend that has reached itself once reaches itself
+// again, with an address of the node as its source.
 func TestAffinityHairpin(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
@@ -173,8 +174,8 @@ func TestAffinityHairpin(t *testing.T) {
 	}
 }
 
-// TestAffinityExpires: a client is free again when it has not come for the
-// time.
+// TestAffinityExpires: a client that stays away for the time of the affinity is
+// free to reach another backend.
 func TestAffinityExpires(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 2)
@@ -190,12 +191,12 @@ func TestAffinityExpires(t *testing.T) {
 			}
 		}
 		if after := w.settle(t, clients, dst); maps.Equal(before, after) {
-			t.Error("after the time all clients go where they went before")
+			t.Error("all clients still go where they went before their affinity expired")
 		}
 	})
 }
 
-// TestAffinityIsRefreshed: the time counts from the last connection.
+// TestAffinityIsRefreshed: the time starts again with each connection.
 func TestAffinityIsRefreshed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 2)
@@ -224,15 +225,15 @@ func TestAffinityIsRefreshed(t *testing.T) {
 		}
 		begin := time.Now()
 		ask(t, w.Client, "tcp", dst)
-		// Times of the kernel are in jiffies, which take up to 10 ms.
+		// The kernel counts in jiffies, which last up to 10 ms.
 		if left := expires(); left < time.Hour-time.Since(begin)-20*time.Millisecond {
 			t.Errorf("%v left after a connection that began %v ago", left, time.Since(begin))
 		}
 	})
 }
 
-// TestAffinityIsKept: clients stay where they are when services change, this
-// one among them, when a backend is added, and when a new process takes over.
+// TestAffinityIsKept: clients keep their backends when services change, theirs
+// included, when a backend is added, and when a new process takes over.
 func TestAffinityIsKept(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 4)
@@ -254,13 +255,13 @@ func TestAffinityIsKept(t *testing.T) {
 		{"another service removed", func() { w.apply(t, web) }},
 		{"backends added", func() { web.Backends = backends(0, 1, 2, 3); w.apply(t, web) }},
 		{"another backend removed", func() { web.Backends = backends(0, 1, 3); w.apply(t, web) }},
-		{"weights and balance", func() {
+		{"weights and scheduler", func() {
 			setWeight(&web, 0, 3)
 			web.Scheduler = nftdp.SchedulerSourceHash
 			w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
 		}},
 		{"a frontend added", func() { web.Frontends = append(web.Frontends, nodeWide(30645)...); w.apply(t, web) }},
-		{"another time", func() { web.Affinity = 2 * anHour; w.apply(t, web) }},
+		{"a longer time", func() { web.Affinity = 2 * anHour; w.apply(t, web) }},
 		{"a policy", func() { web.Frontends[1].Deny = podNets()[:1]; w.apply(t, web) }},
 		{"the process ended", func() { closeOrFail(t, w.dataplane) }},
 		{"another process took over", func() { w.open(t, nftdp.Config{}); w.apply(t, web) }},
@@ -275,9 +276,9 @@ func TestAffinityIsKept(t *testing.T) {
 	}
 }
 
-// TestAffinityBackendGoes: clients of a backend that gets no more connections
-// go to another one at once, stay there, and stay there also when the backend
-// is back. Clients of others do not move (case 25).
+// TestAffinityBackendGoes: when a backend no longer takes new connections, its
+// clients move to another one at once, and stay there even after the first one
+// has returned. Clients of other backends do not move.
 func TestAffinityBackendGoes(t *testing.T) {
 	t.Parallel()
 	for name, goes := range map[string]func(*nftdp.Service){
@@ -312,7 +313,7 @@ func testAffinityBackendGoes(t *testing.T, by string, goes func(*nftdp.Service))
 			wantOnly(t, tally(before[dst]), backendNames(3)...)
 		}
 	}
-	w.set(t, by, change(web, goes))
+	w.set(t, by, changed(web, goes))
 	for dst, at := range before {
 		after := w.settle(t, slices.SortedFunc(maps.Keys(at), netip.Addr.Compare), dst)
 		for c, server := range after {
@@ -330,14 +331,14 @@ func testAffinityBackendGoes(t *testing.T, by string, goes func(*nftdp.Service))
 	}
 }
 
-// change gives a changed service and leaves the one that it was.
-func change(s nftdp.Service, by func(*nftdp.Service)) nftdp.Service {
+// changed returns a changed copy of a service.
+func changed(s nftdp.Service, by func(*nftdp.Service)) nftdp.Service {
 	s.Frontends, s.Backends = slices.Clone(s.Frontends), slices.Clone(s.Backends)
 	by(&s)
 	return s
 }
 
-// set programs the service in one of the ways that there are.
+// set programs the service by Apply, by Update, or by a new process.
 func (w *world) set(t *testing.T, by string, s nftdp.Service) {
 	t.Helper()
 	switch by {
@@ -352,8 +353,8 @@ func (w *world) set(t *testing.T, by string, s nftdp.Service) {
 	}
 }
 
-// TestAffinityFull: when the map is full, those in it come back to their
-// backends, and the others are served without affinity.
+// TestAffinityFull: when the map is full, the clients in it still return to
+// their backends, and all others are served without affinity.
 func TestAffinityFull(t *testing.T) {
 	t.Parallel()
 	const room = 4
@@ -375,20 +376,20 @@ func TestAffinityFull(t *testing.T) {
 		for range 3 {
 			for c, server := range w.settle(t, clients, dst) {
 				if was, ok := remembered[c]; ok && was != server {
-					t.Errorf("%v went to %s, is remembered and goes to %s", c, was, server)
+					t.Errorf("%v is remembered at %s and went to %s", c, was, server)
 				} else if first[c] != server {
 					moved++
 				}
 			}
 		}
 		if moved == 0 {
-			t.Error("clients that nobody remembers all go where they went before")
+			t.Error("all clients that are not remembered went where they had been before")
 		}
 	})
 }
 
-// TestAffinityTakeover: a node in standby that is told of the clients sends
-// them where the other one does, for the time that is left.
+// TestAffinityTakeover: a standby node that has been given the affinities sends
+// clients to the same backends as the other node, for the time that is left.
 func TestAffinityTakeover(t *testing.T) {
 	t.Parallel()
 	w, standby := newWorld(t, nftdp.Config{}, 3), newWorld(t, nftdp.Config{}, 3)
@@ -408,7 +409,7 @@ func TestAffinityTakeover(t *testing.T) {
 		list[i].Expires /= 2
 	}
 	if n, err := standby.dataplane.AddAffinities(t.Context(), list); n != len(list) || err != nil {
-		t.Fatalf("set: %d of %d, %v", n, len(list), err)
+		t.Fatalf("added %d of %d affinities: %v", n, len(list), err)
 	}
 	for i, x := range standby.affinities(t) {
 		if left := x.Expires; left > list[i].Expires || left < list[i].Expires-nftdp.Duration(askTimeout) {
@@ -423,8 +424,8 @@ func TestAffinityTakeover(t *testing.T) {
 	}
 }
 
-// TestAffinityPolicies: a client comes back to one of the backends that its
-// frontend leads it to.
+// TestAffinityPolicies: a client returns to one of the backends that the policy
+// of its frontend allows.
 func TestAffinityPolicies(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
@@ -443,7 +444,7 @@ func TestAffinityPolicies(t *testing.T) {
 			}
 		}
 	}
-	// Where internal clients may no longer go, none of them is remembered.
+	// No internal client is remembered at a backend that it may no longer use.
 	withPolicy(nftdp.PolicyLocalOnly, web.Frontends)
 	w.apply(t, web)
 	for _, a := range nstest.Families() {
@@ -457,8 +458,8 @@ func TestAffinityPolicies(t *testing.T) {
 	}
 }
 
-// BenchmarkAffinity is a connection, a datagram and its answer, of a client that
-// comes back: it costs the same with more backends.
+// BenchmarkAffinity measures a datagram and its answer, for a client that
+// returns: more backends do not make it slower.
 func BenchmarkAffinity(b *testing.B) {
 	for _, n := range []int{2, 1_000} {
 		b.Run(fmt.Sprintf("backends=%d", n), func(b *testing.B) { benchmarkAffinity(b, n) })
@@ -478,7 +479,7 @@ func benchmarkAffinity(b *testing.B, n int) {
 		Name: "dns", Protocol: nftdp.ProtocolUDP, Affinity: anHour,
 		Frontends: on(clusterIP, 80)[:1], Backends: []nftdp.Backend{{Addr: live}},
 	}
-	for i := range n - 1 { // nobody's
+	for i := range n - 1 { // addresses that nobody has
 		dns.Backends = append(dns.Backends, nftdp.Backend{Addr: backendAddr(i, 0)})
 	}
 	plan, err := d.Apply(b.Context(), []nftdp.Service{dns})
@@ -487,7 +488,7 @@ func benchmarkAffinity(b *testing.B, n int) {
 		Service: "dns", Protocol: nftdp.ProtocolUDP, Client: a.Client, Frontend: dst, Backend: live, Expires: anHour,
 	}})
 	if set != 1 || err != nil {
-		b.Fatalf("set: %d, %v", set, err)
+		b.Fatalf("added %d affinities: %v", set, err)
 	}
 	laps := newLaps()
 	for b.Loop() {
@@ -500,8 +501,8 @@ func benchmarkAffinity(b *testing.B, n int) {
 	laps.report(b, "p50-ns")
 }
 
-// TestAffinityNoRoom: what does not fit into the map is an error, and leaves it
-// as it was.
+// TestAffinityNoRoom: adding more affinities than the map has room for is an
+// error, and adds none.
 func TestAffinityNoRoom(t *testing.T) {
 	t.Parallel()
 	const room = 4
@@ -516,9 +517,9 @@ func TestAffinityNoRoom(t *testing.T) {
 		})
 	}
 	if n, err := w.dataplane.AddAffinities(t.Context(), list); n != 0 || !errors.Is(err, syscall.ENFILE) {
-		t.Errorf("%d clients more than there is room for: %d taken, error %v", len(list)-room, n, err)
+		t.Errorf("%d clients more than there is room for: %d added, error %v", len(list)-room, n, err)
 	}
 	if n, err := w.dataplane.AddAffinities(t.Context(), list[:room]); n != room || err != nil {
-		t.Errorf("%d clients: %d taken, error %v", room, n, err)
+		t.Errorf("%d clients: %d added, error %v", room, n, err)
 	}
 }

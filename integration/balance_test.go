@@ -19,8 +19,8 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestRoundRobin: one client's connections, one after the other, take the
-// backends exactly in turn, in each frontend for itself.
+// TestRoundRobin: consecutive connections take the backends exactly in turn, and
+// each frontend has a rotation of its own.
 func TestRoundRobin(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -33,17 +33,17 @@ func TestRoundRobin(t *testing.T) {
 		w.apply(t, web)
 		nodePort, vip := netip.AddrPortFrom(a.Node, 30644), netip.AddrPortFrom(a.ClusterIP, 80)
 		wantPeriod(t, w, nodePort, "backend-1", "backend-2", "backend-3")
-		ask(t, w.Client, "tcp", vip) // moves that frontend's rotation alone
+		ask(t, w.Client, "tcp", vip) // advances the rotation of that frontend only
 		wantPeriod(t, w, nodePort, "backend-1", "backend-2", "backend-3")
 		wantPeriod(t, w, vip, "backend-2", "backend-3", "backend-1")
 
-		setWeight(&web, 2, 2) // backend-3 gets two of four turns, not in a row
+		setWeight(&web, 2, 2) // backend-3 has two of four turns, not consecutive ones
 		w.update(t, nftdp.Change{Set: []nftdp.Service{web}})
 		wantPeriod(t, w, vip, "backend-3", "backend-1", "backend-2", "backend-3")
 	})
 }
 
-// wantPeriod makes connections for two periods.
+// wantPeriod makes connections for two periods of a rotation.
 func wantPeriod(t *testing.T, w *world, dst netip.AddrPort, period ...string) {
 	t.Helper()
 	var got []string
@@ -55,10 +55,10 @@ func wantPeriod(t *testing.T, w *world, dst netip.AddrPort, period ...string) {
 	}
 }
 
-// TestWeights: weights of 3:1 give 3:1 (case 29). The share of the first
+// TestWeights: connections follow weights of 3 to 1. The share of the first
 // backend is binomial with a standard deviation of sqrt(4000 * 3/4 * 1/4) =
-// 27.4 connections; six of them are exceeded with a probability of 2e-9. To a
-// hash of address and port the kernel's choice of ports is the chance.
+// 27.4 connections. The probability of a deviation of more than six times that
+// is 2e-9. For a hash of address and port, the kernel's choice of ports is random.
 func TestWeights(t *testing.T) {
 	t.Parallel()
 	for _, scheduler := range []nftdp.Scheduler{nftdp.SchedulerRandom, nftdp.SchedulerSourcePortHash} {
@@ -83,7 +83,7 @@ func TestWeights(t *testing.T) {
 	}
 }
 
-// TestBackup: a backup backend gets connections only while no other is usable.
+// TestBackup: a backup takes connections only while no other backend is usable.
 func TestBackup(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -110,7 +110,7 @@ func TestBackup(t *testing.T) {
 	})
 }
 
-// crowd makes the client answer for a thousand addresses and lists them.
+// crowd adds a thousand addresses to the client and returns them.
 func crowd(t *testing.T, client *nstest.Namespace, a nstest.Addrs) []netip.Addr {
 	t.Helper()
 	first := netip.MustParseAddr("198.51.0.1")
@@ -127,7 +127,7 @@ func crowd(t *testing.T, client *nstest.Namespace, a nstest.Addrs) []netip.Addr 
 	return out
 }
 
-// ownAddresses makes all addresses of a network the client's.
+// ownAddresses makes all addresses of a prefix local to the client.
 func ownAddresses(t *testing.T, client *nstest.Namespace, prefix netip.Prefix) {
 	t.Helper()
 	lo, err := client.Links().LinkByName("lo")
@@ -145,8 +145,9 @@ func ownAddresses(t *testing.T, client *nstest.Namespace, prefix netip.Prefix) {
 	}
 }
 
-// landing is where each client lands. Every round has source ports of its own:
-// a port that an earlier one used would be translated as that flow still is.
+// landing returns which server each client reaches. Every round uses source
+// ports of its own: a port from an earlier round would follow the flow that is
+// still in conntrack.
 func landing(t *testing.T, w *world, round int, clients []netip.Addr, dst netip.AddrPort) map[netip.Addr]string {
 	t.Helper()
 	ports := fmt.Sprintf("%d %d", 10000+round*10000, 19999+round*10000)
@@ -164,26 +165,26 @@ func landing(t *testing.T, w *world, round int, clients []netip.Addr, dst netip.
 	return out
 }
 
-// TestHashing: with SourceHash and Maglev a thousand clients land where they
-// landed before, on this node and on another one, whatever their number of
-// connections. When one of five backends goes, Maglev moves its clients and
-// few others: no more than 8 %, where simulation of ten thousand finds 2 %.
-// When it is back, everybody is where it was.
+// TestHashing: with SourceHash and Maglev each of a thousand clients reaches the
+// same backend every time, on this node and on another one. When one of five
+// backends goes, Maglev moves its clients and few others: no more than 8 %,
+// where a simulation with ten thousand clients finds 2 %. When the backend
+// returns, all clients are back where they were.
 func TestHashing(t *testing.T) {
 	t.Parallel()
-	for _, balance := range []nftdp.Scheduler{nftdp.SchedulerSourceHash, nftdp.SchedulerMaglev} {
-		t.Run(balance.String(), func(t *testing.T) {
+	for _, scheduler := range []nftdp.Scheduler{nftdp.SchedulerSourceHash, nftdp.SchedulerMaglev} {
+		t.Run(scheduler.String(), func(t *testing.T) {
 			t.Parallel()
-			inFamilies(t, func(t *testing.T, a nstest.Addrs) { testHashing(t, balance, a) })
+			inFamilies(t, func(t *testing.T, a nstest.Addrs) { testHashing(t, scheduler, a) })
 		})
 	}
 }
 
-func testHashing(t *testing.T, balance nftdp.Scheduler, a nstest.Addrs) {
+func testHashing(t *testing.T, scheduler nftdp.Scheduler, a nstest.Addrs) {
 	t.Helper()
 	dst := netip.AddrPortFrom(a.Node, 80)
 	web := nftdp.Service{
-		Name: "web", Protocol: nftdp.ProtocolUDP, Scheduler: balance,
+		Name: "web", Protocol: nftdp.ProtocolUDP, Scheduler: scheduler,
 		Frontends: nodeWide(80), Backends: backends(0, 1, 2, 3, 4),
 	}
 	w, other := newWorld(t, nftdp.Config{}, 5), newWorld(t, nftdp.Config{}, 5)
@@ -196,7 +197,7 @@ func testHashing(t *testing.T, balance nftdp.Scheduler, a nstest.Addrs) {
 	slices.Reverse(web.Backends)
 	other.apply(t, web)
 	if there := landing(t, other, 0, clients, dst); !maps.Equal(before, there) {
-		t.Error("the nodes do not agree on where clients go")
+		t.Error("the two nodes send clients to different backends")
 	}
 
 	setState(&web, 1, nftdp.StateDown)
@@ -211,17 +212,18 @@ func testHashing(t *testing.T, balance nftdp.Scheduler, a nstest.Addrs) {
 		}
 	}
 	t.Logf("%d of %d clients of other backends moved", moved, len(clients)-tally(before)["backend-2"])
-	if balance == nftdp.SchedulerMaglev && moved > len(clients)*8/100 {
+	if scheduler == nftdp.SchedulerMaglev && moved > len(clients)*8/100 {
 		t.Errorf("%d clients of other backends moved", moved)
 	}
 
 	setState(&web, 1, nftdp.StateActive)
 	w.apply(t, web)
 	if after := landing(t, w, 2, clients, dst); !maps.Equal(before, after) {
-		t.Error("with the backend back, not everybody is where it was")
+		t.Error("with the backend back, some clients go elsewhere than at first")
 	}
 }
 
+// tally counts clients by server.
 func tally(landing map[netip.Addr]string) map[string]int {
 	out := map[string]int{}
 	for _, server := range landing {

@@ -15,11 +15,11 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// BenchmarkClientsConnections sets up connections to a service without ranges
-// of clients, next to 1,000 services that have five prefixes each and next to
-// as many that have none. Each iteration is two hundred connections to both,
-// one after the other in turns, so that they meet the machine in the same mood.
-// The ratio is that of the medians; it should be no more than 1.1.
+// BenchmarkClientsConnections sets up connections to a service that allows all
+// clients, beside 1,000 services with five allowed prefixes each and beside as
+// many without any. Each iteration makes two hundred connections to both, in
+// alternating order, so that they run under the same conditions. The ratio is
+// that of the medians; it should not exceed 1.1.
 func BenchmarkClientsConnections(b *testing.B) {
 	const services, prefixes, connections = 1_000, 5, 200
 	plain := newConnecting(b, services, 0)
@@ -33,7 +33,7 @@ func BenchmarkClientsConnections(b *testing.B) {
 	for port := 1; b.Loop(); port += connections {
 		if port+connections > math.MaxUint16 {
 			port = 1
-			untimed(b, func() { plain.forget(b); ranged.forget(b) })
+			untimed(b, func() { plain.flushConntrack(b); ranged.flushConntrack(b) })
 		}
 		slices.Reverse(sides)
 		for _, s := range sides {
@@ -52,7 +52,7 @@ func BenchmarkClientsConnections(b *testing.B) {
 	b.ReportMetric(rangedLaps.median()/plainLaps.median(), "ratio")
 }
 
-// connecting is a client outside that connects to a service of a node.
+// connecting is an outside client of a service on a node.
 type connecting struct {
 	*nstest.Topology
 	*flood
@@ -60,8 +60,8 @@ type connecting struct {
 	vip       netip.AddrPort
 }
 
-// newConnecting has the service among others, each with that many prefixes of
-// clients.
+// newConnecting programs the service among others, each of which allows so many
+// prefixes.
 func newConnecting(b *testing.B, others, prefixes int) *connecting {
 	b.Helper()
 	top := newTopology(b, 1)
@@ -95,8 +95,9 @@ func prefixesOf(i, n int) []netip.Prefix {
 	return all
 }
 
-// forget empties the node's conntrack table, so that ports can be used again.
-func (c *connecting) forget(b *testing.B) {
+// flushConntrack empties the node's conntrack table, so that ports can be used
+// again.
+func (c *connecting) flushConntrack(b *testing.B) {
 	b.Helper()
 	if err := c.Node.Links().ConntrackTableFlush(netlink.ConntrackTable); err != nil {
 		b.Fatal(err)
@@ -115,5 +116,5 @@ func (c *connecting) mustTake(b *testing.B) {
 			return
 		}
 	}
-	b.Fatalf("the service of %v has taken no connection", c.vip)
+	b.Fatalf("the service at %v has counted no connection", c.vip)
 }

@@ -19,14 +19,14 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// BenchmarkLoad programs all services into an empty namespace, in several
-// ways, one after the other so that they meet the machine in the same mood.
+// BenchmarkLoad programs all services into an empty namespace in several ways,
+// one right after the other, so that they run under the same conditions.
 func BenchmarkLoad(b *testing.B) {
 	inSizes(b, func(b *testing.B, n int) {
 		b.Run("by=library", func(b *testing.B) { loadByLibrary(b, n) })
 		b.Run("by=raw", func(b *testing.B) { loadRaw(b, n) })
 		if n > 1_000 {
-			return // nft takes minutes for 10,000 services
+			return // nft takes minutes to load 10,000 services
 		}
 		b.Run("by=nft-endpoint-chains", func(b *testing.B) { loadByNft(b, endpointChains(n)) })
 		b.Run("by=nft-service-chains", func(b *testing.B) { loadByNft(b, serviceChains(n)) })
@@ -52,8 +52,8 @@ func loadByLibrary(b *testing.B, n int) {
 	laps.report(b, "p50-ns")
 }
 
-// remove deletes the tables and waits until the kernel is done with it: it
-// frees what was deleted later, but before it lets go of a socket
+// remove deletes the tables and waits until the kernel has freed them, which it
+// does some time later, but at the latest while it closes a socket
 // (nft_rcv_nl_event in net/netfilter/nf_tables_api.c).
 func remove(b *testing.B, ns *nstest.Namespace) {
 	b.Helper()
@@ -66,8 +66,8 @@ func remove(b *testing.B, ns *nstest.Namespace) {
 	commit(b, conn, tables)
 }
 
-// loadRaw is the floor: it hands the kernel the bytes that the library would,
-// which it has made beforehand, and waits for the answer.
+// loadRaw is the lower bound: it sends the same bytes as the library, encoded
+// beforehand, and waits for the answer.
 func loadRaw(b *testing.B, n int) {
 	b.Helper()
 	ns := newNamespace(b)
@@ -91,7 +91,7 @@ func loadRaw(b *testing.B, n int) {
 	}
 	laps.report(b, "p50-ns")
 
-	// It was the same as what the library programs.
+	// The library finds what it would have programmed.
 	d := open(b, ns, nftdp.Config{})
 	plan, err := d.Apply(b.Context(), manyServices(n))
 	mustKeep(b, plan, err)
@@ -114,7 +114,7 @@ func compiled(n int) *ruleset.Ruleset {
 	return compile.New(compile.Config{Table: nftdp.DefaultTable, Affinities: 65536}, services).Ruleset()
 }
 
-// encode makes the batch of the changes for the present generation.
+// encode encodes the changes as a batch for the present generation.
 func encode(b *testing.B, ns *nstest.Namespace, changes []ruleset.Change) []byte {
 	b.Helper()
 	conn := dialKernel(b, ns)
@@ -128,7 +128,7 @@ func encode(b *testing.B, ns *nstest.Namespace, changes []ruleset.Change) []byte
 	return batch.Finish()
 }
 
-// rawConn is a netlink socket with nothing around it.
+// rawConn is a bare netlink socket.
 type rawConn int
 
 func dialRaw(b *testing.B, ns *nstest.Namespace) rawConn {
@@ -144,25 +144,25 @@ func dialRaw(b *testing.B, ns *nstest.Namespace) rawConn {
 	b.Cleanup(func() { _ = unix.Close(fd) })
 	const buffer = 256 << 20 // more than any batch here
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, buffer); err != nil {
-		skipOrFail(b, "a batch in one piece needs CAP_NET_ADMIN on the host: %v", err)
+		skipOrFail(b, "sending a batch in one piece needs CAP_NET_ADMIN on the host: %v", err)
 	}
 	return rawConn(fd)
 }
 
-// commit sends a batch and reads what the kernel says to it: the first error,
-// or the acknowledgement that there was none.
+// commit sends a batch and reads the kernel's answer: the first error, or the
+// acknowledgement.
 func (c rawConn) commit(batch []byte) error {
 	if err := unix.Sendto(int(c), batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return os.NewSyscallError("sendto", err)
 	}
 	var reply [unix.NLMSG_HDRLEN + 4]byte
-	// The answer is there: the kernel works within the call that sends.
+	// The kernel has answered when the call that sends returns.
 	n, _, err := unix.Recvfrom(int(c), reply[:], unix.MSG_DONTWAIT)
 	if err != nil {
 		return os.NewSyscallError("recvfrom", err)
 	}
 	if n < len(reply) || binary.NativeEndian.Uint16(reply[4:]) != unix.NLMSG_ERROR {
-		return errors.New("the answer is no acknowledgement")
+		return errors.New("the answer is not an acknowledgement")
 	}
 	if errno := -int32(binary.NativeEndian.Uint32(reply[unix.NLMSG_HDRLEN:])); errno != 0 {
 		return unix.Errno(errno)

@@ -20,7 +20,7 @@ func loadByNft(b *testing.B, script string) {
 		b.Fatal(err)
 	}
 	ns := newNamespace(b)
-	dialRaw(b, ns) // nft needs a send buffer as large, and gets it under the same condition
+	dialRaw(b, ns) // skips where nft could not have a send buffer of this size either
 	laps := newLaps()
 	for b.Loop() {
 		begin := time.Now()
@@ -31,13 +31,13 @@ func loadByNft(b *testing.B, script string) {
 	laps.report(b, "p50-ns")
 }
 
-// What follows writes manyServices as kube-proxy would in its nftables mode
-// (pkg/proxy/nftables/proxier.go), with the parts that grow with services. It
-// speaks to nft in commands, too.
+// What follows writes manyServices in the way of kube-proxy's nftables mode
+// (pkg/proxy/nftables/proxier.go), which also sends commands to nft, as far as
+// rules grow with the number of services.
 
-// endpointChains has a chain for each service and for each of its endpoints.
-// Versions before 1.36 write this for every service, later ones for those with
-// session affinity.
+// endpointChains has a chain for each service and each endpoint. Versions before
+// 1.36 write this for every service, later ones for services with session
+// affinity.
 func endpointChains(n int) string {
 	return kubeProxy(n, func(b *strings.Builder, i int) {
 		var pool []string
@@ -71,14 +71,14 @@ func serviceChain(i int) string {
 	return fmt.Sprintf("service-%08X-default/service-%d/tcp/http", i, i)
 }
 
-func kubeProxy(n int, balance func(b *strings.Builder, i int)) string {
+func kubeProxy(n int, choose func(b *strings.Builder, i int)) string {
 	var b strings.Builder
 	b.WriteString(kubeProxySkeleton)
 	for i := range n {
 		addr, chain := clusterAddr(i), serviceChain(i)
 		fmt.Fprintf(&b, "add chain ip kube-proxy %s\n", chain)
 		fmt.Fprintf(&b, "add rule ip kube-proxy %s ip daddr %v tcp dport 80 ip saddr != 10.128.0.0/9 jump mark-for-masquerade\n", chain, addr)
-		balance(&b, i)
+		choose(&b, i)
 		fmt.Fprintf(&b, "add element ip kube-proxy cluster-ips { %v }\n", addr)
 		fmt.Fprintf(&b, "add element ip kube-proxy service-ips { %v . tcp . 80 : goto %s }\n", addr, chain)
 	}

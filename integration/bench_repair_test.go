@@ -11,8 +11,8 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// BenchmarkRepair takes the time from when somebody else begins to commit a
-// change until Keep has repaired it.
+// BenchmarkRepair measures the time from the beginning of another program's
+// commit until Keep has repaired what it did.
 func BenchmarkRepair(b *testing.B) {
 	inSizes(b, func(b *testing.B, n int) {
 		held := compiled(n)
@@ -40,8 +40,8 @@ func BenchmarkRepair(b *testing.B) {
 	})
 }
 
-// repair measures one repair after the other, each by a Keep of its own, since
-// it hesitates if there is much to repair.
+// repair measures one repair after the other, each by a new Keep, since one that
+// has had much to repair pauses before the next repair.
 func repair(b *testing.B, n int, changes func(i int) []ruleset.Change) {
 	b.Helper()
 	ns := newNamespace(b)
@@ -74,7 +74,7 @@ func repair(b *testing.B, n int, changes func(i int) []ruleset.Change) {
 	mustKeep(b, plan, err)
 }
 
-// keep runs Keep, which tells of each repair, until it is stopped.
+// keep runs Keep, which reports each repair, until it is stopped.
 func keep(tb testing.TB, d *nftdp.Dataplane) (repaired <-chan error, stop func()) {
 	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

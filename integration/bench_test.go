@@ -21,7 +21,7 @@ import (
 // poolSize is the number of backends of every service here.
 const poolSize = 10
 
-// inSizes runs a benchmark with more and more services.
+// inSizes runs a benchmark with increasing numbers of services.
 func inSizes(b *testing.B, bench func(b *testing.B, n int)) {
 	b.Helper()
 	sizes := []int{100, 1_000, 10_000, 50_000}
@@ -33,7 +33,7 @@ func inSizes(b *testing.B, bench func(b *testing.B, n int)) {
 	}
 }
 
-// BenchmarkUpdateBackend replaces one backend, of another service each time.
+// BenchmarkUpdateBackend replaces one backend, each time of a different service.
 func BenchmarkUpdateBackend(b *testing.B) {
 	inSizes(b, func(b *testing.B, n int) {
 		before, after := manyServices(n), replacedBackends(n)
@@ -53,7 +53,7 @@ func BenchmarkUpdateBackend(b *testing.B) {
 	})
 }
 
-// BenchmarkUpdateService adds one service and removes it again.
+// BenchmarkUpdateService adds a service and removes it again.
 func BenchmarkUpdateService(b *testing.B) {
 	inSizes(b, func(b *testing.B, n int) {
 		d := openLoaded(b, manyServices(n))
@@ -77,7 +77,7 @@ func BenchmarkUpdateService(b *testing.B) {
 	})
 }
 
-// BenchmarkApplyOneChange gives all services, of which one has a backend
+// BenchmarkApplyOneChange applies all services after the backend of one has been
 // replaced.
 func BenchmarkApplyOneChange(b *testing.B) {
 	inSizes(b, func(b *testing.B, n int) {
@@ -96,7 +96,7 @@ func BenchmarkApplyOneChange(b *testing.B) {
 	})
 }
 
-// BenchmarkAdopt is a restart: a new Dataplane finds everything in place.
+// BenchmarkAdopt measures a restart: a new Dataplane finds everything in place.
 func BenchmarkAdopt(b *testing.B) {
 	inSizes(b, func(b *testing.B, n int) {
 		ns := newNamespace(b)
@@ -116,9 +116,9 @@ func BenchmarkAdopt(b *testing.B) {
 	})
 }
 
-// TestUpdateFollowsTheChange: to replace a backend takes as much with many
-// services as with few. This is the part of the benchmarks that does not
-// depend on the machine.
+// TestUpdateFollowsTheChange: replacing a backend takes the same changes and
+// about the same allocations with many services as with few. This much of the
+// benchmarks does not depend on the machine.
 func TestUpdateFollowsTheChange(t *testing.T) {
 	few, allocsOfFew := costOfUpdate(t, 100)
 	many, allocsOfMany := costOfUpdate(t, 10_000)
@@ -130,8 +130,8 @@ func TestUpdateFollowsTheChange(t *testing.T) {
 	}
 }
 
-// costOfUpdate counts the changes and the allocations of replacing a backend
-// of one of n services.
+// costOfUpdate counts the changes and allocations for replacing one backend of
+// one of n services.
 func costOfUpdate(t *testing.T, n int) (changes int, allocs float64) {
 	t.Helper()
 	d := openLoaded(t, manyServices(n))
@@ -146,7 +146,7 @@ func costOfUpdate(t *testing.T, n int) (changes int, allocs float64) {
 	return changes, allocs
 }
 
-// manyServices makes services that have nothing in common.
+// manyServices returns n services that have nothing in common.
 func manyServices(n int) []nftdp.Service {
 	all := make([]nftdp.Service, n)
 	for i := range all {
@@ -155,9 +155,9 @@ func manyServices(n int) []nftdp.Service {
 	return all
 }
 
-// replacedBackends are the same services, each with one backend replaced.
+// replacedBackends returns the same services, each with one backend replaced.
 // Slots follow the order of addresses, and the new backend comes last, so that
-// on average half of the slots move: a replacement costs no less anywhere.
+// half of the slots move on average.
 func replacedBackends(n int) []nftdp.Service {
 	all := make([]nftdp.Service, n)
 	for i := range all {
@@ -166,8 +166,8 @@ func replacedBackends(n int) []nftdp.Service {
 	return all
 }
 
-// service is the i-th service. It has a cluster address and, of addresses for
-// one backend more than it has, all but the one at absent.
+// service is the i-th service. It has a cluster address and poolSize backends,
+// which have all of poolSize+1 addresses but the one at absent.
 func service(i, absent int) nftdp.Service {
 	s := nftdp.Service{
 		Name:      fmt.Sprintf("default/service-%d:http", i),
@@ -194,7 +194,7 @@ func ipv4(a, b byte, n int) netip.Addr {
 	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, first+uint32(n))))
 }
 
-// openLoaded opens a namespace that has these services.
+// openLoaded opens a new namespace and programs these services.
 func openLoaded(tb testing.TB, services []nftdp.Service) *nftdp.Dataplane {
 	tb.Helper()
 	d := open(tb, newNamespace(tb), nftdp.Config{})
@@ -204,7 +204,7 @@ func openLoaded(tb testing.TB, services []nftdp.Service) *nftdp.Dataplane {
 	return d
 }
 
-// load programs the services and lets go of the namespace.
+// load programs the services and closes the Dataplane.
 func load(tb testing.TB, ns *nstest.Namespace, services []nftdp.Service) {
 	tb.Helper()
 	d := open(tb, ns, nftdp.Config{})
@@ -233,7 +233,7 @@ func mustKeep(tb testing.TB, plan *nftdp.Plan, err error) {
 	}
 }
 
-// untimed does what is no part of an iteration.
+// untimed runs what does not belong to an iteration.
 func untimed(b *testing.B, f func()) {
 	b.Helper()
 	b.StopTimer()
@@ -241,12 +241,12 @@ func untimed(b *testing.B, f func()) {
 	b.StartTimer()
 }
 
-// laps are the durations of iterations. Their median says what an iteration
-// takes; the mean, which is what ns/op has, follows the few of them during
+// laps are the durations of iterations. Their median is the duration of a
+// typical one. ns/op is the mean, which depends on the few iterations during
 // which the machine did something else.
 type laps []time.Duration
 
-// newLaps has so much room that measuring does not allocate.
+// newLaps reserves enough memory for laps that measuring does not allocate.
 func newLaps() *laps {
 	l := make(laps, 0, 1<<20)
 	return &l
@@ -259,7 +259,7 @@ func (l *laps) report(b *testing.B, unit string) {
 	b.ReportMetric(l.median(), unit)
 }
 
-// median is that of the laps in nanoseconds.
+// median returns the median in nanoseconds.
 func (l *laps) median() float64 {
 	slices.Sort(*l)
 	return float64((*l)[len(*l)/2])

@@ -13,7 +13,7 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// packetCase is what must happen to certain packets.
+// packetCase says what must happen to certain packets.
 type packetCase struct {
 	name     string
 	config   nftdp.Config
@@ -22,14 +22,14 @@ type packetCase struct {
 	packets  []packet                     // in both families
 }
 
-// packet is the first one of a connection.
+// packet is the first packet of a connection.
 type packet struct {
 	from     place
 	protocol string // empty is "tcp"
 	to       func(nstest.Addrs) netip.Addr
 	port     uint16
-	want     string // the server, "L1 or R1", or what attempt says: "refused"
-	source   place  // whose address the server sees; empty is not looked at
+	want     string // the place that answers, "L1 or R1", or a word of attempt's: "refused"
+	source   place  // the place whose address the server sees; empty: any
 }
 
 // packetCases are the cases that no other test has among its own.
@@ -118,9 +118,9 @@ func (c *packetCase) send(t *testing.T) {
 	}
 }
 
-// place is somebody in the topology of the packet cases: the client C and its
+// place is a place in the topology of the packet cases: the client C and its
 // second address C2, the node N, its pods L1 and L2, and the pods R1 and R2
-// behind another router, which reach each other without N.
+// behind another router, which reach each other without passing N.
 type place string
 
 // caseWorld is that topology. All pods serve on backendPort.
@@ -143,7 +143,7 @@ func newCaseWorld(t *testing.T, config nftdp.Config) *caseWorld {
 	return w
 }
 
-// namespace is where a place is.
+// namespace is the network namespace of a place.
 func (w *caseWorld) namespace(p place) *nstest.Namespace {
 	return map[place]*nstest.Namespace{
 		"C": w.Client, "C2": w.Client, "N": w.Node,
@@ -151,7 +151,7 @@ func (w *caseWorld) namespace(p place) *nstest.Namespace {
 	}[p]
 }
 
-// addr is the address of a place; the node has others besides.
+// addr is the address of a place; the node has other addresses, too.
 func (p place) addr(a nstest.Addrs) netip.Addr {
 	return map[place]netip.Addr{
 		"C": a.Client, "C2": a.Client2, "N": a.Node,
@@ -178,7 +178,7 @@ func onPort(port uint16, backends []nftdp.Backend) []nftdp.Backend {
 	return backends
 }
 
-// isLocal marks the backends that are the node's own pods.
+// isLocal sets Local for the backends that are the node's own pods.
 func isLocal(backends []nftdp.Backend) []nftdp.Backend {
 	for i, b := range backends {
 		for _, a := range nstest.Families() {
@@ -190,8 +190,8 @@ func isLocal(backends []nftdp.Backend) []nftdp.Backend {
 	return backends
 }
 
-// send makes a connection, or as many as show that all the servers that are
-// wanted are chosen from, and checks what came of it.
+// send makes one connection and checks its outcome. If several servers are
+// wanted, it makes enough connections to show that each of them is chosen.
 func (w *caseWorld) send(t *testing.T, a nstest.Addrs, p packet) {
 	t.Helper()
 	want := strings.Split(p.want, " or ")
@@ -208,7 +208,7 @@ func (w *caseWorld) send(t *testing.T, a nstest.Addrs, p packet) {
 	for range n {
 		result := w.sendOne(t, a, p)
 		if got[result]++; !slices.Contains(want, result) {
-			break // The others may take until the timeout, too.
+			break // Each of the others might take until the timeout, too.
 		}
 	}
 	if all := slices.Sorted(maps.Keys(got)); !slices.Equal(all, slices.Sorted(slices.Values(want))) {
@@ -216,7 +216,7 @@ func (w *caseWorld) send(t *testing.T, a nstest.Addrs, p packet) {
 	}
 }
 
-// sendOne says in a word what came of a connection.
+// sendOne makes a connection and returns its outcome in a word.
 func (w *caseWorld) sendOne(t *testing.T, a nstest.Addrs, p packet) string {
 	t.Helper()
 	var src netip.Addr

@@ -16,27 +16,27 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// changes is how often services change under load, and connectionsPerChange
-// how many connections end between two changes at least, while the others are
-// on their way.
+// changes is the number of changes under load, and connectionsPerChange the
+// number of connections that end at least between two changes, while others are
+// still in progress.
 const (
 	changes              = 1000
 	connectionsPerChange = 30
 )
 
-// poolBackends is how many backends there are to choose from.
+// poolBackends is the number of backends that there are to choose from.
 const poolBackends = 4
 
-// mutations are the ways in which a service changes. None needs to care
-// whether a backend is left that is usable.
+// mutations are the ways in which a service changes. A mutation may leave no
+// usable backend: mutate looks after that.
 func mutations() map[string]func(*rand.Rand, *nftdp.Service) {
 	return map[string]func(*rand.Rand, *nftdp.Service){
-		"pool":     func(r *rand.Rand, s *nftdp.Service) { s.Backends = localBackends(somePool(r)...) },
-		"state":    func(r *rand.Rand, s *nftdp.Service) { setState(s, r.IntN(poolBackends), nftdp.State(r.IntN(3))) },
-		"weight":   func(r *rand.Rand, s *nftdp.Service) { setWeight(s, r.IntN(poolBackends), uint16(r.IntN(4))) },
-		"backup":   func(r *rand.Rand, s *nftdp.Service) { setBackup(s, r.IntN(poolBackends), r.IntN(2) == 0) },
-		"balance":  func(r *rand.Rand, s *nftdp.Service) { setBalance(s, schedulers()[r.IntN(len(schedulers()))]) },
-		"frontend": func(_ *rand.Rand, s *nftdp.Service) { toggleFrontend(s) },
+		"pool":      func(r *rand.Rand, s *nftdp.Service) { s.Backends = localBackends(somePool(r)...) },
+		"state":     func(r *rand.Rand, s *nftdp.Service) { setState(s, r.IntN(poolBackends), nftdp.State(r.IntN(3))) },
+		"weight":    func(r *rand.Rand, s *nftdp.Service) { setWeight(s, r.IntN(poolBackends), uint16(r.IntN(4))) },
+		"backup":    func(r *rand.Rand, s *nftdp.Service) { setBackup(s, r.IntN(poolBackends), r.IntN(2) == 0) },
+		"scheduler": func(r *rand.Rand, s *nftdp.Service) { setScheduler(s, schedulers()[r.IntN(len(schedulers()))]) },
+		"frontend":  func(_ *rand.Rand, s *nftdp.Service) { toggleFrontend(s) },
 		"affinity": func(r *rand.Rand, s *nftdp.Service) {
 			s.Affinity = []nftdp.Duration{0, nftdp.Duration(time.Second), anHour}[r.IntN(3)]
 		},
@@ -60,7 +60,7 @@ func mutations() map[string]func(*rand.Rand, *nftdp.Service) {
 	}
 }
 
-// localBackends are some of the backends, which are on the node.
+// localBackends are backends of the topology with Local set.
 func localBackends(indices ...int) []nftdp.Backend {
 	all := backends(indices...)
 	for i := range all {
@@ -69,7 +69,8 @@ func localBackends(indices ...int) []nftdp.Backend {
 	return all
 }
 
-// setPolicy is for all frontends, so that they agree on what is usable.
+// setPolicy sets the policy of all frontends, so that they have the same usable
+// backends.
 func setPolicy(s *nftdp.Service, policy nftdp.Policy) {
 	for i := range s.Frontends {
 		s.Frontends[i].Policy = policy
@@ -103,14 +104,16 @@ func setLocal(s *nftdp.Service, backend int, local bool) {
 	each(s, backend, func(b *nftdp.Backend) { b.Local = local })
 }
 
-// setLimit sets a limit that is not reached. Flows of UDP would stay for long.
+// setLimit sets a limit that connections do not reach. UDP services get none,
+// since their flows would count long after the last datagram.
 func setLimit(s *nftdp.Service, backend int, most uint32) {
 	if s.Protocol == nftdp.ProtocolTCP {
 		each(s, backend, func(b *nftdp.Backend) { b.MaxConns = most })
 	}
 }
 
-// setClients lets everybody in who connects, one way or another.
+// setClients sets lists of clients with which all clients of the test are
+// allowed.
 func setClients(r *rand.Rand, f *nftdp.Frontend) {
 	f.Allow, f.Deny = nil, nil
 	if r.IntN(2) == 0 {
@@ -121,7 +124,7 @@ func setClients(r *rand.Rand, f *nftdp.Frontend) {
 	}
 }
 
-// someSNAT is nothing, or an address of the node in each family.
+// someSNAT is either no address, or one of the node in each family.
 func someSNAT(r *rand.Rand) []netip.Addr {
 	if r.IntN(2) == 0 {
 		return nil
@@ -129,25 +132,25 @@ func someSNAT(r *rand.Rand) []netip.Addr {
 	return []netip.Addr{nstest.IPv4().Node, nstest.IPv6().Node}
 }
 
-// setRange makes a range longer or shorter.
+// setRange changes the length of a range.
 func setRange(f *nftdp.Frontend, more uint16) {
 	if f.EndPort > 0 {
 		f.EndPort = f.Port + 1 + more
 	}
 }
 
-// somePool is some of the backends, or none, in any order.
+// somePool selects any number of the backends, in any order.
 func somePool(r *rand.Rand) []int { return r.Perm(poolBackends)[:r.IntN(poolBackends+1)] }
 
-// setBalance has a small table for Maglev, since all of it is written anew.
-func setBalance(s *nftdp.Service, balance nftdp.Scheduler) {
-	s.Scheduler, s.MaglevSize = balance, 0
-	if balance == nftdp.SchedulerMaglev {
+// setScheduler uses a small table with Maglev, since all of it is rewritten.
+func setScheduler(s *nftdp.Service, scheduler nftdp.Scheduler) {
+	s.Scheduler, s.MaglevSize = scheduler, 0
+	if scheduler == nftdp.SchedulerMaglev {
 		s.MaglevSize = 31
 	}
 }
 
-// toggleFrontend adds frontends that no client uses, or takes them away.
+// toggleFrontend adds frontends that no client uses, or removes them.
 func toggleFrontend(s *nftdp.Service) {
 	n := len(s.Frontends)
 	s.Frontends = slices.DeleteFunc(s.Frontends, func(f nftdp.Frontend) bool {
@@ -164,13 +167,13 @@ func toggleFrontend(s *nftdp.Service) {
 // churning is a service that changes while clients use it.
 type churning struct {
 	nftdp.Service
-	mayBeEmpty bool // may have no usable backend
-	// phase moves from one of the phases to the next. A connection that
-	// began and ended in the same one knows what to expect.
+	mayBeEmpty bool // it may have no usable backend
+	// phase counts the phases that have begun. The outcome of a connection
+	// that begins and ends in the same phase is known.
 	phase atomic.Uint32
 }
 
-// The phases of a service, which come round again.
+// The phases of a service follow each other in a circle.
 const (
 	usable = iota
 	emptying
@@ -179,9 +182,9 @@ const (
 	phases
 )
 
-// mutate changes the service at random. Of UDP services backends leave by
-// draining: of one that is taken away flows are deleted, and a client that has
-// just asked it would wait in vain.
+// mutate changes the service at random. A backend leaves a UDP service by
+// draining: if it were removed, its flows would be deleted, and a client that
+// has just sent a datagram would wait in vain.
 func (c *churning) mutate(r *rand.Rand) {
 	all := mutations()
 	names := mutationNames()
@@ -202,8 +205,8 @@ func (c *churning) mutate(r *rand.Rand) {
 	}
 }
 
-// accepts says so for a valid service with a usable backend, be it for clients
-// outside or for others.
+// accepts reports whether a service is valid and has a usable backend, both for
+// outside clients and for others.
 func (c *churning) accepts(next nftdp.Service) bool {
 	if (nftdp.Config{}).Validate([]nftdp.Service{next}) != nil {
 		return false
@@ -224,7 +227,7 @@ func mutationNames() []string {
 	return names
 }
 
-// drainInstead makes backends draining that are down or not in the pool.
+// drainInstead makes those backends draining that are down or missing.
 func drainInstead(s *nftdp.Service) {
 	for i := range s.Backends {
 		if s.Backends[i].State == nftdp.StateDown {
@@ -239,8 +242,8 @@ func drainInstead(s *nftdp.Service) {
 	}
 }
 
-// usableServers are the servers that new connections of clients outside go to.
-// The families have the same.
+// usableServers are the servers that new connections of outside clients can
+// reach. They are the same in both families.
 func usableServers(s nftdp.Service) []string {
 	return poolOf(s, s.Frontends[0].Policy != nftdp.PolicyAnyBackend)
 }
@@ -264,7 +267,8 @@ func poolOf(s nftdp.Service, local bool) []string {
 	return active
 }
 
-// before and after move the phase of a service around its change.
+// before and after are called before and after a change, and begin a new phase
+// if it makes a difference.
 func (c *churning) before() {
 	switch left := len(usableServers(c.Service)); {
 	case left == 0 && c.phase.Load()%phases == usable, left > 0 && c.phase.Load()%phases == empty:
@@ -280,18 +284,18 @@ func (c *churning) after() {
 
 // churnClient connects to one frontend from one place, again and again.
 type churnClient struct {
-	service   *churning
-	from      *nstest.Namespace
-	protocol  string
-	dst       netip.AddrPort
-	served    int
-	refused   int
-	slowest   time.Duration
-	unlikely  string // the first outcome that was not as it had to be
-	unlikelyN int
+	service  *churning
+	from     *nstest.Namespace
+	protocol string
+	dst      netip.AddrPort
+	served   int
+	refused  int
+	slowest  time.Duration
+	wrong    string // the first wrong outcome
+	wrongs   int
 }
 
-// run makes connections until done is closed, and tells of each one.
+// run makes connections until done is closed, and sends to made after each.
 func (c *churnClient) run(done <-chan struct{}, made chan<- struct{}) {
 	for {
 		c.connect()
@@ -309,7 +313,7 @@ func (c *churnClient) connect() {
 	c.slowest = max(c.slowest, time.Since(start))
 	phase := before % phases
 	if before != c.service.phase.Load() {
-		phase = emptying // Either may happen.
+		phase = emptying // either outcome is right
 	}
 	served := slices.Contains(backendNames(poolBackends), got)
 	switch {
@@ -318,15 +322,14 @@ func (c *churnClient) connect() {
 	case got == "refused" && phase != usable:
 		c.refused++
 	default:
-		if c.unlikelyN++; c.unlikely == "" {
-			c.unlikely = fmt.Sprintf("%s in phase %d after %v", got, phase, time.Since(start))
+		if c.wrongs++; c.wrong == "" {
+			c.wrong = fmt.Sprintf("%s in phase %d after %v", got, phase, time.Since(start))
 		}
 	}
 }
 
-// brief makes one connection and says in a word what came of it. One of TCP is
-// reset when it has shown that it works, so that clients do not run out of
-// ports.
+// brief makes one connection and returns its outcome in a word. A TCP connection
+// is reset once it has worked, so that clients do not run out of ports.
 func brief(from *nstest.Namespace, protocol string, dst netip.AddrPort) string {
 	if protocol != "tcp" {
 		return attempt(from, protocol, dst, askTimeout)
@@ -338,11 +341,11 @@ func brief(from *nstest.Namespace, protocol string, dst netip.AddrPort) string {
 	return outcome(c.Answer, c.Reset())
 }
 
-// TestNoConnectionFailsDuringChanges: while clients of every kind connect all
-// the time over every kind of frontend, services change in every way, in a
-// thousand transactions, by Apply and by Update, in a process that is restarted
-// now and then. No connection to a service fails that has a usable backend
-// throughout; where there is none, connections are refused, and only there.
+// TestNoConnectionFailsDuringChanges: clients of every kind connect all the time
+// through frontends of every kind, while services change in every way, in a
+// thousand transactions, by Apply and Update, in a process that is restarted now
+// and then. No connection fails while its service has a usable backend, and every
+// connection is refused while it has none.
 func TestNoConnectionFailsDuringChanges(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{Internal: podNets()}, poolBackends)
@@ -351,9 +354,10 @@ func TestNoConnectionFailsDuringChanges(t *testing.T) {
 	}
 	services[2].mayBeEmpty = true
 	// Debian's 5.10.262, 6.1.0-56 and 6.12.117 refuse a few of thousands of
-	// connections to ranges, 6.18.15 and 7.3.4 have refused none. Sets of
-	// intervals take effect at the very end of a commit (nft_set_commit_update
-	// in net/netfilter/nf_tables_api.c), probably after what they lead to.
+	// connections to ranges; 6.18.15 and 7.3.4 have refused none. Changes of
+	// interval sets take effect at the very end of a commit
+	// (nft_set_commit_update in net/netfilter/nf_tables_api.c), probably after
+	// those of the chains and maps that they lead to.
 	if !nstest.LinuxBefore(6, 18) {
 		ranged := newChurning(len(services), nftdp.ProtocolTCP)
 		services = append(services, ranged)
@@ -386,7 +390,8 @@ func TestNoConnectionFailsDuringChanges(t *testing.T) {
 	reportChurn(t, clients, time.Since(start))
 }
 
-// churnPort is the port of a service on virtual addresses and the node's.
+// churnPort is the port of the i-th service on its virtual address and on the
+// node's addresses.
 func churnPort(i int) uint16 { return uint16(80 + i) }
 
 func newChurning(i int, protocol nftdp.Protocol) *churning {
@@ -397,8 +402,8 @@ func newChurning(i int, protocol nftdp.Protocol) *churning {
 	}}
 }
 
-// serveRange turns the frontends of a service into ranges, and has the backends
-// listen on their first ports.
+// serveRange turns the frontends of a service into ranges, and makes the backends
+// listen on the first ports of these.
 func (w *world) serveRange(t *testing.T, s *churning) {
 	t.Helper()
 	s.Backends = onPort(0, s.Backends)
@@ -406,7 +411,7 @@ func (w *world) serveRange(t *testing.T, s *churning) {
 		f := &s.Frontends[i]
 		f.EndPort = f.Port + 1
 		if f.Addr.IsValid() {
-			continue // The same port as of a node-wide one.
+			continue // a node-wide frontend has the same port
 		}
 		for _, pod := range w.Backends {
 			serve(t, pod, f.Port, "tcp")
@@ -422,7 +427,7 @@ func specs(services []*churning) []nftdp.Service {
 	return all
 }
 
-// churnClients are one for each service, family, frontend and place.
+// churnClients returns a client for each service, family, frontend and place.
 func (w *world) churnClients(services []*churning) []*churnClient {
 	var all []*churnClient
 	for i, s := range services {
@@ -445,7 +450,7 @@ func (w *world) churnClients(services []*churning) []*churnClient {
 	return all
 }
 
-// churn makes the i-th change, of one service or several.
+// churn makes the i-th change, which is of one service or several.
 func (w *world) churn(t *testing.T, r *rand.Rand, i int, services []*churning) {
 	t.Helper()
 	var changed []*churning
@@ -456,7 +461,7 @@ func (w *world) churn(t *testing.T, r *rand.Rand, i int, services []*churning) {
 	}
 	passing := nftdp.Service{Name: "passing", Frontends: nodeWide(79), Backends: backends(somePool(r)...)}
 	switch {
-	case i%250 == 249: // Another process takes over.
+	case i%250 == 249: // another process takes over
 		closeOrFail(t, w.dataplane)
 		w.open(t, nftdp.Config{Internal: podNets()})
 		w.apply(t, specs(services)...)
@@ -470,7 +475,7 @@ func (w *world) churn(t *testing.T, r *rand.Rand, i int, services []*churning) {
 	for _, c := range changed {
 		c.after()
 	}
-	if i%20 == 0 { // What follows a change follows its state.
+	if i%20 == 0 { // connections follow a change at once
 		want := usableServers(services[0].Service)
 		if got := brief(w.Client, "tcp", netip.AddrPortFrom(nstest.IPv6().Node, churnPort(0))); !slices.Contains(want, got) {
 			t.Errorf("change %d: %s answered, want one of %v", i, got, want)
@@ -478,22 +483,22 @@ func (w *world) churn(t *testing.T, r *rand.Rand, i int, services []*churning) {
 	}
 }
 
-// reportChurn fails for clients with outcomes that were not as they had to be,
-// or that had none.
+// reportChurn fails for each client that saw a wrong outcome, or did not see
+// each outcome that was to be seen.
 func reportChurn(t *testing.T, clients []*churnClient, took time.Duration) {
 	t.Helper()
 	var served, refused int
 	var slowest time.Duration
 	for _, c := range clients {
 		name := fmt.Sprintf("%s from %s to %v", c.protocol, c.from.Name, c.dst)
-		if c.unlikelyN > 0 {
-			t.Errorf("%s: %d connections failed or should have, the first: %s", name, c.unlikelyN, c.unlikely)
+		if c.wrongs > 0 {
+			t.Errorf("%s: %d connections had a wrong outcome, the first: %s", name, c.wrongs, c.wrong)
 		}
 		if c.served == 0 || (c.refused == 0) == c.service.mayBeEmpty {
 			t.Errorf("%s: %d served, %d refused", name, c.served, c.refused)
 		}
 		served, refused, slowest = served+c.served, refused+c.refused, max(slowest, c.slowest)
 	}
-	t.Logf("%d clients, %d connections served and %d refused in %v, the slowest after %v",
+	t.Logf("%d clients, %d connections served and %d refused in %v, the slowest in %v",
 		len(clients), served, refused, took, slowest)
 }

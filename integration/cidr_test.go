@@ -20,10 +20,10 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestServiceCIDRs: what no frontend takes in the service CIDRs is refused at
-// once, be it another port of an address in use or an address that no service
-// has: TCP with a reset and no other answer, everything else with an ICMP error
-// that says "port unreachable" (cases 4, 5).
+// TestServiceCIDRs: packets to the service CIDRs that no frontend takes are
+// refused at once, whether they are to another port of an address in use or to
+// an address that no service has: TCP with a reset and no other answer,
+// everything else with the ICMP error "port unreachable".
 func TestServiceCIDRs(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{ServiceCIDRs: serviceNets()})
@@ -35,7 +35,7 @@ func TestServiceCIDRs(t *testing.T) {
 	}
 }
 
-// wantUnreachable tries everything that the services leave.
+// wantUnreachable tries what the services leave over, with every protocol.
 func (w *caseWorld) wantUnreachable(t *testing.T, from place, a nstest.Addrs) {
 	t.Helper()
 	ns := w.namespace(from)
@@ -50,7 +50,7 @@ func (w *caseWorld) wantUnreachable(t *testing.T, from place, a nstest.Addrs) {
 			if got := reach(ns, protocol, dst, askTimeout); got != refused {
 				t.Errorf("%s to %v: %s, want %s", protocol, dst, got, refused)
 			}
-			if protocol != "tcp" { // the node's own processes are told both ways
+			if protocol != "tcp" { // the node's own processes get the message and an error
 				want = append(want, portUnreachable(dst.Addr(), protocol))
 			}
 		}
@@ -62,9 +62,9 @@ func (w *caseWorld) wantUnreachable(t *testing.T, from place, a nstest.Addrs) {
 }
 
 // TestServiceCIDRsAreNotForwarded: another router has the addresses of the
-// service CIDRs and answers there, and the node a route to it. With
-// ServiceCIDRs it gets nothing of what is for them (case 5), and all of what is
-// for other addresses.
+// service CIDRs and answers there, and the node has a route to it. With
+// ServiceCIDRs it receives no packet to these addresses, and every packet to
+// others.
 func TestServiceCIDRsAreNotForwarded(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{})
@@ -106,8 +106,8 @@ func TestServiceCIDRsAreNotForwarded(t *testing.T) {
 	everyone(t, external, 80, router)
 }
 
-// routeToRouter has the other router take the addresses of services and one
-// outside of their prefixes.
+// routeToRouter gives the other router the addresses of services and one outside
+// of their prefixes, and the node routes to it.
 func (w *caseWorld) routeToRouter(t *testing.T) {
 	t.Helper()
 	for i, a := range nstest.Families() {
@@ -126,8 +126,8 @@ func (w *caseWorld) routeToRouter(t *testing.T) {
 	serve(t, w.Router, 81, "tcp", "udp", "sctp")
 }
 
-// reach is attempt that knows "icmp", too: an echo request, whose outcome is
-// "echo" if it is answered.
+// reach is attempt with one protocol more: "icmp" sends an echo request, whose
+// outcome is "echo" if it is answered.
 func reach(from *nstest.Namespace, protocol string, dst netip.AddrPort, timeout time.Duration) string {
 	if protocol != "icmp" {
 		return attempt(from, protocol, dst, timeout)
@@ -138,12 +138,13 @@ func reach(from *nstest.Namespace, protocol string, dst netip.AddrPort, timeout 
 	return "echo"
 }
 
-// ICMP messages, by what they are and the address's family.
+// Types of ICMP messages, for IPv4 and IPv6.
 const (
 	echoRequest4, echoReply4 = 8, 0
 	echoRequest6, echoReply6 = 128, 129
 )
 
+// echo sends an echo request and waits for the reply.
 func echo(from *nstest.Namespace, dst netip.Addr, timeout time.Duration) error {
 	network, request, reply := "ip4:1", byte(echoRequest4), byte(echoReply4)
 	if dst.Is6() {
@@ -154,9 +155,9 @@ func echo(from *nstest.Namespace, dst netip.Addr, timeout time.Duration) error {
 		return err
 	}
 	defer c.Close()
-	// To conntrack the identifier is what a port is elsewhere.
+	// Conntrack uses the identifier as it does ports of other protocols.
 	message := binary.BigEndian.AppendUint32([]byte{request, 0, 0, 0}, rand.Uint32())
-	if dst.Is4() { // The kernel does it for IPv6.
+	if dst.Is4() { // the kernel fills in that of IPv6
 		binary.BigEndian.PutUint16(message[2:], internetChecksum(message))
 	}
 	if _, err := c.Write(message); err != nil {
@@ -174,13 +175,13 @@ func echo(from *nstest.Namespace, dst netip.Addr, timeout time.Duration) error {
 	}
 }
 
-// icmpError is a message about a packet that could not be delivered.
+// icmpError is an ICMP message about a packet that could not be delivered.
 type icmpError struct {
 	Type, Code, Protocol uint8
 	Dst                  netip.Addr // of that packet
 }
 
-// portUnreachable is the error for a packet to an address.
+// portUnreachable is the error about a packet to an address.
 func portUnreachable(dst netip.Addr, protocol string) icmpError {
 	number := map[string]uint8{"udp": unix.IPPROTO_UDP, "sctp": unix.IPPROTO_SCTP, "icmp": unix.IPPROTO_ICMP}[protocol]
 	if dst.Is4() {
@@ -192,7 +193,7 @@ func portUnreachable(dst netip.Addr, protocol string) icmpError {
 	return icmpError{1, 4, number, dst} // RFC 4443, section 3.1
 }
 
-// icmpListener gets all ICMP messages of a family that reach a namespace.
+// icmpListener receives all ICMP messages of a family that reach a namespace.
 type icmpListener struct{ net.PacketConn }
 
 func listenICMP(t *testing.T, ns *nstest.Namespace, a nstest.Addrs) icmpListener {
@@ -207,8 +208,8 @@ func listenICMP(t *testing.T, ns *nstest.Namespace, a nstest.Addrs) icmpListener
 	return l
 }
 
-// errors are those that have arrived. The kernel gives them to listeners
-// before the socket that they are about.
+// errors are the ICMP errors that have arrived. The kernel delivers them to
+// listeners before it reports them to the socket that they are about.
 func (l icmpListener) errors(t *testing.T) []icmpError {
 	t.Helper()
 	var all []icmpError
@@ -230,7 +231,7 @@ func (l icmpListener) errors(t *testing.T) []icmpError {
 	}
 }
 
-// parseICMPError reads a message that has the packet's header in it.
+// parseICMPError parses a message that quotes a packet's header.
 func parseICMPError(b []byte) (e icmpError, ok bool) {
 	if len(b) < 8+20 {
 		return icmpError{}, false

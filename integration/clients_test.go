@@ -19,10 +19,10 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestDenied: clients that are denied, or not allowed, hear nothing: no
-// backend gets a packet of theirs, their own network stacks no answer, and
-// conntrack has no entry, as their packets are dropped before they are
-// translated (case 16). All wait at the same time.
+// TestDenied: packets of clients that are denied, or not allowed, are dropped
+// before they are translated: no backend receives one, the clients' network
+// stacks receive no answer, and conntrack has no entry. All clients wait at the
+// same time.
 func TestDenied(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
@@ -61,14 +61,14 @@ func TestDenied(t *testing.T) {
 				continue
 			}
 			if n := w.frontend(t, "tcp", netip.AddrPortFrom(addr, f.Port)).Counter.Connections; n == 0 {
-				t.Errorf("frontend %v:%d has counted no packet, so that this shows nothing", addr, f.Port)
+				t.Errorf("frontend %v:%d has counted no packet: the test shows nothing", addr, f.Port)
 			}
 		}
 		w.send(t, a, packet{from: "C2", to: clusterIP, port: 80, want: "L1 or R1"})
 	}
 }
 
-// silent is the packet as somebody sends it whose packets are dropped.
+// silent is the packet with the outcome that the sender sees if it is dropped.
 func (p packet) silent() packet {
 	p.want = "silence"
 	if p.from == "N" && p.protocol != "tcp" {
@@ -77,7 +77,7 @@ func (p packet) silent() packet {
 	return p
 }
 
-// deniedServices have no backend for those in deniedPackets.
+// deniedServices have no frontend that takes one of deniedPackets.
 func deniedServices() []nftdp.Service {
 	everybody := []netip.Prefix{nstest.IPv4().Any(), nstest.IPv6().Any()}
 	nobodyHere := []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/32")}
@@ -89,6 +89,7 @@ func deniedServices() []nftdp.Service {
 	return perProtocol(frontends, to("L1", "R1"))
 }
 
+// deniedPackets are packets to frontends that deny their clients.
 func deniedPackets() []packet {
 	var all []packet
 	for _, from := range []place{"C", "C2", "L1", "L2", "N"} {
@@ -99,13 +100,13 @@ func deniedPackets() []packet {
 	return all
 }
 
-// manyPrefixes is how many one list has of each family.
+// manyPrefixes is the number of prefixes that a list has of each family.
 const manyPrefixes = 5000
 
-// TestManyPrefixes: who gets through lists of thousands of prefixes, which
-// overlap and adjoin each other, is who is in one of Allow and in none of Deny.
-// Clients are asked for whose addresses are the first and the last of prefixes
-// and their neighbours. A new process finds the lists as they are.
+// TestManyPrefixes: with lists of thousands of prefixes, which overlap and adjoin
+// each other, exactly those clients are served that are in a prefix of Allow and
+// in none of Deny. The clients' addresses are the first and last ones of
+// prefixes, and those next to them. A new process finds nothing to change.
 func TestManyPrefixes(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{})
@@ -116,11 +117,11 @@ func TestManyPrefixes(t *testing.T) {
 		allow = append(allow, somePrefixes(r, net, manyPrefixes)...)
 		deny = append(deny, somePrefixes(r, net, manyPrefixes/5)...)
 	}
-	for _, step := range []string{"all", "one prefix less", "none but restarted"} {
+	for _, step := range []string{"all", "one prefix less", "restarted"} {
 		switch step {
 		case "one prefix less":
 			deny = deny[1:]
-		case "none but restarted":
+		case "restarted":
 			closeOrFail(t, w.dataplane)
 			w.open(t, nftdp.Config{})
 		}
@@ -130,15 +131,15 @@ func TestManyPrefixes(t *testing.T) {
 			Frontends: withDeny(deny, withAllow(allow, append(nodeWide(30644), on(external, 80)...))),
 		})
 		t.Logf("%s: %d changes in %v", step, plan.Len(), time.Since(start))
-		if step == "none but restarted" && !plan.Empty() {
+		if step == "restarted" && !plan.Empty() {
 			t.Errorf("plan after the restart has %d changes, want none", plan.Len())
 		}
 	}
 	w.wantServedByLists(t, r, allow, deny)
 }
 
-// wantServedByLists connects from addresses at the edges of prefixes, all at
-// the same time.
+// wantServedByLists connects from addresses at the edges of prefixes, from all of
+// them at the same time.
 func (w *caseWorld) wantServedByLists(t *testing.T, r *rand.Rand, allow, deny []netip.Prefix) {
 	t.Helper()
 	const clients = 80 // of each family
@@ -157,11 +158,11 @@ func (w *caseWorld) wantServedByLists(t *testing.T, r *rand.Rand, allow, deny []
 	}
 	waiting.Wait()
 	if t.Logf("%d of %d clients are served", served, 2*clients); served < clients/3 || served > clients*5/3 {
-		t.Error("that is too one-sided to show anything")
+		t.Error("too few or too many to show anything")
 	}
 }
 
-// wantServed fails unless a client is served, or hears nothing.
+// wantServed fails unless a client is served, or else gets no answer.
 func (w *caseWorld) wantServed(t *testing.T, src netip.Addr, dst netip.AddrPort, served bool) {
 	t.Helper()
 	timeout, want := silence, "silence"
@@ -173,13 +174,13 @@ func (w *caseWorld) wantServed(t *testing.T, src netip.Addr, dst netip.AddrPort,
 	}
 }
 
-// farClients are networks behind the client.
+// farClients are prefixes of addresses behind the client.
 func farClients() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2001:db8::/32")}
 }
 
-// somePrefixes are n prefixes in a network, of which some overlap and every
-// fourth adjoins the one before. Together they cover about half of it.
+// somePrefixes are n prefixes within another one. Some overlap, and every fourth
+// adjoins the one before it. Together they cover about half of it.
 func somePrefixes(r *rand.Rand, net netip.Prefix, n int) []netip.Prefix {
 	const longest = 17 // bits more than the network has
 	var all []netip.Prefix
@@ -199,15 +200,15 @@ func somePrefixes(r *rand.Rand, net netip.Prefix, n int) []netip.Prefix {
 	return all
 }
 
-// addBits sets bits of an address, of which the last one is at end.
+// addBits sets bits of an address to those of a value, the last one before end.
 func addBits(b []byte, end int, value uint32) {
 	for bit := end - 1; value != 0; bit, value = bit-1, value>>1 {
 		b[bit/8] |= byte(value&1) << (7 - bit%8)
 	}
 }
 
-// edges are n addresses in a network at the beginnings and the ends of
-// prefixes, inside and outside.
+// edges are n addresses at the beginnings and ends of prefixes, inside of them
+// and outside.
 func edges(r *rand.Rand, net netip.Prefix, prefixes []netip.Prefix, n int) []netip.Addr {
 	var all []netip.Addr
 	for len(all) < n {
@@ -221,9 +222,9 @@ func edges(r *rand.Rand, net netip.Prefix, prefixes []netip.Prefix, n int) []net
 	return all
 }
 
-// TestClientsChange: who may connect is decided with the first packet. What is
-// established goes on when the lists change, TCP connections and UDP sockets
-// alike, and new connections follow them at once.
+// TestClientsChange: Allow and Deny decide about the first packet of a
+// connection. Established TCP connections and UDP flows go on when the lists
+// change, and new ones follow them at once.
 func TestClientsChange(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{})
@@ -251,13 +252,13 @@ func TestClientsChange(t *testing.T) {
 		for _, c := range []struct {
 			name        string
 			allow, deny []netip.Prefix
-			first, next string // what the client's two addresses get
+			first, next string // the outcomes for the client's two addresses
 		}{
 			{"all denied", nil, clientNets(), "silence", "silence"},
-			{"allowed and denied", clientNets(), nearClient(), "silence", "L1"},
-			{"near allowed", nearClient(), nil, "L1", "silence"},
+			{"both allowed, the first denied", clientNets(), nearClient(), "silence", "L1"},
+			{"the first allowed", nearClient(), nil, "L1", "silence"},
 			{"only others allowed", podNets(), nil, "silence", "silence"},
-			{"nothing said", nil, nil, "L1", "L1"},
+			{"no lists", nil, nil, "L1", "L1"},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				set(c.allow, c.deny)
@@ -278,10 +279,10 @@ func TestClientsChange(t *testing.T) {
 	})
 }
 
-// TestClientsDuringChanges: while prefixes come and go, and with them the sets
-// that hold the lists, a client that is allowed all the time is served all the
-// time, and one that is not never. The flood of the latter comes to the backend
-// neither translated nor does it escape.
+// TestClientsDuringChanges: while prefixes come and go, and with them the sets of
+// the lists, a client that is always allowed is always served, and one that is
+// always denied never is: of its flood no packet reaches the backend, and none
+// escapes untranslated.
 func TestClientsDuringChanges(t *testing.T) {
 	w := newSilentWorld(t, 1)
 	serve(t, w.Backends[0], backendPort, "tcp")

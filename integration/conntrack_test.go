@@ -37,7 +37,7 @@ func dialUDP(t *testing.T, from *nstest.Namespace, dst netip.AddrPort) *udpClien
 // local is the client's address.
 func (c *udpClient) local() netip.AddrPort { return c.LocalAddr().(*net.UDPAddr).AddrPort() }
 
-// try sends one datagram and says in a word what came of it, as attempt does.
+// try sends one datagram and returns its outcome in a word, as attempt does.
 func (c *udpClient) try(t *testing.T, timeout time.Duration) string {
 	t.Helper()
 	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
@@ -47,7 +47,7 @@ func (c *udpClient) try(t *testing.T, timeout time.Duration) string {
 	payload := fmt.Sprintf("datagram-%d", c.sent)
 	answer, err := exchange(c, payload)
 	for err == nil && !strings.HasSuffix(answer, " "+payload) {
-		// An earlier one was on its way for longer than we had waited.
+		// This is the answer to an earlier one, which came after its timeout.
 		b := make([]byte, 2048)
 		var n int
 		n, err = c.Read(b)
@@ -73,16 +73,16 @@ func (c *udpClient) want(t *testing.T, server string) {
 	}
 }
 
-// udpService has frontends of every kind on a port that is not the backends'.
-func udpService(name string, indices ...int) nftdp.Service {
+// udpService has frontends of every kind, on ports other than the backends'.
+func udpService(indices ...int) nftdp.Service {
 	return nftdp.Service{
-		Name: name, Protocol: nftdp.ProtocolUDP, Backends: backends(indices...),
+		Name: "dns", Protocol: nftdp.ProtocolUDP, Backends: backends(indices...),
 		Frontends: append(append(nodeWide(30053), on(clusterIP, 53)...), on(nodeAddr, 53)...),
 	}
 }
 
-// udpClients keep a socket to each frontend of udpService, from outside and
-// from a pod.
+// udpClients are sockets to each frontend of udpService, from outside and from a
+// pod.
 func udpClients(t *testing.T, w *world, a nstest.Addrs) []*udpClient {
 	t.Helper()
 	pod := w.Backends[len(w.Backends)-1]
@@ -105,7 +105,8 @@ func wantAll(t *testing.T, clients []*udpClient, server string) {
 	}
 }
 
-// eachWay runs a subtest in each family with a setter by Apply and by Update.
+// eachWay runs a subtest in each family, with a function that programs exactly
+// the given services, by Apply or by Update.
 func eachWay(t *testing.T, test func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service))) {
 	t.Helper()
 	for _, by := range []string{"apply", "update"} {
@@ -140,33 +141,32 @@ func eachWay(t *testing.T, test func(t *testing.T, w *world, a nstest.Addrs, set
 	}
 }
 
-// TestUDPBackendReplaced: a client that keeps one socket reaches the new
-// backend with its next datagram, or is refused if there is none (case 27).
+// TestUDPBackendReplaced: a client that keeps its socket reaches the new backend
+// with its next datagram, or is refused if there is none.
 func TestUDPBackendReplaced(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
-		set(udpService("dns", 0))
+		set(udpService(0))
 		clients := udpClients(t, w, a)
 		wantAll(t, clients, "backend-1")
-		set(udpService("dns", 1))
+		set(udpService(1))
 		wantAll(t, clients, "backend-2")
 
-		down := udpService("dns", 0, 1)
+		down := udpService(0, 1)
 		setState(&down, 1, nftdp.StateDown)
 		set(down)
 		wantAll(t, clients, "backend-1")
 
-		set(udpService("dns"))
+		set(udpService())
 		wantAll(t, clients, "refused")
-		set(udpService("dns", 1)) // Case 28, for a frontend without backend.
+		set(udpService(1)) // the frontend had no backend before
 		wantAll(t, clients, "backend-2")
 	})
 }
 
-// TestUDPBeforeService: a client whose datagrams went nowhere, or to the
-// node's own server, before the service was there, reaches it with the next
-// one (case 28). Once the service is deleted its datagrams are again what they
-// were (case 31).
+// TestUDPBeforeService: a client whose datagrams went nowhere, or to a server on
+// the node, reaches the service with its first datagram after the service has
+// appeared. Once it is deleted, datagrams go where they went before.
 func TestUDPBeforeService(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
@@ -177,23 +177,24 @@ func TestUDPBeforeService(t *testing.T) {
 			t.Helper()
 			node.want(t, "node")
 			if got := vip.try(t, silence); got != "silence" {
-				t.Errorf("datagram to a virtual address without service: %s", got)
+				t.Errorf("datagram to a virtual address without a service: %s, want silence", got)
 			}
 		}
 		before()
-		set(udpService("dns", 0))
+		set(udpService(0))
 		wantAll(t, []*udpClient{node, vip}, "backend-1")
 		set()
 		before()
-		set(udpService("dns"))
+		set(udpService())
 		wantAll(t, []*udpClient{node, vip}, "refused")
-		set(udpService("dns", 1))
+		set(udpService(1))
 		wantAll(t, []*udpClient{node, vip}, "backend-2")
 	})
 }
 
-// TestUDPPrecedence: where a frontend with an address comes over a node-wide
-// one, or goes from over it, clients follow. The other addresses' clients stay.
+// TestUDPPrecedence: when a frontend with an address is added beside a node-wide
+// one, or removed, the clients of that address follow at once. Those of other
+// addresses stay.
 func TestUDPPrecedence(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
@@ -215,9 +216,9 @@ func TestUDPPrecedence(t *testing.T) {
 	})
 }
 
-// TestUDPDraining: a draining backend keeps its UDP flows and gets no new one;
-// once it is down or removed they go elsewhere (case 26). So they do if it was
-// another process that made it draining.
+// TestUDPDraining: a draining backend keeps its UDP flows and gets no new one.
+// Once it is down or removed, its clients go elsewhere, even if another process
+// has made it draining.
 func TestUDPDraining(t *testing.T) {
 	t.Parallel()
 	for _, end := range []string{"down", "removed", "removed after restart", "service updated after restart"} {
@@ -226,11 +227,11 @@ func TestUDPDraining(t *testing.T) {
 			inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 				t.Parallel()
 				w := newWorld(t, nftdp.Config{}, 3)
-				w.apply(t, udpService("dns", 0))
+				w.apply(t, udpService(0))
 				clients := udpClients(t, w, a)
 				wantAll(t, clients, "backend-1")
 
-				dns := udpService("dns", 0, 1)
+				dns := udpService(0, 1)
 				setState(&dns, 0, nftdp.StateDraining)
 				w.apply(t, dns)
 				wantAll(t, clients, "backend-1")
@@ -249,9 +250,9 @@ func TestUDPDraining(t *testing.T) {
 					setState(&dns, 0, nftdp.StateDown)
 					w.apply(t, dns)
 				case "service updated after restart":
-					w.update(t, nftdp.Change{Set: []nftdp.Service{udpService("other", 2), udpService("dns", 1)}[1:]})
+					w.update(t, nftdp.Change{Set: []nftdp.Service{udpService(1)}})
 				default:
-					w.apply(t, udpService("dns", 1))
+					w.apply(t, udpService(1))
 				}
 				wantAll(t, clients, "backend-2")
 			})
@@ -259,14 +260,14 @@ func TestUDPDraining(t *testing.T) {
 	}
 }
 
-// TestUDPBackup: a backup that goes back into reserve keeps its UDP flows, and
-// loses them when it is removed.
+// TestUDPBackup: a backup that is no longer needed keeps its UDP flows, and loses
+// them when it is removed.
 func TestUDPBackup(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()
 		w := newWorld(t, nftdp.Config{}, 3)
-		dns := udpService("dns", 0, 1)
+		dns := udpService(0, 1)
 		setBackup(&dns, 1, true)
 		setState(&dns, 0, nftdp.StateDown)
 		w.apply(t, dns)
@@ -276,20 +277,19 @@ func TestUDPBackup(t *testing.T) {
 		w.apply(t, dns)
 		wantAll(t, clients, "backend-2")
 		wantAll(t, udpClients(t, w, a), "backend-1")
-		w.apply(t, udpService("dns", 0))
+		w.apply(t, udpService(0))
 		wantAll(t, clients, "backend-1")
 	})
 }
 
-// TestCrashBeforeReconciliation: flows that a process left behind between its
-// transaction and the deletion of flows are found by the next process, and
-// those that the same process could not delete by its next call.
+// TestCrashBeforeReconciliation: if a process ends after its transaction and
+// before it has deleted stale flows, the next process deletes them.
 func TestCrashBeforeReconciliation(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()
 		w := newWorld(t, nftdp.Config{}, 3)
-		w.apply(t, udpService("dns", 1))
+		w.apply(t, udpService(1))
 		var stale []trackedFlow
 		for i, dst := range []netip.AddrPort{netip.AddrPortFrom(a.Node, 30053), netip.AddrPortFrom(a.ClusterIP, 53)} {
 			client := netip.AddrPortFrom(a.Client, uint16(1234+i))
@@ -300,7 +300,7 @@ func TestCrashBeforeReconciliation(t *testing.T) {
 		addFlows(t, w.Node, stale)
 		closeOrFail(t, w.dataplane)
 		w.open(t, nftdp.Config{})
-		if plan := w.apply(t, udpService("dns", 1)); !plan.Empty() {
+		if plan := w.apply(t, udpService(1)); !plan.Empty() {
 			t.Errorf("the plan is not empty:\n%v", plan)
 		}
 		table := flowTable(t, w.Node, syscall.IPPROTO_UDP)
@@ -312,8 +312,8 @@ func TestCrashBeforeReconciliation(t *testing.T) {
 	})
 }
 
-// TestUDPOtherProcess: where two processes program the same table, the flows
-// follow the one that came last.
+// TestUDPOtherProcess: when two processes program the same table, flows follow
+// the one that came last.
 func TestUDPOtherProcess(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -322,9 +322,9 @@ func TestUDPOtherProcess(t *testing.T) {
 		other := openDataplane(t, w.Node, nftdp.Config{})
 		clients := udpClients(t, w, a)
 		for range 2 {
-			w.apply(t, udpService("dns", 0))
+			w.apply(t, udpService(0))
 			wantAll(t, clients, "backend-1")
-			if _, err := other.Apply(t.Context(), []nftdp.Service{udpService("dns", 1)}); err != nil {
+			if _, err := other.Apply(t.Context(), []nftdp.Service{udpService(1)}); err != nil {
 				t.Fatal(err)
 			}
 			wantAll(t, clients, "backend-2")
@@ -332,24 +332,24 @@ func TestUDPOtherProcess(t *testing.T) {
 	})
 }
 
-// TestUDPMapMadeAnew: flows follow also when the change makes the kernel's
-// maps too small, so that they are re-created with all that is in them.
-func TestUDPMapMadeAnew(t *testing.T) {
+// TestUDPMapReplaced: flows follow a change even if the kernel's maps are too
+// small for it, so that they are replaced with everything in them.
+func TestUDPMapReplaced(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, w *world, a nstest.Addrs, set func(...nftdp.Service)) {
 		big := nftdp.Service{Name: "big", Frontends: append(nodeWide(90), on(clusterIP, 90)...), Scheduler: nftdp.SchedulerMaglev, Backends: backends(0, 1)}
-		set(udpService("dns", 0))
+		set(udpService(0))
 		clients := udpClients(t, w, a)
 		wantAll(t, clients, "backend-1")
 		for i, size := range []uint16{4093, 16381} {
 			big.MaglevSize = size
-			set(udpService("dns", (i+1)%2), big)
+			set(udpService((i+1)%2), big)
 			wantAll(t, clients, []string{"backend-2", "backend-1"}[i])
 		}
 	})
 }
 
-// endingContext ends at the n-th time that somebody asks.
+// endingContext is canceled from its n-th call of Err on.
 type endingContext struct {
 	context.Context
 	n int
@@ -362,19 +362,19 @@ func (c *endingContext) Err() error {
 	return nil
 }
 
-// TestInterrupted: wherever an Apply is stopped, with or without a Plan to
-// show for it, the next one leaves no client behind.
+// TestInterrupted: wherever an Apply is interrupted, before or after it has
+// returned a Plan of what it committed, the next one moves all clients.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()
 		w := newWorld(t, nftdp.Config{}, 3)
-		w.apply(t, udpService("dns", 1))
+		w.apply(t, udpService(1))
 		clients := udpClients(t, w, a)
 		committed := 0
 		for n := 0; ; n++ {
 			wantAll(t, clients, fmt.Sprintf("backend-%d", (n+1)%2+1))
-			services := []nftdp.Service{udpService("dns", n%2)}
+			services := []nftdp.Service{udpService(n % 2)}
 			plan, err := w.dataplane.Apply(&endingContext{t.Context(), n}, services)
 			if err == nil {
 				break
@@ -388,7 +388,7 @@ func TestInterrupted(t *testing.T) {
 			w.apply(t, services...)
 		}
 		if committed < 5 {
-			t.Errorf("%d times the transaction was done, and the flows were not", committed)
+			t.Errorf("%d times an Apply was interrupted after its transaction, want 5 or more", committed)
 		}
 	})
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestCountersSurviveChanges: a frontend counts on while its pool grows,
-// shrinks and is empty for a while, and a backend counts on as long as it
-// stays in the pool, whichever slot it moves to.
+// TestCountersSurviveChanges: a frontend keeps its count while its pool grows,
+// shrinks and is empty for a while. A backend keeps its count as long as it stays
+// in the pool, whichever slot it moves to.
 func TestCountersSurviveChanges(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -49,8 +49,8 @@ func (w *world) holds(pool []int, server string) bool {
 	return slices.ContainsFunc(pool, func(i int) bool { return w.Backends[i].Name == server })
 }
 
-// wantCounts compares the kernel's counters of a frontend and its backends
-// with what the servers said.
+// wantCounts compares the kernel's counters of a frontend and its backends with
+// the servers' answers.
 func (w *world) wantCounts(t *testing.T, a nstest.Addrs, frontend netip.AddrPort, total int, want map[string]int) {
 	t.Helper()
 	status := w.frontend(t, "web", frontend)
@@ -66,6 +66,6 @@ func (w *world) wantCounts(t *testing.T, a nstest.Addrs, frontend netip.AddrPort
 		}
 	}
 	if !maps.Equal(got, want) {
-		t.Errorf("backends of %v count %v, the servers %v", frontend, got, want)
+		t.Errorf("backends of %v count %v connections, servers answered %v", frontend, got, want)
 	}
 }

@@ -11,13 +11,13 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// dice make random choices. They are few, so that services share addresses,
+// dice make random choices from few values, so that services share addresses,
 // ports and backends.
 type dice struct{ *rand.Rand }
 
 func oneOf[T any](d dice, choices ...T) T { return choices[d.IntN(len(choices))] }
 
-// some gives up to n of the choices, or nil.
+// some returns up to n of the choices, with repetitions; nil if there are none.
 func some[T any](d dice, n int, choices ...T) (out []T) {
 	for range d.IntN(n + 1) {
 		out = append(out, oneOf(d, choices...))
@@ -27,12 +27,13 @@ func some[T any](d dice, n int, choices ...T) (out []T) {
 
 func (d dice) family() nstest.Addrs { return oneOf(d, nstest.Families()...) }
 
-// Ports where all pods serve, and the node the first two.
+// probedPorts are the ports on which all pods serve. The node serves on the first
+// nodePorts of them.
 var probedPorts = []uint16{9001, 9002, 80, 81, 82, 30000, 30001, 30002}
 
 const nodePorts = 2
 
-// hiddenAddr is nobody's: everybody sends replies to it to the node.
+// hiddenAddr belongs to nobody. Everybody sends replies to it to the node.
 func hiddenAddr(a nstest.Addrs) netip.Addr { return a.External.Next() }
 
 func serviceNet(a nstest.Addrs) netip.Prefix {
@@ -52,7 +53,7 @@ func (d dice) config() nftdp.Config {
 	}
 }
 
-// services are valid together.
+// services are some that are valid together.
 func (d dice) services() (all []nftdp.Service) {
 	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g"} {
 		all = append(all, d.service(name, all))
@@ -60,7 +61,7 @@ func (d dice) services() (all []nftdp.Service) {
 	return all
 }
 
-// service is valid together with others: what is not is left out.
+// service is valid together with others. Whatever is not is left out.
 func (d dice) service(name string, others []nftdp.Service) nftdp.Service {
 	s := nftdp.Service{
 		Name: name, Protocol: oneOf(d, nftdp.ProtocolTCP, nftdp.ProtocolUDP),
@@ -144,11 +145,11 @@ func (d dice) backend(ranged, limited bool) nftdp.Backend {
 	return b
 }
 
-// probe is a packet to a frontend of one of the services, or near one.
+// probe is a packet to a frontend of a service, or near one.
 func (d dice) probe(services []nftdp.Service) probe {
 	s := oneOf(d, services...)
 	if t := oneOf(d, services...); len(t.Backends) > len(s.Backends) {
-		s = t // where there is more to choose from
+		s = t // the one with more backends to choose from
 	}
 	p := probe{from: oneOf[place](d, "C", "C", "C2", "N", "N", "L1", "L2", "R1", "R2"), addrs: d.family()}
 	p.protocol = protocol{"tcp", nftdp.ProtocolTCP}
@@ -175,7 +176,7 @@ func otherFamily(a nstest.Addrs) nstest.Addrs {
 	return nstest.IPv4()
 }
 
-// port is mostly the frontend's own.
+// port is mostly the frontend's.
 func (d dice) port(p uint16) uint16 {
 	switch d.IntN(12) {
 	case 0:
@@ -203,7 +204,7 @@ func (d dice) destination(p *probe, frontend netip.Addr) netip.Addr {
 	return oneOf(d, a.Node, a.Uplink, a.PodGW)
 }
 
-// source is an address of the place; to loopback addresses it is one.
+// source is an address of the place. For a loopback destination it is the same.
 func (d dice) source(p *probe) netip.Addr {
 	switch {
 	case p.dst.Addr().IsLoopback():

@@ -25,15 +25,15 @@ func (p *probe) sent() bool { return p.from == "N" }
 // onNode reports whether the node holds the address.
 func onNode(a nstest.Addrs, addr netip.Addr) bool { return a.IsNode(addr) || addr.IsLoopback() }
 
-// spec says what has to become of packets, by what the documentation of
-// services and configuration says and nothing else: no slots, chains or sets.
+// spec derives the fate of packets from the documentation of services and
+// configuration alone. It knows no slots, chains or sets.
 type spec struct {
 	config   nftdp.Config
 	services []nftdp.Service
 }
 
-// outcomes are all that are allowed. A known backend is the one where the
-// client has been before. Hashes choose one of the outcomes, always the same.
+// outcomes are all that are allowed. A known backend is the one that the client's
+// affinity leads to. Hashes always choose the same one of the outcomes.
 func (s *spec) outcomes(p *probe, known netip.AddrPort) (out []ruleset.Outcome) {
 	service, f := s.frontend(p)
 	switch {
@@ -91,8 +91,8 @@ func (s *spec) frontend(p *probe) (service *nftdp.Service, frontend *nftdp.Front
 	return service, frontend
 }
 
-// takes is 0 if the frontend does not take the packet, and more the more
-// specific it is.
+// takes is 0 if the frontend does not take the packet, and otherwise the greater
+// the more specific the frontend is.
 func (s *spec) takes(f *nftdp.Frontend, p *probe) int {
 	rank := 0
 	switch port := p.dst.Port(); {
@@ -121,8 +121,8 @@ func (s *spec) internal(p *probe) bool {
 	return containsAddr(s.config.Internal, p.src.Addr()) || onNode(p.addrs, p.src.Addr())
 }
 
-// pool is where new connections can go. Backends without a port get them on
-// the packet's.
+// pool is where new connections can go. Backends without a port take them on the
+// packet's port.
 func pool(s *nftdp.Service, p *probe, local bool) (active []netip.AddrPort) {
 	var backups []netip.AddrPort
 	for _, b := range s.Backends {
@@ -144,8 +144,8 @@ func pool(s *nftdp.Service, p *probe, local bool) (active []netip.AddrPort) {
 	return active
 }
 
-// source says which source address the backend sees. On the way to a backend
-// on the node itself nothing is rewritten but what the node sends.
+// source says which source address the backend sees. On the way to a backend on
+// the node itself only packets that the node sends are rewritten.
 func (s *spec) source(service *nftdp.Service, f *nftdp.Frontend, p *probe, backend netip.AddrPort) (masquerade bool, snat netip.Addr) {
 	client := p.src.Addr()
 	switch {

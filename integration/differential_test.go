@@ -26,8 +26,8 @@ import (
 )
 
 var (
-	differential     = flag.Int("differential", 2000, "how many connections TestDifferential makes")
-	differentialSeed = flag.Uint64("differentialseed", 0, "seed of TestDifferential; 0 takes another one in every run")
+	differential     = flag.Int("differential", 2000, "number of connections that TestDifferential makes")
+	differentialSeed = flag.Uint64("differentialseed", 0, "seed of TestDifferential; 0: a different one in every run")
 )
 
 const (
@@ -35,19 +35,18 @@ const (
 	differentialWorlds = 4
 )
 
-// Ports that clients connect from, each one once in a world unless there are
-// very many connections. No server has one of them.
+// Clients connect from these ports, in each world from each of them once unless
+// there are very many connections. No server listens on one of them.
 const (
 	firstProbePort = 33000
 	probePorts     = 13000
 )
 
-// TestDifferential makes connections at random through random services, and
-// compares four answers to what becomes of each: what the documentation says
-// (spec), what the rules in the kernel mean (ruleset.Evaluator), what becomes of
-// it on a node in memory (nftdptest.Node), and what happens. The first three have
-// to give the same outcomes; the last has to be one of them. Where chance
-// decides, every backend has to be chosen sometimes.
+// TestDifferential makes random connections through random services, and compares
+// what happens with three predictions: that of the documentation (spec), that of
+// the rules in the kernel (ruleset.Evaluator), and that of a node in memory
+// (nftdptest.Node). All must predict the same outcomes, and what happens must be
+// one of them. Where chance decides, every backend must be chosen sometimes.
 func TestDifferential(t *testing.T) {
 	t.Parallel()
 	seed := cmp.Or(*differentialSeed, rand.Uint64())
@@ -72,7 +71,7 @@ func TestDifferential(t *testing.T) {
 	}
 }
 
-// trial is what one world has seen.
+// trial is one world and what has happened in it.
 type trial struct {
 	*caseWorld
 	probes  int
@@ -97,7 +96,7 @@ func (tr *trial) add(o *trial) {
 	}
 }
 
-// run goes through so many rulesets.
+// run tries so many rulesets.
 func (tr *trial) run(t *testing.T, d dice, rulesets int) {
 	t.Helper()
 	tr.words, tr.choices = map[string]int{}, map[choice]int{}
@@ -135,7 +134,7 @@ func (*trial) served(p place) []uint16 {
 	return nil
 }
 
-// compare programs services in the place of others and sends the probes.
+// compare programs services, sends the probes, and removes the services again.
 func (tr *trial) compare(t *testing.T, config nftdp.Config, services []nftdp.Service, probes []probe) {
 	t.Helper()
 	d := openDataplane(t, tr.Node, config)
@@ -168,7 +167,7 @@ func asJSON(v any) string {
 	return string(b)
 }
 
-// round is one ruleset.
+// round is a trial of one ruleset.
 type round struct {
 	*trial
 	spec spec
@@ -176,8 +175,8 @@ type round struct {
 	node *nftdptest.Node
 }
 
-// send makes all connections at the same time, but one after the other where
-// a client comes back to a frontend, which may know it then.
+// send makes all connections at the same time, except that a client's connections
+// to the same frontend, which may have affinity, follow each other.
 func (r *round) send(t *testing.T, probes []probe) {
 	t.Helper()
 	type client struct {
@@ -202,8 +201,8 @@ func (r *round) send(t *testing.T, probes []probe) {
 	done.Wait()
 }
 
-// probe makes one connection and compares. It gives what the rules have
-// learned from it, and before.
+// probe makes one connection and compares. It returns what the rules have learned
+// from this connection and those before.
 func (r *round) probe(t *testing.T, p *probe, learned []ruleset.Learned) []ruleset.Learned {
 	t.Helper()
 	want := r.spec.outcomes(p, backendIn(learned, p))
@@ -259,8 +258,8 @@ func (p *probe) String() string {
 	return fmt.Sprintf("%s from %s, %v to %v", p.protocol.name, p.from, p.src, p.dst)
 }
 
-// agree compares what is allowed with what the rules do: the same, or one of
-// it where a hash decides.
+// agree reports whether the rules do what is allowed: all of it, or one outcome
+// if a hash decides.
 func (r *round) agree(p *probe, want []ruleset.Outcome, paths []ruleset.Path) bool {
 	for _, path := range paths {
 		if !slices.Contains(want, path.Outcome) {
@@ -303,15 +302,15 @@ func (r *round) flows(t *testing.T, p *probe) string {
 	return cmp.Or(strings.Join(words, "; "), "none")
 }
 
-// expectation is what a client gets to see, and the server.
+// expectation is what the client and the server should see.
 type expectation struct {
-	word   string // as outcome says it
+	word   string // as outcome returns it
 	source netip.Addr
 	node   bool // the source is any address of the node
 	addrs  nstest.Addrs
 }
 
-// observation is what came of a connection.
+// observation is the outcome of a connection.
 type observation struct {
 	word   string
 	source netip.Addr // as the server saw it
@@ -331,13 +330,13 @@ func (e expectation) is(saw observation) bool {
 	return e.word == saw.word && (e.source == saw.source || e.node && e.addrs.IsNode(saw.source))
 }
 
-// expect says how an outcome looks from outside, in this world.
+// expect says what the client and the server see of an outcome in this world.
 func (r *round) expect(p *probe, o ruleset.Outcome) expectation {
 	e := expectation{addrs: p.addrs}
 	at := whose(p.addrs, o.Dst.Addr())
 	switch {
 	case o.Fate != ruleset.Passed && p.sent() && p.protocol.proto == nftdp.ProtocolUDP:
-		e.word = "not permitted" // which is how a process learns of a dropped datagram
+		e.word = "not permitted" // the error of a process whose datagram is dropped
 	case o.Fate == ruleset.Reset, o.Fate == ruleset.Unreachable:
 		e.word = "refused"
 	case o.Fate == ruleset.Dropped, at == "":
@@ -357,7 +356,7 @@ func (r *round) expect(p *probe, o ruleset.Outcome) expectation {
 	return e
 }
 
-// whose is the place that has an address, if any.
+// whose returns the place that has an address, or "".
 func whose(a nstest.Addrs, addr netip.Addr) place {
 	for _, p := range []place{"C", "C2", "L1", "L2", "R1", "R2"} {
 		if p.addr(a) == addr {
@@ -370,9 +369,9 @@ func whose(a nstest.Addrs, addr netip.Addr) place {
 	return ""
 }
 
-// probeTimeout is how long expected silence is awaited. Where there is to be
-// an answer, the machine may be busy, and the connection is tried once more
-// with patience.
+// probeTimeout is how long a client waits for an answer. If one is expected and
+// does not come in time, the machine may be busy, and the connection is tried
+// once more with a long timeout.
 const probeTimeout = 200 * time.Millisecond
 
 // find returns the index of the path that leads to what was seen, or -1.
@@ -396,7 +395,7 @@ func (r *round) dial(p *probe, timeout time.Duration) observation {
 	return observation{outcome(answer, err), answer.Client.Addr()}
 }
 
-// note counts what happened, and which backend was drawn.
+// note counts what happened, and which backend was chosen.
 func (r *round) note(p *probe, want []ruleset.Outcome, saw observation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -413,7 +412,7 @@ func (r *round) note(p *probe, want []ruleset.Outcome, saw observation) {
 	for i, o := range want {
 		e := r.expect(p, o)
 		if !e.source.IsValid() && !e.node {
-			return // no answer tells that it was this one
+			return // no answer would show that this one was chosen
 		}
 		if e.is(saw) {
 			chosen = i
@@ -422,10 +421,10 @@ func (r *round) note(p *probe, want []ruleset.Outcome, saw observation) {
 	r.choices[choice{len(want), chosen}]++
 }
 
-// checkChoices wants every position to be chosen, where there have been so many
-// choices that it has to be: weights are at most 3, so each one of n backends
-// has a share of at least 1/(3n-2), and 21 times as many choices as that leave
-// it out once in a thousand million runs.
+// checkChoices fails if a position was never chosen among so many choices that it
+// should have been. Weights are at most 3, so each of n backends has a share of
+// at least 1/(3n-2). With 21(3n-2) choices the probability that one is never
+// chosen is about 1e-9.
 func (tr *trial) checkChoices(t *testing.T) {
 	t.Helper()
 	for of := 2; of <= 9; of++ {

@@ -12,23 +12,22 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// sample is the number of connections of one distribution. It is divisible by
+// sample is the number of connections in one distribution. It is divisible by
 // both numbers of backends.
 const sample = 840
 
-// falseAlarm is the probability with which one distribution fails by chance.
-// There are eight, so the whole test does so in less than one run of a
-// million.
+// falseAlarm is the probability that one distribution fails by chance. There are
+// eight of them, so the whole test fails by chance in less than one of a million
+// runs.
 const falseAlarm = 1e-7
 
-// TestDistribution counts where a fixed number of connections land and
-// compares with equal shares by Pearson's chi-square test. For n backends the
-// statistic has n-1 degrees of freedom, so that at falseAlarm the bounds are
-// 32.2 for 3 backends and 43.3 for 7. A backend left out has a statistic of at
-// least 140, and so has one chosen twice as often as the others of at least
-// 78 on average.
+// TestDistribution compares the backends' shares of a fixed number of connections
+// with equal shares by Pearson's chi-square test. For n backends the statistic has
+// n-1 degrees of freedom, so that at falseAlarm the bounds are 32.2 for 3 backends
+// and 43.3 for 7. If one backend were never chosen, it would be at least 140, and
+// if one were chosen twice as often as the others, at least 78 on average.
 //
-// The counters in the kernel must agree with what the servers said exactly.
+// The counters in the kernel must equal the servers' exactly.
 func TestDistribution(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{3, 7} {
@@ -57,8 +56,8 @@ func TestDistribution(t *testing.T) {
 	}
 }
 
-// checkShares fails if counts that differ from equal shares as much as these
-// have a probability below falseAlarm.
+// checkShares fails if the probability that counts differ this much from equal
+// shares is below falseAlarm.
 func checkShares(t *testing.T, counts map[string]int, n int) {
 	t.Helper()
 	expected, chi2 := float64(sample)/float64(n), 0.0

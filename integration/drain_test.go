@@ -16,13 +16,13 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// drainTimeout ends a Drain that has nothing to wait for.
+// drainTimeout is for a Drain that returns before it.
 const drainTimeout = 20 * time.Second
 
-// expireSoon ends a Drain that waits in vain, after a few counts.
+// expireSoon is for a Drain that waits in vain. It counts a few times within it.
 const expireSoon = time.Second
 
-// drained is what came of a Drain.
+// drained is the result of a Drain.
 type drained struct {
 	left int
 	err  error
@@ -43,7 +43,7 @@ func (d drained) want(t *testing.T, left int, err error) {
 	}
 }
 
-// perServer sorts connections by who answers.
+// perServer groups connections by server.
 func perServer(conns []*nstest.Conn) map[string][]*nstest.Conn {
 	out := map[string][]*nstest.Conn{}
 	for _, c := range conns {
@@ -52,9 +52,9 @@ func perServer(conns []*nstest.Conn) map[string][]*nstest.Conn {
 	return out
 }
 
-// TestDrain: it counts the connections that are left to draining backends, or
-// to those named, over all frontends, and returns when they are closed or the
-// context ends. What is left can be cut (case 26).
+// TestDrain: Drain counts the connections that are left to draining backends, or
+// to those it is given, over all frontends, and returns when they are closed or
+// the context ends.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -92,8 +92,8 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// TestCut: the connections of a service to a backend break at once, and others
-// go on; the next one goes to a backend that is left.
+// TestCut: Cut breaks the connections of a service to a backend at once, and no
+// others. The next connection goes to a backend that is left.
 func TestCut(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -131,8 +131,7 @@ func (w *world) cut(t *testing.T, want int, backends ...netip.AddrPort) {
 	}
 }
 
-// wantBroken fails unless all connections end with an error that is no
-// timeout.
+// wantBroken fails unless all connections end with an error other than a timeout.
 func wantBroken(t *testing.T, conns []*nstest.Conn) {
 	t.Helper()
 	if len(conns) == 0 {
@@ -145,8 +144,8 @@ func wantBroken(t *testing.T, conns []*nstest.Conn) {
 	}
 }
 
-// TestFlows: the flows of a service are listed with both sides as they are,
-// and after they are closed as ended.
+// TestFlows: Flows lists the flows of a service with their addresses on both
+// sides, and as ended after they have been closed.
 func TestFlows(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -167,7 +166,7 @@ func TestFlows(t *testing.T) {
 		}
 		got := w.flows(t, "web")
 		for dst, f := range got {
-			if dst == node && f.Client.Addr() == a.Client { // whose port is masqueraded
+			if dst == node && f.Client.Addr() == a.Client { // its port is not known: masquerading may change it
 				f.Client = netip.AddrPort{}
 				got[dst] = f
 			}
@@ -183,7 +182,7 @@ func TestFlows(t *testing.T) {
 			t.Errorf("flow of the UDP service is %+v", got)
 		}
 		closeOrFail(t, outside)
-		for !w.flows(t, "web")[node].Ended { // until the last segment is through
+		for !w.flows(t, "web")[node].Ended { // which it does with its last segment
 			if t.Context().Err() != nil {
 				t.Fatal("the closed connection did not end")
 			}

@@ -19,8 +19,8 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// drifts are what others can do to our tables: by a library of theirs, or by
-// stock nft, to which a script is given.
+// drifts are what other programs can do to our tables: by messages of their own,
+// or by stock nft, which runs a script.
 func drifts() []struct {
 	name   string
 	script string
@@ -51,7 +51,7 @@ func drifts() []struct {
 	}
 }
 
-// inOurTables makes a change in the tables of both families.
+// inOurTables makes an edit in the tables of both families.
 func inOurTables(change func(*testing.T, nftTable) edit) func(*testing.T, *nstest.Namespace) {
 	return func(t *testing.T, ns *nstest.Namespace) {
 		t.Helper()
@@ -63,7 +63,7 @@ func inOurTables(change func(*testing.T, nftTable) edit) func(*testing.T, *nstes
 	}
 }
 
-// deleteFrontends deletes an element of each family, byte by byte.
+// deleteFrontends deletes one frontend of each family.
 func deleteFrontends(t *testing.T, ns *nstest.Namespace) {
 	t.Helper()
 	conn := dialKernel(t, ns)
@@ -78,9 +78,9 @@ func deleteFrontends(t *testing.T, ns *nstest.Namespace) {
 	commit(t, conn, changes)
 }
 
-// TestKeepUnderLiveConnections: whatever others do, services work again as
-// soon as it is reported as repaired. Connections that were established go on,
-// and of a UDP client that asked meanwhile the flow does not stay astray.
+// TestKeepUnderLiveConnections: whatever others do, services work again as soon
+// as Keep reports the repair. Established connections go on, and a UDP client
+// that has sent a datagram meanwhile reaches a backend with its next one.
 func TestKeepUnderLiveConnections(t *testing.T) {
 	t.Parallel()
 	for _, drift := range drifts() {
@@ -129,7 +129,7 @@ func TestKeepUnderLiveConnections(t *testing.T) {
 			}
 			check()
 			wantAll(t, asked, "backend-1")
-			disturb() // now it is watched
+			disturb() // this time while Keep runs
 			wantRepair(t, repaired)
 			check()
 		})
@@ -148,10 +148,10 @@ func wantRepair(t *testing.T, repaired <-chan error) {
 	}
 }
 
-// TestFailedConnectionsOfDrift deletes all rules under load, again and again,
-// and tells what became of connections. Some fail: while a namespace has no nat
-// chain at all the kernel translates no packet, also of connections that it
-// did translate. What matters is that the next ones succeed.
+// TestFailedConnectionsOfDrift deletes all rules under load, again and again, and
+// logs how connections ended. Some fail: while a namespace has no nat chain at
+// all, the kernel translates no packet, not even of established connections.
+// Those after the repair must succeed.
 func TestFailedConnectionsOfDrift(t *testing.T) {
 	for _, services := range []int{100, 10_000} {
 		t.Run(fmt.Sprint(services, " services"), func(t *testing.T) { failedConnectionsOfDrift(t, services) })
@@ -182,8 +182,8 @@ func failedConnectionsOfDrift(t *testing.T, services int) {
 	}
 }
 
-// connectAllTheTime makes connections one after the other until the end, and
-// counts what comes of them.
+// connectAllTheTime makes one connection after the other until end is called, and
+// counts their outcomes.
 func (w *world) connectAllTheTime(t *testing.T, dst netip.AddrPort) (outcomes map[string]int, end func()) {
 	t.Helper()
 	outcomes = map[string]int{}
@@ -206,8 +206,8 @@ func (w *world) connectAllTheTime(t *testing.T, dst netip.AddrPort) (outcomes ma
 	}
 }
 
-// TestKeepLeavesOthers: what a firewall has loaded in place of our tables is
-// left as it is.
+// TestKeepLeavesOthers: Keep leaves the tables that a firewall has loaded in place
+// of ours.
 func TestKeepLeavesOthers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)

@@ -18,16 +18,16 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestNoPacketEscapesDuringChanges: the kernel takes a new generation of rules
-// and of each set as a whole, but a packet may be on its way through them just
-// then, and see some things old and others new. Whatever it sees it must be
-// translated or dropped. If it escaped untranslated, conntrack would keep it
-// so, and every later packet of its connection.
+// TestNoPacketEscapesDuringChanges: the kernel replaces the rules, and the contents
+// of each set, as a whole. But a packet that is being evaluated during a commit may
+// see some of the old state and some of the new. Whatever it sees, it must be
+// translated or dropped. If it escaped untranslated, conntrack would leave all
+// later packets of its connection untranslated, too.
 //
-// First packets are sent as fast as one processor can while another changes
-// the size of the pool, so that slots vanish, and size classes are made and
-// collected. What escapes goes the node's default route, back to the client,
-// which counts it as an address that is not its own.
+// First packets are sent as fast as one processor can, while another changes the
+// size of the pool, so that slots vanish, and chains for pools of other sizes come
+// and go. A packet that escapes follows the node's default route back to the
+// client, which counts it as one for an address that is not its own.
 func TestNoPacketEscapesDuringChanges(t *testing.T) {
 	w := newSilentWorld(t, 3)
 	vip := nstest.IPv4().ClusterIP
@@ -35,7 +35,7 @@ func TestNoPacketEscapesDuringChanges(t *testing.T) {
 	before := escaped()
 	sendEach(t, w.Client, netip.AddrPortFrom(vip, 79), 1)
 	if n := escaped() - before; n != 1 {
-		t.Fatalf("of one packet to an address without a service %d came back, so this shows nothing", n)
+		t.Fatalf("of one packet to an address without a service %d came back: the test shows nothing", n)
 	}
 
 	dns := nftdp.Service{
@@ -78,8 +78,8 @@ func firstActive(active, n int) []nftdp.Backend {
 	return out
 }
 
-// newSilentWorld is a world whose backends take UDP datagrams and never
-// answer, so that its processors have nothing else to do.
+// newSilentWorld is a world whose backends take UDP datagrams and never answer,
+// so that they take little time of the processors.
 func newSilentWorld(t *testing.T, backends int) *world {
 	t.Helper()
 	w := &world{Topology: newTopology(t, backends)}
@@ -90,8 +90,8 @@ func newSilentWorld(t *testing.T, backends int) *world {
 	return w
 }
 
-// sendTimeout is for all packets of one test. They take a second; the rest is
-// for an emulated processor that has other work too.
+// sendTimeout is for all packets of one test. They take a second; the rest is for
+// an emulated processor with other work.
 const sendTimeout = 5 * askTimeout
 
 // sendEach sends n UDP datagrams, each from a port of its own.
@@ -107,8 +107,8 @@ func sendEach(t *testing.T, from *nstest.Namespace, dst netip.AddrPort, n int) {
 	}
 }
 
-// flood sends UDP datagrams to one address through a raw socket, from whichever
-// port it is told: one system call makes one new connection.
+// flood sends UDP datagrams to one address through a raw socket, each from
+// another port: one system call makes one new connection.
 type flood struct {
 	net.Conn
 	header []byte
@@ -125,7 +125,7 @@ func openFlood(from *nstest.Namespace, dst netip.AddrPort) (*flood, error) {
 	return &flood{socket, header}, nil
 }
 
-// send sends n datagrams from n ports that follow each other.
+// send sends n datagrams from n consecutive ports.
 func (f *flood) send(first, n int) error {
 	if err := f.SetDeadline(time.Now().Add(sendTimeout)); err != nil {
 		return err
@@ -133,8 +133,8 @@ func (f *flood) send(first, n int) error {
 	for port := first; port < first+n; port++ {
 		binary.BigEndian.PutUint16(f.header, uint16(port))
 		// The socket's buffer is full (__ip_append_data in net/ipv4/ip_output.c)
-		// while another processor has not taken what was sent before. The
-		// socket's deadline bounds how often this is tried again.
+		// until another processor has taken what was sent before. The socket's
+		// deadline bounds the number of tries.
 		_, err := f.Write(f.header)
 		for errors.Is(err, syscall.ENOBUFS) {
 			runtime.Gosched()

@@ -16,9 +16,9 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestFileDescriptors: a process that has more than 1,024 files open can do
-// everything. When it can open no more, Open says
-// so, and a Dataplane that is there goes on.
+// TestFileDescriptors: a process with more than 1,024 open files can use every
+// method. If it cannot open any more files, Open returns the error, and a
+// Dataplane that is already open still works.
 func TestFileDescriptors(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"many files", "no more files"} {
@@ -65,8 +65,8 @@ func noMoreFiles() error {
 	return everyMethod(d)
 }
 
-// everyMethod calls all methods of a Dataplane and leaves a service "web" with
-// one backend.
+// everyMethod calls all methods of a Dataplane, closes it, and leaves a service
+// "web" with one backend.
 func everyMethod(d *nftdp.Dataplane) error {
 	ctx := context.Background()
 	web := nftdp.Service{Name: "web", Frontends: on(clusterIP, 80), Backends: backends(0)}

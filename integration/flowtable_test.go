@@ -17,7 +17,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// trackedFlow is an entry of the conntrack table without what the kernel adds.
+// trackedFlow is an entry of the conntrack table.
 type trackedFlow struct {
 	proto                        uint8
 	src, dst, replySrc, replyDst netip.AddrPort
@@ -47,7 +47,7 @@ func listed(t *testing.T, ns *nstest.Namespace, f conntrack.Filter) map[trackedF
 	return out
 }
 
-// addFlows puts flows into a namespace's table, as if packets had made them.
+// addFlows adds flows to a namespace's table, as if packets had made them.
 func addFlows(t *testing.T, ns *nstest.Namespace, flows []trackedFlow) {
 	t.Helper()
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(ns.Handle())})
@@ -55,7 +55,7 @@ func addFlows(t *testing.T, ns *nstest.Namespace, flows []trackedFlow) {
 		t.Fatal(err)
 	}
 	defer closeOrFail(t, conn)
-	const batch = 200 // messages in one datagram, of which the last is answered
+	const batch = 200 // messages in one datagram, the last of which is acknowledged
 	for len(flows) > 0 {
 		n := min(batch, len(flows))
 		messages := make([]netlink.Message, n)
@@ -73,7 +73,7 @@ func addFlows(t *testing.T, ns *nstest.Namespace, flows []trackedFlow) {
 	}
 }
 
-// newFlow is the request to make a flow; the numbers are of
+// newFlow is the request to add a flow. The numbers are those of
 // linux/netfilter/nfnetlink_conntrack.h.
 func newFlow(t *testing.T, f trackedFlow) netlink.Message {
 	t.Helper()
@@ -140,8 +140,7 @@ func natTo(dst netip.AddrPort) func(*netlink.AttributeEncoder) error {
 	}
 }
 
-// TestFlowFilter: what the kernel lists for a filter is what the filter says,
-// in both families.
+// TestFlowFilter: listing returns exactly the flows that pass the filter.
 func TestFlowFilter(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -183,15 +182,15 @@ func TestFlowFilter(t *testing.T) {
 	})
 }
 
-// TestFlowReplaced: deleting a flow leaves one that came in its place, and
-// deleting one that is gone is no error.
+// TestFlowReplaced: deleting a flow leaves a newer one with the same addresses,
+// and deleting a flow that is gone is not an error.
 func TestFlowReplaced(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()
 		ns := newNamespace(t)
-		// The identifier is made of the entry's place in memory, which a new
-		// one may get. Others come before it, to take that place.
+		// The kernel makes the identifier from the entry's address in memory, which
+		// a new entry may reuse. Others are added first to take that address.
 		const tries, others = 20, 100
 		for i := range tries {
 			src, dst := netip.AddrPortFrom(a.Client, 1), netip.AddrPortFrom(a.Node, uint16(1000+i))
@@ -213,7 +212,7 @@ func TestFlowReplaced(t *testing.T) {
 				return
 			}
 		}
-		t.Errorf("in %d tries the newer flow was always deleted for the old one", tries)
+		t.Errorf("in %d tries the newer flow was always deleted in place of the old one", tries)
 	})
 }
 

@@ -16,10 +16,10 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestForeignFlowsAreLeft: flows that are not of our frontends stay in the
-// table, whatever becomes of the services: plain ones, those that somebody
-// else translated, to other ports of our addresses, to our ports of other
-// addresses, to our backends directly, of other protocols, and our own replies.
+// TestForeignFlowsAreLeft: whatever happens to the services, flows that do not
+// belong to our frontends stay in the table: plain ones, those that others have
+// translated, flows to other ports of our addresses, to our ports of other
+// addresses, directly to our backends, and from our own addresses.
 func TestForeignFlowsAreLeft(t *testing.T) {
 	t.Parallel()
 	for name, config := range map[string]nftdp.Config{"limited": {NodeAddrs: nodePrefixes()}, "all": {}} {
@@ -59,7 +59,7 @@ func testForeignFlows(t *testing.T, a nstest.Addrs, config nftdp.Config) {
 		dnat(client2, at(a.External, 53), at(a.Backend(0), 53)), // translated by others
 		dnat(client2, at(a.External, 30053), at(a.Backend(0), backendPort)),
 	}
-	if config.NodeAddrs != nil { // These are other addresses then.
+	if config.NodeAddrs != nil { // then frontends do not have these addresses
 		foreign = append(foreign,
 			plain(client, at(a.PodGW, 30053)),
 			dnat(client3, at(a.Uplink, 30053), at(a.Backend(0), backendPort)))
@@ -75,44 +75,44 @@ func testForeignFlows(t *testing.T, a nstest.Addrs, config nftdp.Config) {
 		}
 	}
 	check("adding it")
-	w.apply(t, udpService("dns", 0))
+	w.apply(t, udpService(0))
 	check("the first apply")
 
-	// To the node's own address and our port, but to a destination that
-	// never was a backend of ours: a translation that came before ours.
+	// This flow is to the node's own address and our port, but leads to a
+	// destination that never was a backend: others translated it before.
 	own := dnat(client2, at(a.Node, 30053), at(a.Backend(2), 7))
 	addFlows(t, w.Node, []trackedFlow{own})
 	foreign = append(foreign, own)
-	draining := udpService("dns", 0, 1)
+	draining := udpService(0, 1)
 	setState(&draining, 0, nftdp.StateDraining)
 	for i, services := range [][]nftdp.Service{
-		{udpService("dns", 1)}, {draining}, {udpService("dns", 1)}, {udpService("dns")}, {udpService("dns", 0)}, {},
+		{udpService(1)}, {draining}, {udpService(1)}, {udpService()}, {udpService(0)}, {},
 	} {
 		w.apply(t, services...)
 		check(fmt.Sprintf("apply %d", i))
 	}
-	w.apply(t, udpService("dns", 0))
+	w.apply(t, udpService(0))
 	if flowTable(t, w.Node, syscall.IPPROTO_UDP)[own] {
-		t.Error("a flow to the address of a new frontend that leads elsewhere is still there")
+		t.Error("a flow to a new frontend that leads elsewhere is still there")
 	}
 }
 
-// TestOthersFlowsAreLeft: a change of one service does nothing to the flows of
-// another one, also where they share backends.
+// TestOthersFlowsAreLeft: a change of one service leaves the flows of another one,
+// even if they share backends.
 func TestOthersFlowsAreLeft(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		t.Parallel()
 		w := newWorld(t, nftdp.Config{}, 3)
 		other := nftdp.Service{Name: "other", Protocol: nftdp.ProtocolUDP, Frontends: nodeWide(30054), Backends: backends(0, 1, 2)}
-		w.apply(t, udpService("dns", 0, 1, 2), other)
+		w.apply(t, udpService(0, 1, 2), other)
 		var sockets []*udpClient
 		var servers []string
 		for range 20 {
 			c := dialUDP(t, w.Client, netip.AddrPortFrom(a.Node, 30054))
 			sockets, servers = append(sockets, c), append(servers, c.try(t, askTimeout))
 		}
-		w.update(t, nftdp.Change{Set: []nftdp.Service{udpService("dns", 0)}})
+		w.update(t, nftdp.Change{Set: []nftdp.Service{udpService(0)}})
 		w.update(t, nftdp.Change{Delete: []string{"dns"}})
 		for i, c := range sockets {
 			c.want(t, servers[i])
@@ -120,17 +120,17 @@ func TestOthersFlowsAreLeft(t *testing.T) {
 	})
 }
 
-// TestManyForeignFlows: 100,000 flows of others are neither harmed nor in the
-// way of an Update. The times are for information. A machine with little
-// memory takes fewer.
+// TestManyForeignFlows: an Update leaves 100,000 flows of others, and logs how
+// much longer it takes beside them. On a machine with little memory there are
+// fewer.
 func TestManyForeignFlows(t *testing.T) {
 	w := newWorld(t, nftdp.Config{}, 3)
 	a := nstest.IPv4()
 	flip := func(n int) time.Duration {
-		w.apply(t, udpService("dns", 0))
+		w.apply(t, udpService(0))
 		begin := time.Now()
 		for i := range n {
-			w.update(t, nftdp.Change{Set: []nftdp.Service{udpService("dns", (i+1)%2)}})
+			w.update(t, nftdp.Change{Set: []nftdp.Service{udpService((i + 1) % 2)}})
 		}
 		return time.Since(begin) / time.Duration(n)
 	}
@@ -151,7 +151,7 @@ func TestManyForeignFlows(t *testing.T) {
 		without, with, len(flows), float64(with)/float64(without))
 
 	client.want(t, "backend-1")
-	w.update(t, nftdp.Change{Set: []nftdp.Service{udpService("dns", 1)}})
+	w.update(t, nftdp.Change{Set: []nftdp.Service{udpService(1)}})
 	client.want(t, "backend-2")
 	table := flowTable(t, w.Node, syscall.IPPROTO_UDP)
 	missing := 0
@@ -165,7 +165,7 @@ func TestManyForeignFlows(t *testing.T) {
 	}
 }
 
-// conntrackMax is how many flows the kernel takes.
+// conntrackMax is the largest number of flows that the kernel keeps.
 func conntrackMax(t *testing.T, ns *nstest.Namespace) int {
 	t.Helper()
 	var text []byte

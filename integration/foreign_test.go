@@ -15,7 +15,8 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// foreignTables have every family that shares our hooks, and names near ours.
+// foreignTables are tables of every family that shares our hooks, with names
+// similar to ours.
 func foreignTables() []nftTable {
 	return []nftTable{
 		{unix.NFPROTO_IPV4, "firewall"},
@@ -27,8 +28,8 @@ func foreignTables() []nftTable {
 	}
 }
 
-// TestForeignTablesAreLeft: whatever we do, the tables of others stay as they
-// are, to the byte of what the kernel tells about them.
+// TestForeignTablesAreLeft: whatever we do, the kernel's dump of others' tables
+// stays the same to the byte.
 func TestForeignTablesAreLeft(t *testing.T) {
 	t.Parallel()
 	top := newTopology(t, 1)
@@ -37,8 +38,8 @@ func TestForeignTablesAreLeft(t *testing.T) {
 	for _, tb := range foreignTables() {
 		addForeign(t, top.Node, tb)
 		dump := dumpTable(t, top.Node, tb)
-		// A table, two chains, two rules, three sets with elements; where a
-		// list ends the kernel may add an empty message.
+		// A table, two chains, two rules, three sets with elements. The kernel may
+		// end a list with an empty message.
 		if len(dump) < 1+2+2+3*2 {
 			t.Fatalf("dump of %s has %d lines:\n%q", tb.name, len(dump), dump)
 		}
@@ -74,8 +75,8 @@ func TestForeignTablesAreLeft(t *testing.T) {
 	}
 }
 
-// TestNotOwned: tables of our name that we did not make are refused and left
-// as they are, and nothing is made beside them.
+// TestNotOwned: tables of our name that we did not make are refused and stay as
+// they are, and no other table is added.
 func TestNotOwned(t *testing.T) {
 	t.Parallel()
 	empty := func(t *testing.T, ns *nstest.Namespace, tb nftTable) {
@@ -119,8 +120,8 @@ func TestNotOwned(t *testing.T) {
 	}
 }
 
-// everyOperation gives the error of everything that a Dataplane can do, or of
-// opening it if that fails already.
+// everyOperation returns the error of each operation of a Dataplane, or that of
+// opening it if this fails.
 func everyOperation(t *testing.T, ns *nstest.Namespace, config nftdp.Config) map[string]error {
 	t.Helper()
 	d, err := config.OpenIn(t.Context(), ns.Handle())

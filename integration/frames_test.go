@@ -14,14 +14,14 @@ import (
 	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
-// neighbour puts packets of its own making on the link from the client to the
+// neighbour sends packets of its own making over the link from the client to the
 // node, with addresses that no socket of the client could use.
 type neighbour struct {
 	fd   int
 	node unix.SockaddrLinklayer
 }
 
-// nodeUplink is the node's name of the link to the client.
+// nodeUplink is the node's name for the link to the client.
 const nodeUplink = "uplink"
 
 func newNeighbour(t *testing.T, w *world, a nstest.Addrs) *neighbour {
@@ -49,31 +49,32 @@ func newNeighbour(t *testing.T, w *world, a nstest.Addrs) *neighbour {
 		t.Fatal("packet socket:", err)
 	}
 	t.Cleanup(func() { _ = unix.Close(n.fd) })
-	// Without an entry for the client the node's answer would wait.
+	// Without a neighbour entry for the client the node's answer would be late.
 	wantRefused(t, w.Client, "tcp", netip.AddrPortFrom(a.Uplink, closedPort))
 	return n
 }
 
-// closedPort is one on which nobody listens, anywhere.
+// closedPort is a port on which nobody listens, anywhere.
 const closedPort = 9
 
-// hostToNet is htons of C.
+// hostToNet is C's htons.
 func hostToNet(n uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n))
 }
 
-// knock sends the first packet of a connection and reports whether anything
-// comes back.
+// knock sends the first packet of a connection and reports whether it is
+// answered.
 func (n *neighbour) knock(t *testing.T, protocol string, src, dst netip.AddrPort, timeout time.Duration) bool {
 	t.Helper()
 	if err := unix.Sendto(n.fd, firstPacket(protocol, src, dst), 0, &n.node); err != nil {
 		t.Fatal("send:", err)
 	}
-	return n.hears(t, src, timeout)
+	return n.answered(t, src, timeout)
 }
 
-// hears waits for a packet for the address and port.
-func (n *neighbour) hears(t *testing.T, dst netip.AddrPort, timeout time.Duration) bool {
+// answered waits for a packet to an address and port, or an ICMP error about one
+// from there.
+func (n *neighbour) answered(t *testing.T, dst netip.AddrPort, timeout time.Duration) bool {
 	t.Helper()
 	b := make([]byte, 2048)
 	for deadline := time.Now().Add(timeout); ; {
@@ -94,8 +95,8 @@ func (n *neighbour) hears(t *testing.T, dst netip.AddrPort, timeout time.Duratio
 	}
 }
 
-// isFor reports whether a packet, or one that an ICMP error quotes, is for the
-// address and port.
+// isFor reports whether a packet is to the address and port, or an ICMP error to
+// the address that quotes a packet from the port.
 func isFor(b []byte, dst netip.AddrPort) bool {
 	at, header := 16, 20
 	if dst.Addr().Is6() {
@@ -104,7 +105,7 @@ func isFor(b []byte, dst netip.AddrPort) bool {
 	want := binary.BigEndian.AppendUint16(nil, dst.Port())
 	port := header + 2
 	if p := b[9]; len(b) > 2*header+10 && (header == 20 && p == unix.IPPROTO_ICMP || header == 40 && b[6] == unix.IPPROTO_ICMPV6) {
-		port = 2*header + 8 // the source port of what is quoted
+		port = 2*header + 8 // the source port of the packet that is quoted
 	}
 	return len(b) >= port+2 && [2]byte(b[port:port+2]) == [2]byte(want) &&
 		string(b[at:at+dst.Addr().BitLen()/8]) == string(dst.Addr().AsSlice())
@@ -123,7 +124,7 @@ func firstPacket(protocol string, src, dst netip.AddrPort) []byte {
 	return packetOf(unix.IPPROTO_TCP, src.Addr(), dst.Addr(), b, 16)
 }
 
-// packetOf puts an IP header before a segment and fills in the checksums.
+// packetOf prepends an IP header to a segment and fills in the checksums.
 func packetOf(protocol byte, src, dst netip.Addr, segment []byte, checksumAt int) []byte {
 	addrs := append(src.AsSlice(), dst.AsSlice()...)
 	pseudo := append(addrs, 0, protocol, byte(len(segment)>>8), byte(len(segment)))
@@ -138,7 +139,7 @@ func packetOf(protocol byte, src, dst netip.Addr, segment []byte, checksumAt int
 	return append(header, segment...)
 }
 
-// internetChecksum is that of RFC 1071.
+// internetChecksum is the checksum of RFC 1071.
 func internetChecksum(b []byte) uint16 {
 	var sum uint32
 	for i, v := range b {

@@ -12,13 +12,13 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// What follows pins the hooks that the package documentation promises: nat
-// chains at priorities -100 and 100. The chains of others are a single step
-// before or behind them.
+// These tests pin down the hooks that the package documentation promises: nat
+// chains at priorities -100 and 100. The chains of others have priorities one
+// lower, the same, or one higher.
 
 // TestFilterElsewhere: a firewall that drops forwarded packets by default also
-// drops those to our backends, since an accept of ours would not overrule it.
-// One rule lets through what was translated, and nothing else.
+// drops those to our backends, since no rule of ours could overrule it. One rule
+// of the firewall accepts what we have translated, and nothing else.
 func TestFilterElsewhere(t *testing.T) {
 	t.Parallel()
 	needTool(t, "nft")
@@ -39,7 +39,7 @@ func TestFilterElsewhere(t *testing.T) {
 						}
 					}
 				}
-				// What local processes send is not forwarded.
+				// Packets of local processes are not forwarded.
 				askFor(t, "backend-1", w.Node, p.name, netip.AddrPortFrom(a.ClusterIP, 80))
 			}
 		}
@@ -62,31 +62,31 @@ func TestFilterElsewhere(t *testing.T) {
 	}
 }
 
-// forwardedServices lead to backend-1, one service for each protocol.
+// forwardedServices lead to backend-1, with one service for each protocol.
 func forwardedServices() []nftdp.Service {
 	return perProtocol(append(nodeWide(80), on(clusterIP, 80)...), backends(0))
 }
 
-// TestDNATElsewhere: of two translations of one destination the chain with
-// the lower priority wins, and where the priorities are equal, as those of
-// iptables and of Docker's rules are with ours, the chain that was made last
-// (nf_hook_entries_grow in net/netfilter/core.c puts it before the others).
-// Either way each has its own frontends.
+// TestDNATElsewhere: if others translate the same destination, the chain with the
+// lower priority value wins. If the values are equal, as are those of iptables and
+// Docker, the chain that was added last wins (nf_hook_entries_grow in
+// net/netfilter/core.c puts it before the others). Either way destinations that
+// only one side translates work.
 func TestDNATElsewhere(t *testing.T) {
 	t.Parallel()
 	needTool(t, "nft")
 	for _, c := range []struct {
 		name     string
 		priority int
-		first    bool // they are there first
+		first    bool // the others' table is there first
 		winner   string
 	}{
 		{"before ours", -101, false, "backend-2"},
-		{"before ours, made first", -101, true, "backend-2"},
-		{"behind ours", -99, false, "backend-1"},
-		{"behind ours, made first", -99, true, "backend-1"},
-		{"made behind ours", -100, false, "backend-2"},
-		{"made before ours", -100, true, "backend-1"},
+		{"before ours, added first", -101, true, "backend-2"},
+		{"after ours", -99, false, "backend-1"},
+		{"after ours, added first", -99, true, "backend-1"},
+		{"same priority, added last", -100, false, "backend-2"},
+		{"same priority, added first", -100, true, "backend-1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -113,8 +113,8 @@ func TestDNATElsewhere(t *testing.T) {
 	}
 }
 
-// dnatTable is somebody else's, and leads TCP ports 80 and 82 of the cluster
-// IP and the node to backend-2.
+// dnatTable is a table of others that leads TCP ports 80 and 82 of the cluster IP
+// and the node to backend-2.
 func dnatTable(priority int) string {
 	var rules strings.Builder
 	for _, a := range nstest.Families() {
@@ -143,8 +143,8 @@ func nftFamily(a nstest.Addrs) string {
 
 func nftAddrPort(addr netip.Addr, port uint16) string { return netip.AddrPortFrom(addr, port).String() }
 
-// TestSNATElsewhere: of two translations of one source, too, the chain with
-// the lower priority wins. What only one of them translates is as it says.
+// TestSNATElsewhere: if others translate the same source, the chain with the lower
+// priority value wins. Sources that only one side translates work.
 func TestSNATElsewhere(t *testing.T) {
 	t.Parallel()
 	needTool(t, "nft")
@@ -154,7 +154,7 @@ func TestSNATElsewhere(t *testing.T) {
 		wins     func(nstest.Addrs) netip.Addr
 	}{
 		{"before ours", 99, uplink},
-		{"behind ours", 101, podGW},
+		{"after ours", 101, podGW},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -170,17 +170,17 @@ func TestSNATElsewhere(t *testing.T) {
 					}
 				}
 				source(w.Client, "tcp", vip, c.wins(a))
-				source(w.Client, "udp", vip, a.PodGW)                                            // ours alone
-				source(w.Backends[1], "tcp", vip, a.Uplink)                                      // theirs alone
-				source(w.Client, "tcp", netip.AddrPortFrom(a.Backend(0), backendPort), a.Uplink) // past ours
-				source(w.Backends[1], "udp", vip, a.Backend(1))                                  // nobody's
+				source(w.Client, "udp", vip, a.PodGW)                                            // only we translate it
+				source(w.Backends[1], "tcp", vip, a.Uplink)                                      // only they translate it
+				source(w.Client, "tcp", netip.AddrPortFrom(a.Backend(0), backendPort), a.Uplink) // past our frontends
+				source(w.Backends[1], "udp", vip, a.Backend(1))                                  // nobody translates it
 			})
 		})
 	}
 }
 
-// snatTable is somebody else's, and gives connections to the TCP port of the
-// backends the source address of the node's uplink.
+// snatTable is a table of others. Connections to the TCP port of backends get the
+// source address of the node's uplink.
 func snatTable(priority int) string {
 	var rules strings.Builder
 	for _, a := range nstest.Families() {

@@ -17,10 +17,9 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestICMPErrorsAreTranslated: errors about a translated packet reach the
-// client with the addresses that it used (case 33): the backend's "port
-// unreachable" as ECONNREFUSED, and the node's "packet too big" as the path
-// MTU to the frontend's address.
+// TestICMPErrorsAreTranslated: ICMP errors about translated packets reach the
+// client with the addresses that it has used: the backend's "port unreachable" as
+// ECONNREFUSED, and the node's "packet too big" as the path MTU to the frontend.
 func TestICMPErrorsAreTranslated(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -38,7 +37,7 @@ func TestICMPErrorsAreTranslated(t *testing.T) {
 	})
 }
 
-// linkMTU is smaller than that of the other links, and allowed for IPv6.
+// linkMTU is smaller than the MTU of the other links, and large enough for IPv6.
 const linkMTU = 1400
 
 func testPathMTU(t *testing.T, w *world, dst netip.AddrPort) {
@@ -58,7 +57,7 @@ func testPathMTU(t *testing.T, w *world, dst netip.AddrPort) {
 	if _, err := exchange(socket, "first"); err != nil {
 		t.Fatalf("small datagram: %v", err)
 	}
-	// 1,440 bytes fit the client's link, and not that of the backend.
+	// 1,440 bytes fit the client's link, but not the backend's.
 	if _, err := socket.Write([]byte(strings.Repeat("x", 1440))); err != nil {
 		t.Fatalf("big datagram: %v", err)
 	}
@@ -73,8 +72,8 @@ func testPathMTU(t *testing.T, w *world, dst netip.AddrPort) {
 	}
 }
 
-// TestFragments: a datagram that needs several fragments arrives whole, and
-// so does its answer (case 33).
+// TestFragments: a datagram in several fragments arrives whole, and so does its
+// answer.
 func TestFragments(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -93,6 +92,7 @@ func TestFragments(t *testing.T) {
 	})
 }
 
+// forbidFragments sets the "don't fragment" bit of what the socket sends.
 func forbidFragments(t *testing.T, socket net.Conn) {
 	t.Helper()
 	onSocket(t, socket, func(fd int) error {
@@ -102,7 +102,7 @@ func forbidFragments(t *testing.T, socket net.Conn) {
 	})
 }
 
-// pathMTU is what the kernel knows of the path of a connected socket.
+// pathMTU is the kernel's path MTU of a connected socket.
 func pathMTU(t *testing.T, socket net.Conn) (mtu int) {
 	t.Helper()
 	level, option := unix.IPPROTO_IP, unix.IP_MTU
@@ -116,7 +116,7 @@ func pathMTU(t *testing.T, socket net.Conn) (mtu int) {
 	return mtu
 }
 
-// ignoreWrongFamily: an option of IPv6 is unknown to a socket of IPv4.
+// ignoreWrongFamily drops the error about an option of the other family.
 func ignoreWrongFamily(err error) error {
 	if errors.Is(err, unix.ENOPROTOOPT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil

@@ -15,8 +15,8 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestIptables: rules that iptables makes, in its filter and nat tables, and
-// ours work side by side, and neither side changes what the other one has.
+// TestIptables: rules of iptables, in its filter and nat tables, and ours work
+// side by side, and neither side changes the other's.
 func TestIptables(t *testing.T) {
 	t.Parallel()
 	for _, variant := range iptablesVariants(t) {
@@ -65,7 +65,7 @@ func TestIptables(t *testing.T) {
 				t.Errorf("our tables after iptables (-before +after):\n%s", diff)
 			}
 			if plan := w.apply(t, web); !plan.Empty() {
-				t.Errorf("there is something to change after iptables:\n%v", plan)
+				t.Errorf("the plan after iptables is not empty:\n%v", plan)
 			}
 			everyone()
 
@@ -78,7 +78,7 @@ func TestIptables(t *testing.T) {
 	}
 }
 
-// iptablesVariants are nft and, where the kernel has its tables, legacy.
+// iptablesVariants are "nft" and, if the kernel has its tables, "legacy".
 func iptablesVariants(t *testing.T) []string {
 	t.Helper()
 	for _, family := range []string{"iptables", "ip6tables"} {
@@ -94,14 +94,14 @@ func iptablesVariants(t *testing.T) []string {
 	return []string{"nft", "legacy"}
 }
 
-// iptables runs one variant of it, in both families.
+// iptables runs one variant of iptables and ip6tables.
 type iptables struct {
 	ns      *nstest.Namespace
 	variant string
 }
 
-// add refuses what is forwarded to TCP port 9090 and leads port 81 of the
-// node to backend-2.
+// add rejects packets that are forwarded to TCP port 9090, and leads port 81 of
+// the node to backend-2.
 func (i iptables) add(t *testing.T) {
 	t.Helper()
 	for _, a := range nstest.Families() {
@@ -119,7 +119,7 @@ func (i iptables) flush(t *testing.T) {
 	}
 }
 
-// list gives all rules, without counters.
+// list returns all rules, without counters.
 func (i iptables) list(t *testing.T) []string {
 	t.Helper()
 	var all []string
@@ -138,8 +138,8 @@ func (i iptables) run(t *testing.T, a nstest.Addrs, args string) string {
 	return tool(t, i.ns, "env", append([]string{xtablesLock(t), name}, strings.Fields(args)...)...)
 }
 
-// xtablesLock is where iptables-legacy takes a lock instead of in /run, which
-// is root's.
+// xtablesLock sets the file that iptables-legacy locks, which by default is in
+// /run, where only root may write.
 func xtablesLock(t *testing.T) string {
 	t.Helper()
 	return "XTABLES_LOCKFILE=" + filepath.Join(t.TempDir(), "lock")

@@ -21,12 +21,11 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-var kills = flag.Int("kills", 500, "how many processes TestKilled kills")
+var kills = flag.Int("kills", 500, "number of processes that TestKilled kills")
 
-// TestKilled kills processes that change services as fast as they can, at
-// random moments. Each leaves the state before a change or after it, never
-// anything between; another process goes on from there, and no connection fails
-// meanwhile.
+// TestKilled kills processes at random moments while they change services as fast
+// as they can. Each leaves the state before or after a change, never anything in
+// between. Another process goes on from there, and no connection fails meanwhile.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 3)
@@ -50,7 +49,7 @@ func TestKilled(t *testing.T) {
 		if !exact {
 			unfinished++
 		}
-		if rand.N(2) == 0 { // else the next one to be killed goes on from what there is
+		if rand.N(2) == 0 { // otherwise the next process to be killed goes on from this state
 			if _, err := exchange(socket, "begin a flow or go on with it"); err != nil {
 				t.Errorf("udp: %v", err)
 			}
@@ -60,18 +59,18 @@ func TestKilled(t *testing.T) {
 			break
 		}
 	}
-	t.Logf("%d processes were killed, had made %d changes and left the states %v times, %d of them with leftovers; %d connections meanwhile",
+	t.Logf("%d processes were killed after %d changes and left the states %v times, %d times with leftovers; %d connections meanwhile",
 		*kills, changes, found, unfinished, stop())
 	if *kills >= 100 && (changes < *kills/2 || min(found[0], found[1]) < *kills/10) {
-		t.Error("these are too few to show anything")
+		t.Error("too few to show anything")
 	}
 }
 
-// alternatives are states with nearly everything between them that a change can
-// be made of: pools of other sizes, so that chains come and go; backends and
-// frontends that do; a chain of a frontend's own. After a change to or from the
-// last one flows of UDP are to be deleted, which takes longer than all else.
-// The first service is the same in all of them.
+// alternatives are states. The changes between them contain nearly everything that
+// a change can: pools of other sizes, so that chains come and go, backends and
+// frontends that come and go, a frontend with a chain of its own. Changes to and
+// from the last state have to delete UDP flows, which takes longer than anything
+// else. The first service is the same in all states.
 func alternatives() [3][]nftdp.Service {
 	untouched := nftdp.Service{Name: "untouched", Frontends: nodeWide(90), Backends: backends(0, 1, 2)}
 	changed := nftdp.Service{Name: "changed", Frontends: on(clusterIP, 80)}
@@ -86,8 +85,8 @@ func alternatives() [3][]nftdp.Service {
 	}
 }
 
-// alternate is a process that goes from one state to another until it is
-// killed, by Apply and Update. Three of four keep to TCP.
+// alternate is a process that changes from state to state, by Apply and Update,
+// until it is killed. Three of four such processes leave out the last state.
 func alternate() error {
 	fmt.Println("started")
 	ctx := context.Background()
@@ -114,13 +113,13 @@ func alternate() error {
 	}
 }
 
-// killOne runs a process and kills it, at random within what its last step took,
-// and tells how many changes it got done.
+// killOne runs a process and kills it at a random moment of a step, and returns
+// how many changes it has made.
 func (w *world) killOne(t *testing.T) (changes int) {
 	t.Helper()
 	c := startChild(t, w.Node, "alternate")
 	var step time.Duration
-	for range 1 + rand.N(3) { // when it has started, or has made a change or two
+	for range 1 + rand.N(3) { // until it has started, or has made a change or two
 		begun := time.Now()
 		c.line(t)
 		step = time.Since(begun)
@@ -129,11 +128,12 @@ func (w *world) killOne(t *testing.T) (changes int) {
 	return bytes.Count(c.kill(t), []byte("changed"))
 }
 
-// leftover is what may be too much after a change that was broken off: chains
-// that no element leads to, and elements that are asked for in postrouting only.
+// leftover matches the commands that remove what may be left of an unfinished
+// change: chains that no element leads to, and elements that are looked up only
+// in postrouting.
 var leftover = regexp.MustCompile(`^(flush|delete) chain |^delete element \S+ \S+ (masq|node_masq|hairpin) `)
 
-// alternative says which state the kernel holds, exactly or with leftovers.
+// alternative returns which state the kernel holds, and whether without leftovers.
 func (w *world) alternative(t *testing.T) (state int, exact bool) {
 	t.Helper()
 	held, err := w.dataplane.Ruleset(t.Context())
@@ -154,7 +154,7 @@ func (w *world) alternative(t *testing.T) (state int, exact bool) {
 			return state, false
 		}
 	}
-	t.Fatalf("the kernel holds none of the states; to be done:\n%s", strings.Join(plans, "\nor\n"))
+	t.Fatalf("the kernel holds none of the states; the differences:\n%s", strings.Join(plans, "\nor\n"))
 	return 0, false
 }
 
@@ -167,9 +167,8 @@ func mustCompile(t *testing.T, services ...nftdp.Service) *nftdp.Ruleset {
 	return r
 }
 
-// takeOver is what a process does that comes after one that was killed.
-// Afterwards nothing is left of what that one has not finished, and no flow of
-// UDP leads to where it must not.
+// takeOver is a process that follows one that was killed. It removes what is left
+// of an unfinished change, and UDP flows that lead to a wrong backend.
 func (w *world) takeOver(t *testing.T, state int) {
 	t.Helper()
 	services := alternatives()[state]
@@ -188,7 +187,7 @@ func (w *world) takeOver(t *testing.T, state int) {
 	}
 }
 
-// wantExactly fails unless the kernel holds just these services.
+// wantExactly fails unless the kernel holds exactly these services.
 func (w *world) wantExactly(t *testing.T, services ...nftdp.Service) {
 	t.Helper()
 	held, err := w.dataplane.Ruleset(t.Context())
@@ -196,16 +195,16 @@ func (w *world) wantExactly(t *testing.T, services ...nftdp.Service) {
 		t.Fatal(err)
 	}
 	if plan := held.PlanTo(mustCompile(t, services...)); !plan.Empty() {
-		t.Errorf("the kernel holds something else; to be done:\n%v", plan)
+		t.Errorf("the kernel holds something else; the difference:\n%v", plan)
 	}
 }
 
-// pace leaves time for others, and keeps clients from using up their ports:
-// each is taken for a minute.
+// pace leaves time for others, and keeps clients from using up their ports, each
+// of which stays in use for a minute.
 const pace = 5 * time.Millisecond
 
-// startClients connects to each of these all the time, until stop. A service
-// has to answer every time that whole can be held.
+// startClients connects to each of the services all the time until stop is
+// called. A service must answer whenever whole can be locked for reading.
 func (w *world) startClients(t *testing.T, whole *sync.RWMutex, services map[string]netip.AddrPort) (stop func() (connections int64)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

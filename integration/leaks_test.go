@@ -18,9 +18,9 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestNothingLeaks measures processes that do the same thing very often: what
-// they hold afterwards is what they held before, and all their threads are in
-// the namespace where they began.
+// TestNothingLeaks measures processes that do the same thing very often.
+// Afterwards they hold no more than before, and all their threads are in the
+// namespace where they began.
 func TestNothingLeaks(t *testing.T) {
 	t.Parallel()
 	ns := newNamespace(t)
@@ -31,8 +31,8 @@ func TestNothingLeaks(t *testing.T) {
 	}
 }
 
-// openOften opens, uses and closes Dataplanes in many namespaces, each given by
-// its handle or as that of the calling thread.
+// openOften opens, uses and closes Dataplanes in many namespaces, by handle or as
+// the calling thread's namespace.
 func openOften() error {
 	const namespaces, opens, workers = 50, 1000, 4
 	all := make([]*nstest.Namespace, namespaces)
@@ -45,7 +45,7 @@ func openOften() error {
 		all[i] = ns
 	}
 	before := holdings()
-	debug.SetGCPercent(-1) // it would close files that nobody has closed
+	debug.SetGCPercent(-1) // finalizers would close files that leak
 	var errs [workers]error
 	var wait sync.WaitGroup
 	for worker := range workers {
@@ -85,7 +85,7 @@ func updateOften() error {
 	}
 	var before *held
 	for i := range updates + updates/10 {
-		if i == updates/10 { // maps and buffers have their size
+		if i == updates/10 { // maps and buffers have reached their size
 			before = holdings()
 		}
 		change := nftdp.Change{Set: []nftdp.Service{{
@@ -101,7 +101,7 @@ func updateOften() error {
 	return errors.Join(before.compare(), d.Close())
 }
 
-// held is what a process holds.
+// held counts what a process holds.
 type held struct {
 	files, goroutines int
 	heap              uint64 // in bytes
@@ -109,7 +109,7 @@ type held struct {
 
 func holdings() *held {
 	runtime.GC()
-	runtime.GC() // what has finalizers goes with the second one
+	runtime.GC() // objects with finalizers go in the second cycle
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
 	return &held{files: openFiles(), goroutines: runtime.NumGoroutine(), heap: memory.HeapAlloc}
@@ -120,12 +120,12 @@ func openFiles() int {
 	return len(files)
 }
 
-// slack is how much the heap may grow by chance, in bytes. One that leaked in
-// every one of thousands of calls would grow by more.
+// slack is how much the heap may grow by chance, in bytes. A leak in each of
+// thousands of calls would be larger.
 const slack = 256 << 10
 
-// compare fails if the process holds more than before. Goroutines and threads
-// that are just about to end get some time.
+// compare returns an error if the process holds more than before. Goroutines and
+// threads that are about to end have some time to do so.
 func (before *held) compare() error {
 	if files := openFiles(); files > before.files {
 		return fmt.Errorf("%d files are open, %d were", files, before.files)
@@ -135,7 +135,7 @@ func (before *held) compare() error {
 		after := holdings()
 		err := foreignThreads()
 		if after.goroutines > before.goroutines || after.heap > before.heap+slack {
-			err = errors.Join(err, fmt.Errorf("the process holds %+v, and held %+v", *after, *before))
+			err = errors.Join(err, fmt.Errorf("the process holds %+v, before it held %+v", *after, *before))
 		}
 		if err == nil || time.Now().After(deadline) {
 			fmt.Fprintf(os.Stderr, "before %+v, after %+v\n", *before, *after)
@@ -145,8 +145,8 @@ func (before *held) compare() error {
 	}
 }
 
-// foreignThreads names the threads that are in another network namespace than
-// the process.
+// foreignThreads returns an error that names the threads in another network
+// namespace than the process.
 func foreignThreads() error {
 	home, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
@@ -155,7 +155,7 @@ func foreignThreads() error {
 	threads, _ := filepath.Glob("/proc/self/task/*/ns/net")
 	var errs []error
 	for _, thread := range threads {
-		if at, err := os.Readlink(thread); err == nil && at != home { // else it has ended
+		if at, err := os.Readlink(thread); err == nil && at != home { // a thread that has ended has no link
 			errs = append(errs, fmt.Errorf("%s is %s, not %s", thread, at, home))
 		}
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// limited are the same backends with a limit.
+// limited sets a limit of connections for the backends.
 func limited(most uint32, backends []nftdp.Backend) []nftdp.Backend {
 	for i := range backends {
 		backends[i].MaxConns = most
@@ -29,7 +29,7 @@ func limitedWeb(backends ...nftdp.Backend) nftdp.Service {
 // retryPause is between two tries to get a connection.
 const retryPause = 5 * time.Millisecond
 
-// connectAgain tries until a connection is taken, and keeps it.
+// connectAgain tries until a connection succeeds, and keeps it.
 func connectAgain(t *testing.T, from *nstest.Namespace, dst netip.AddrPort) *nstest.Conn {
 	t.Helper()
 	poll := time.NewTicker(retryPause)
@@ -46,10 +46,10 @@ func connectAgain(t *testing.T, from *nstest.Namespace, dst netip.AddrPort) *nst
 	}
 }
 
-// TestMaxConns: as many connections as the limit says stay, over all frontends;
-// the next is refused, wherever it comes from. One that is closed makes room at
-// once, although conntrack keeps it in TIME_WAIT for two minutes, and so does
-// one that is reset.
+// TestMaxConns: a backend keeps as many connections as its limit, over all
+// frontends, and the next one is refused, wherever it comes from. A connection that
+// is closed or reset makes room at once, although conntrack keeps it in TIME_WAIT
+// for two minutes.
 func TestMaxConns(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{Internal: podNets()}, 2)
@@ -82,7 +82,7 @@ func TestMaxConns(t *testing.T) {
 	})
 }
 
-// TestMaxConnsDrop: with Drop connections over the limit get no answer.
+// TestMaxConnsDrop: with ActionDrop connections over the limit get no answer.
 func TestMaxConnsDrop(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
@@ -104,8 +104,8 @@ func TestMaxConnsDrop(t *testing.T) {
 	})
 }
 
-// TestMaxConnsOfOne: with one of two backends full, connections that fall on it
-// are refused, and those that fall on the other are not.
+// TestMaxConnsOfOne: if one of two backends is full, connections that are sent to
+// it are refused, and those that are sent to the other one are not.
 func TestMaxConnsOfOne(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 2)
@@ -118,8 +118,8 @@ func TestMaxConnsOfOne(t *testing.T) {
 	})
 }
 
-// TestMaxConnsOfServices: services that give a backend the same limit share it,
-// and one that gives another limit counts for itself.
+// TestMaxConnsOfServices: services in which a backend has the same limit share it,
+// and a service with another limit has a count of its own.
 func TestMaxConnsOfServices(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
@@ -140,7 +140,7 @@ func TestMaxConnsOfServices(t *testing.T) {
 	})
 }
 
-// TestMaxConnsUDP: a socket of UDP counts as long as conntrack knows its flow.
+// TestMaxConnsUDP: a UDP socket counts as long as conntrack has its flow.
 func TestMaxConnsUDP(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
@@ -163,7 +163,7 @@ func TestMaxConnsUDP(t *testing.T) {
 	})
 }
 
-// wantSoon fails unless one of the next datagrams is answered by that server.
+// wantSoon fails unless that server answers one of the next datagrams.
 func (c *udpClient) wantSoon(t *testing.T, server string) {
 	t.Helper()
 	poll := time.NewTicker(retryPause)
@@ -177,9 +177,8 @@ func (c *udpClient) wantSoon(t *testing.T, server string) {
 	}
 }
 
-// TestMaxConnsKeepsCount: what has been counted stays so when services change,
-// the limited one among them, and when a new process takes over; a limit of
-// another size begins anew.
+// TestMaxConnsKeepsCount: connections stay counted when services change, theirs
+// included, and when a new process takes over. Another limit starts a new count.
 func TestMaxConnsKeepsCount(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 2)
@@ -226,8 +225,8 @@ func TestMaxConnsKeepsCount(t *testing.T) {
 	full("another limit")
 }
 
-// TestMaxConnsUnderLoad: however many connect at a time, the backend never has
-// more connections than the limit, and it has that many in the end.
+// TestMaxConnsUnderLoad: however many clients connect at the same time, the backend
+// ends up with as many connections as its limit, and never has more.
 func TestMaxConnsUnderLoad(t *testing.T) {
 	t.Parallel()
 	const most, callers, calls = 5, 8, 50
@@ -252,8 +251,8 @@ func TestMaxConnsUnderLoad(t *testing.T) {
 	})
 }
 
-// keepCalling makes n connections, which stay, and counts who answered, or how
-// they ended.
+// keepCalling makes n connections, keeps those that succeed, and counts them by
+// server, and the others by outcome.
 func (w *world) keepCalling(t *testing.T, a nstest.Addrs, n int) map[string]int {
 	t.Helper()
 	got := map[string]int{}

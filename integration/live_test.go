@@ -13,10 +13,9 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestChangeUnderLiveConnections: a backend is removed, then another replaced,
-// then its service deleted and everything else with it, by Apply or by Update.
-// Established connections go on through all of it, and new ones follow the
-// state at once (case 31).
+// TestChangeUnderLiveConnections: a backend is removed, another one replaced, and
+// then the service deleted, by Apply or by Update. Established connections go on
+// all the time, and new ones follow each change at once.
 func TestChangeUnderLiveConnections(t *testing.T) {
 	t.Parallel()
 	for _, by := range []string{"apply", "update"} {
@@ -60,9 +59,9 @@ func TestChangeUnderLiveConnections(t *testing.T) {
 	}
 }
 
-// TestDeletedServiceIsGone: what a deleted service's frontends do to a packet
-// is what they did before it existed: the node's own stack refuses its port,
-// and the virtual address belongs to nobody (case 31).
+// TestDeletedServiceIsGone: packets to the frontends of a deleted service end as
+// before it existed: the node itself refuses its port, and the virtual address
+// belongs to nobody.
 func TestDeletedServiceIsGone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
@@ -90,7 +89,7 @@ func TestDeletedServiceIsGone(t *testing.T) {
 	}
 	w.update(t, nftdp.Change{Delete: []string{"tcp", "udp", "sctp"}})
 	if after := outcomes(silence); !slices.Equal(after, before) {
-		t.Errorf("after the services: %v, want as before them: %v", after, before)
+		t.Errorf("without the services again: %v, want %v as before", after, before)
 	}
 }
 

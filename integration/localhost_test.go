@@ -38,7 +38,7 @@ func loopbacks(a nstest.Addrs) []netip.Addr {
 	return []netip.Addr{loopback(a), netip.MustParseAddr("127.5.6.7")}
 }
 
-// localhostBackends are node-wide ports and where their backends are.
+// localhostBackends are node-wide ports with the places of their backends.
 var localhostBackends = map[uint16]place{30641: "N", 30642: "L1", 30643: "R1"}
 
 // localhostServices have a service for each port and protocol.
@@ -54,8 +54,8 @@ func localhostServices() []nftdp.Service {
 	return all
 }
 
-// TestLocalhost: loopback addresses lead to backends on the node itself, in its
-// pods and elsewhere, which see an address of the node (case 12, Localhost on).
+// TestLocalhost: with Config.Localhost loopback addresses lead to backends on the
+// node itself, in its pods and elsewhere, which see an address of the node.
 func TestLocalhost(t *testing.T) {
 	t.Parallel()
 	w := newLocalhostWorld(t)
@@ -74,10 +74,9 @@ func TestLocalhost(t *testing.T) {
 	}
 }
 
-// TestLocalhostWithoutRequirements: without route_localnet IPv4 packets do not
-// leave the node with a loopback address (ip_route_me_harder fails): a SYN is
-// lost, and a datagram can not be sent. Backends on the node, and all of IPv6,
-// work all the same.
+// TestLocalhostWithoutRequirements: without route_localnet no IPv4 packet leaves the
+// node with a loopback address (ip_route_me_harder fails): a SYN is lost, and a
+// datagram cannot be sent. Backends on the node, and IPv6, work nevertheless.
 func TestLocalhostWithoutRequirements(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, localhostConfig())
@@ -103,10 +102,10 @@ func TestLocalhostWithoutRequirements(t *testing.T) {
 	}
 }
 
-// TestLocalhostGuard: what neighbours send to loopback addresses is not
-// answered, and not even received: neither where a frontend is, nor where a
-// process listens on 127.0.0.1. With the sysctl, but without the chain that
-// guards, IPv4 packets are received.
+// TestLocalhostGuard: packets of neighbours to loopback addresses are neither
+// answered nor even received, be it by a frontend or by a process that listens on
+// 127.0.0.1. With the sysctl, but without the guarding chain, IPv4 packets are
+// received.
 func TestLocalhostGuard(t *testing.T) {
 	t.Parallel()
 	needTool(t, "nft")
@@ -129,7 +128,7 @@ func TestLocalhostGuard(t *testing.T) {
 				}
 			}
 		}
-		// An answer to these would go to the node itself.
+		// Answers to these packets would go to the node itself.
 		for _, addr := range loopbacks(a) {
 			for _, port := range []uint16{81, 30641, 30643} {
 				for _, p := range []string{"tcp", "udp"} {
@@ -138,10 +137,10 @@ func TestLocalhostGuard(t *testing.T) {
 			}
 		}
 		if !n.knock(t, "tcp", netip.AddrPortFrom(a.Client, 40001), netip.AddrPortFrom(a.Node, 30643), askTimeout) {
-			t.Error("the frontend does not answer any more")
+			t.Error("the frontend no longer answers")
 		}
 		if got := receivedSegments(t, w.Node); got != received {
-			t.Errorf("the node received %d segments", got-received)
+			t.Errorf("the node received %d packets, want none", got-received)
 		}
 	})
 	tool(t, w.Node, "nft", "flush chain ip nftdp loopback-guard")
@@ -151,15 +150,14 @@ func TestLocalhostGuard(t *testing.T) {
 		for j, port := range []uint16{81, 30641} {
 			src := netip.AddrPortFrom(a.Client, uint16(41000+10*i+j))
 			if !n.knock(t, "tcp", src, netip.AddrPortFrom(addr, port), askTimeout) {
-				t.Errorf("%v:%d is not answered without the guard: the test shows nothing", addr, port)
+				t.Errorf("a packet to %v:%d is not answered without the guard: the test shows nothing", addr, port)
 			}
 		}
 	}
 }
 
-// TestLocalhostLeavesOthers: a connection from a loopback address to another
-// keeps its source, beside our translations and also where somebody else
-// translates it.
+// TestLocalhostLeavesOthers: a connection from one loopback address to another that
+// we do not translate keeps its source, even if others translate it.
 func TestLocalhostLeavesOthers(t *testing.T) {
 	t.Parallel()
 	needTool(t, "nft")
@@ -185,8 +183,8 @@ func TestLocalhostLeavesOthers(t *testing.T) {
 	})
 }
 
-// TestLocalhostPolicies: for policies and ranges a loopback address is one of
-// the node, and a range that is to have it must contain it.
+// TestLocalhostPolicies: policies treat a loopback address as one of the node's, and
+// prefixes of clients must contain it like any other.
 func TestLocalhostPolicies(t *testing.T) {
 	t.Parallel()
 	local := to("L1", "R1")
@@ -223,8 +221,8 @@ func TestLocalhostPolicies(t *testing.T) {
 	}).send(t)
 }
 
-// TestLocalhostFlows: a UDP socket that sends to a loopback address follows the
-// changes of its service like any other.
+// TestLocalhostFlows: a UDP socket that sends to a loopback address follows changes
+// of the service like any other.
 func TestLocalhostFlows(t *testing.T) {
 	t.Parallel()
 	w := newLocalhostWorld(t)

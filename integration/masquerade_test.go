@@ -12,10 +12,10 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestMasquerade: backends see the address that the frontend's Masquerade and
-// MasqueradeClients and the service's SNAT say, whoever the client is, by every
-// kind of frontend, with every protocol. The pods are internal; all services have
-// L1 alone, so that its own connections are hairpins.
+// TestMasquerade: backends see the source address that follows from the frontend's
+// Masquerade, MasqueradeClients and Policy and the service's SNAT, for each client,
+// kind of frontend and protocol. The pods are internal. L1 is the only backend of
+// all services, so that its own connections are hairpins.
 func TestMasquerade(t *testing.T) {
 	t.Parallel()
 	for _, policy := range []nftdp.Policy{nftdp.PolicyAnyBackend, nftdp.PolicyLocalOnly, nftdp.PolicyExternalLocalOnly} {
@@ -36,8 +36,8 @@ func TestMasquerade(t *testing.T) {
 	}
 }
 
-// TestMasqueradeChanges: what new connections look like follows a change, while
-// established ones stay as they are. SNAT for one family leaves the other.
+// TestMasqueradeChanges: the sources of new connections follow a change, while
+// established connections stay as they are. SNAT in one family leaves the other.
 func TestMasqueradeChanges(t *testing.T) {
 	t.Parallel()
 	w := newMasqueradeWorld(t)
@@ -70,7 +70,7 @@ func TestMasqueradeChanges(t *testing.T) {
 	withMasquerade(nftdp.MasqueradeNever, web.Frontends)
 	w.apply(t, web)
 	if four, six := client(); !a4.ClientNet.Contains(four) || !a6.ClientNet.Contains(six) {
-		t.Errorf("with Never the backend saw %v and %v, want the client's own", four, six)
+		t.Errorf("with MasqueradeNever the backend saw %v and %v, want the client's own", four, six)
 	}
 	withMasquerade(nftdp.MasqueradeAuto, web.Frontends)
 	web.SNAT = nil
@@ -79,8 +79,8 @@ func TestMasqueradeChanges(t *testing.T) {
 	wantAlive(t, conns)
 }
 
-// TestMasqueradeOfSamePort: of frontends with one port and backend, each keeps
-// to what it says itself, whichever address is another one's.
+// TestMasqueradeOfSamePort: frontends of the same port and backend each have their
+// own Masquerade, be it one for all node addresses or one for a single address.
 func TestMasqueradeOfSamePort(t *testing.T) {
 	t.Parallel()
 	w := newMasqueradeWorld(t)
@@ -110,9 +110,9 @@ func snatAddr(a nstest.Addrs) netip.Addr {
 	return netip.MustParseAddr("fd00:192:168::77")
 }
 
-// masquerades are the settings with their frontends' ports. The lists of clients
-// are a bridge's own subnet, which is internal, one that the node has an address
-// in and the second client is not in, and one of IPv4 alone.
+// masquerades are the settings with the ports of their frontends. The lists of
+// clients are the subnets of the pods' bridge, which is internal; a subnet that
+// the node has an address in and the second client does not; and one of IPv4 only.
 func masquerades() []masqueraded {
 	return []masqueraded{
 		{nftdp.MasqueradeAuto, nil, 80, 6000},
@@ -150,7 +150,7 @@ func newMasqueradeWorld(t *testing.T) *caseWorld {
 	return w
 }
 
-// masqueradeServices have frontends with each setting, of each kind.
+// masqueradeServices have frontends of each kind with each setting.
 func masqueradeServices(policy nftdp.Policy, snat bool) []nftdp.Service {
 	var all []nftdp.Service
 	for _, p := range protocols() {
@@ -174,7 +174,7 @@ func masqueradeServices(policy nftdp.Policy, snat bool) []nftdp.Service {
 	return all
 }
 
-// wantSources connects from everywhere to all frontends with a setting.
+// wantSources connects from each place to all frontends with a setting.
 func (w *caseWorld) wantSources(t *testing.T, a nstest.Addrs, protocol string, m masqueraded, policy nftdp.Policy, snat bool) {
 	t.Helper()
 	for _, from := range []place{"C", "C2", "L2", "N", "L1"} {
@@ -196,10 +196,10 @@ func (w *caseWorld) wantSources(t *testing.T, a nstest.Addrs, protocol string, m
 	}
 }
 
-// wantedSource is the address that the backend sees. The node itself connects
-// from the address that it connects to, or from that of its default route. A
-// frontend with an address has the prefixes of its own family, and if there are
-// none, it has no list.
+// wantedSource is the address that the backend should see. The node itself connects
+// from the address that it connects to, or from the address of its default route.
+// A frontend with an address has only the prefixes of its own family, and without
+// any it has no list.
 func wantedSource(a nstest.Addrs, from place, to netip.Addr, m masqueraded, policy nftdp.Policy, snat bool) netip.Addr {
 	rewritten := a.PodGW
 	if snat {
@@ -215,7 +215,7 @@ func wantedSource(a nstest.Addrs, from place, to netip.Addr, m masqueraded, poli
 		listed = familyOf(to, listed)
 	}
 	switch {
-	case from == "L1": // which no address of the service's is needed for
+	case from == "L1": // a hairpin is always masqueraded
 		return a.PodGW
 	case m.masquerade == nftdp.MasqueradeNever || len(listed) > 0 && !containsAddr(listed, own):
 		return own

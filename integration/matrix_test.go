@@ -14,16 +14,16 @@ import (
 
 // TestMatrix sends real connections through every kind of frontend, with every
 // protocol and family, from every kind of client, and checks who answers and
-// which source address that one saw (cases 1, 2, 6, 7, 8, 9, 11, 13).
+// which source address it saw. No process on the node listens meanwhile.
 //
-// All of a protocol's frontends are one service with the single backend
+// All frontends of a protocol belong to one service, whose only backend is
 // backend-1, so that a connection of backend-1 is a hairpin.
 func TestMatrix(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name     string
 		internal []netip.Prefix
-		keeps    []string // the clients whose address the backend sees
+		keeps    []string // the clients whose own address the backend sees
 	}{
 		{"internal=none", nil, nil},
 		{"internal=pods", podNets(), []string{"other-backend"}},
@@ -52,7 +52,7 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-// matrixServices are one service for each protocol with all frontends.
+// matrixServices are one service for each protocol, each with all frontends.
 func matrixServices() []nftdp.Service {
 	frontends := slices.Concat(nodeWide(80), nodeWide(30644),
 		on(nodeAddr, 443), on(clusterIP, 80), on(external, 80))
@@ -84,7 +84,7 @@ func matrixFrontends(a nstest.Addrs) []matrixFrontend {
 type matrixClient struct {
 	name string
 	ns   *nstest.Namespace
-	addr netip.Addr // unset: never kept
+	addr netip.Addr // not set: the backend never sees it
 }
 
 func (w *world) matrixClients(a nstest.Addrs) []matrixClient {
@@ -96,8 +96,8 @@ func (w *world) matrixClients(a nstest.Addrs) []matrixClient {
 	}
 }
 
-// checkSource compares the address that a backend saw with the client's own,
-// or else with the node's.
+// checkSource fails unless the address that a backend saw is the client's own, or,
+// unless it was kept, one of the node's.
 func checkSource(t *testing.T, a nstest.Addrs, saw, own netip.Addr, kept bool) {
 	t.Helper()
 	if kept && saw != own {
@@ -108,8 +108,8 @@ func checkSource(t *testing.T, a nstest.Addrs, saw, own netip.Addr, kept bool) {
 	}
 }
 
-// wantNoListener fails if any socket of the namespace takes connections
-// (case 13): what answers there is the translation alone.
+// wantNoListener fails if any socket of the namespace takes connections. Then only
+// translation can have led to an answer there.
 func wantNoListener(t *testing.T, ns *nstest.Namespace) {
 	t.Helper()
 	for _, protocol := range []string{"tcp", "udp"} {

@@ -17,8 +17,9 @@ import (
 	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
-// objects are the kinds of things in a table, each with the message that lists
-// them. All have the table's name as attribute 1, and sets their own as 2.
+// objects are the kinds of objects in a table, each with the message that lists
+// them. Attribute 1 of all of them is the table's name, and attribute 2 of sets
+// their own.
 func objects() map[string]netlink.HeaderType {
 	return map[string]netlink.HeaderType{
 		"chain":     unix.NFT_MSG_GETCHAIN,
@@ -29,7 +30,7 @@ func objects() map[string]netlink.HeaderType {
 	}
 }
 
-// dumpTables dumps our tables of a name.
+// dumpTables is dumpTable for the tables of a Dataplane.
 func dumpTables(t *testing.T, ns *nstest.Namespace, name string) (lines []string) {
 	t.Helper()
 	for _, tb := range bothTables(name) {
@@ -38,8 +39,8 @@ func dumpTables(t *testing.T, ns *nstest.Namespace, name string) (lines []string
 	return lines
 }
 
-// dumpTable returns everything that the kernel tells about a table, byte for
-// byte, one line for each object or message.
+// dumpTable returns the kernel's dump of a table, byte for byte, with a line for
+// each object or message.
 func dumpTable(t *testing.T, ns *nstest.Namespace, tb nftTable) []string {
 	t.Helper()
 	other := dialOther(t, ns)
@@ -67,9 +68,9 @@ func dumpTable(t *testing.T, ns *nstest.Namespace, tb nftTable) []string {
 // headerLen is the size of struct nfgenmsg: family, version, generation.
 const headerLen = 4
 
-// listObjects returns the attributes of what a dump lists of one table. The
-// header before them is left out: it holds the generation of the whole
-// namespace, which every change of anybody moves.
+// listObjects returns the attributes of the objects that a dump lists for one
+// table. It leaves out the header before them, which contains the generation of
+// the whole namespace and so follows everybody's changes.
 func listObjects(t *testing.T, other other, tb nftTable, command netlink.HeaderType, attributes ...[]byte) [][]byte {
 	t.Helper()
 	var all [][]byte
@@ -81,7 +82,7 @@ func listObjects(t *testing.T, other other, tb nftTable, command netlink.HeaderT
 	return all
 }
 
-// dump lists objects of a table's family, or of all of them.
+// dump lists objects of a table's family, or of all families.
 func (o other) dump(t *testing.T, tb nftTable, command netlink.HeaderType, attributes ...[]byte) (all [][]byte) {
 	t.Helper()
 	messages, err := o.Execute(tb.edit(command, netlink.Dump, attributes...))
@@ -121,9 +122,9 @@ func tableNames(t *testing.T, ns *nstest.Namespace) []string {
 	return all
 }
 
-// addForeign makes a table as somebody else would: sets with and without
-// ranges, a map, base chains at the hooks that we use too, and rules. Nothing
-// in it counts, so that traffic leaves it as it is.
+// addForeign adds a table as another program would: sets with and without
+// intervals, a map, chains, one of them at a hook that we use too, and rules.
+// Nothing in it counts, so that traffic does not change it.
 func addForeign(t *testing.T, ns *nstest.Namespace, tb nftTable) {
 	t.Helper()
 	const mark = 19 // TYPE_MARK of nft

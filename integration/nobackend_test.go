@@ -13,19 +13,19 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// immediate is how soon a rejection comes at the latest. It takes a fraction
-// of a millisecond; a client that got none would try again after a second. On
-// a machine under load any one may be late, but not several in a row.
+// immediate is when a rejection should have come. It takes a fraction of a
+// millisecond, and without one a client would try again after a second. On a
+// machine under load one rejection may be late, but not several in a row.
 const (
 	immediate = 900 * time.Millisecond
 	tries     = 4
 )
 
-// TestReject: without a usable backend new connections are refused at once,
-// with a TCP reset or an ICMP error; a local process that sends a datagram is
-// told EPERM by its own system call (case 23).
+// TestReject: without a usable backend new connections are refused at once, with a
+// TCP reset or an ICMP error. A local process that sends a datagram gets EPERM from
+// its own system call.
 //
-// Servers listen on the node's own port, so that only the rule refuses there.
+// Servers listen on the node's port, so that only the rule can refuse there.
 func TestReject(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
@@ -55,9 +55,9 @@ func TestReject(t *testing.T) {
 	}
 }
 
-// TestDrop: the same with Drop is silence (case 23, with NoBackend). That the
-// clients run into their own timeouts is half of the proof; the other half is
-// that their network stacks received nothing. All wait at the same time.
+// TestDrop: with ActionDrop new connections get no answer. The clients run into
+// their own timeouts, and their network stacks receive nothing. All wait at the
+// same time.
 func TestDrop(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
@@ -85,10 +85,10 @@ func TestDrop(t *testing.T) {
 	}
 }
 
-// attemptAll makes all the connections at the same time. An attempt whose time
-// was over before its packet went out, on a machine under load, shows nothing:
-// so it is repeated with more time until every frontend has counted a packet
-// of each of its clients.
+// attemptAll makes all connections at the same time. On a machine under load the
+// time of an attempt may be over before its packet is sent, which shows nothing.
+// So attempts are repeated with more time, until every frontend has counted a
+// packet from each of its clients.
 func (w *world) attemptAll(t *testing.T, victims []victim) []string {
 	t.Helper()
 	outcomes := make([]string, len(victims))
@@ -115,8 +115,8 @@ func (w *world) attemptAll(t *testing.T, victims []victim) []string {
 	return nil
 }
 
-// TestFamilyWithoutBackends: a service with frontends of both families and
-// backends of one refuses in the other (case 34).
+// TestFamilyWithoutBackends: a service with frontends in both families and backends
+// in one refuses connections in the other.
 func TestFamilyWithoutBackends(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
@@ -132,9 +132,9 @@ func TestFamilyWithoutBackends(t *testing.T) {
 	}
 }
 
-// TestBackendAppears: once there is a backend the next connection succeeds,
-// and so does the next datagram of a UDP socket that was refused before
-// (case 28): the refused one left no trace in conntrack.
+// TestBackendAppears: once there is a backend, the next connection succeeds, and so
+// does the next datagram of a UDP socket that was refused before, as the refused
+// datagram has left no entry in conntrack.
 func TestBackendAppears(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -157,7 +157,7 @@ func TestBackendAppears(t *testing.T) {
 		w.update(t, nftdp.Change{Set: []nftdp.Service{tcp, udp}})
 		askFor(t, "backend-1", w.Client, "tcp", dst)
 		if answer, err := exchange(socket, "late"); err != nil {
-			t.Errorf("datagram of the old socket: %q, %v", answer, err)
+			t.Errorf("datagram of the same socket with a backend: %q, %v", answer, err)
 		}
 	})
 }
@@ -167,7 +167,7 @@ func withoutBackends(action nftdp.Action) []nftdp.Service {
 	return perProtocol(withNoBackend(action, append(nodeWide(30644), on(clusterIP, 80)...)), nil)
 }
 
-// victim is a connection that is not taken.
+// victim is a connection that no backend takes.
 type victim struct {
 	name          string
 	local         bool // a process on the node makes it
@@ -176,11 +176,11 @@ type victim struct {
 	dst, frontend netip.AddrPort
 }
 
-// clientsPerFrontend is how many victims have the same frontend.
+// clientsPerFrontend is the number of victims with the same frontend.
 const clientsPerFrontend = 3
 
-// outcome is what comes of the connection, other than for what the kernel
-// tells the local sender of a datagram that it rejects or drops.
+// outcome is the outcome of the connection, given that for others: a local process
+// whose datagram is rejected or dropped gets an error.
 func (v victim) outcome(others string) string {
 	if v.local && v.protocol != "tcp" {
 		return "not permitted"
@@ -188,8 +188,8 @@ func (v victim) outcome(others string) string {
 	return others
 }
 
-// victims are connections to every frontend of withoutBackends by a client
-// outside, one whose packets are forwarded, and a local process.
+// victims are connections to every frontend of withoutBackends, from an outside
+// client, from a pod, and from a local process.
 func (w *world) victims() []victim {
 	var all []victim
 	for _, p := range protocols() {
@@ -210,8 +210,8 @@ func (w *world) victims() []victim {
 	return all
 }
 
-// wantNoBackend gives the counter of a frontend, which must be in the kernel
-// as one that takes the action.
+// wantNoBackend returns the counter of a frontend. It fails unless the frontend
+// has the action, and no backends, in the kernel.
 func (w *world) wantNoBackend(t *testing.T, v victim, action nftdp.Action) nftdp.Counter {
 	t.Helper()
 	f := w.frontend(t, v.protocol, v.frontend)

@@ -10,8 +10,8 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestNodeAddrs: a node-wide frontend takes its port on the chosen addresses;
-// on the node's others it is refused as if nothing were there (cases 9, 10).
+// TestNodeAddrs: a node-wide frontend takes its port on the addresses in NodeAddrs.
+// On other addresses of the node connections are refused as without the frontend.
 func TestNodeAddrs(t *testing.T) {
 	t.Parallel()
 	both := nodePrefixes()
@@ -48,8 +48,8 @@ func TestNodeAddrs(t *testing.T) {
 	}
 }
 
-// TestNodeAddrsChange: another configuration in the next process takes effect
-// at its first Apply.
+// TestNodeAddrsChange: the configuration of the next process takes effect at its
+// first Apply.
 func TestNodeAddrsChange(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
@@ -61,16 +61,16 @@ func TestNodeAddrsChange(t *testing.T) {
 	closeOrFail(t, w.dataplane)
 	w.open(t, nftdp.Config{NodeAddrs: nodePrefixes()})
 	if plan := w.apply(t, web); plan.Empty() {
-		t.Error("the plan for another configuration is empty")
+		t.Error("the plan after a change of the configuration is empty")
 	}
 	wantRefused(t, w.Client, "tcp", netip.AddrPortFrom(a.PodGW, 30644))
 	askFor(t, "backend-1", w.Client, "tcp", netip.AddrPortFrom(a.Node, 30644))
 	wantAlive(t, conns)
 }
 
-// TestLoopbackIsNotTaken: a node-wide frontend leaves loopback addresses to
-// whoever listens there, or to nobody (case 12, Localhost off), while the
-// node's other addresses work for local processes (case 11).
+// TestLoopbackIsNotTaken: without Config.Localhost a node-wide frontend leaves
+// loopback addresses to the processes that listen there, while local processes
+// reach it at the node's other addresses.
 func TestLoopbackIsNotTaken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
@@ -81,7 +81,7 @@ func TestLoopbackIsNotTaken(t *testing.T) {
 		askFor(t, "node", w.Node, "tcp", netip.AddrPortFrom(addr, 80))
 		wantRefused(t, w.Node, "tcp", netip.AddrPortFrom(addr, 30644))
 		wantRefused(t, w.Node, "udp", netip.AddrPortFrom(addr, 30644))
-		if loopback != "127.0.0.2" { // The server's UDP sockets have an address each.
+		if loopback != "127.0.0.2" { // each of the server's UDP sockets has one address
 			askFor(t, "node", w.Node, "udp", netip.AddrPortFrom(addr, 80))
 		}
 	}
@@ -90,8 +90,9 @@ func TestLoopbackIsNotTaken(t *testing.T) {
 	}
 }
 
-// TestForwardedTrafficIsLeft: a node-wide frontend is for the node's addresses.
-// What passes through the node to the same port elsewhere stays as it is.
+// TestForwardedTrafficIsLeft: a node-wide frontend takes connections to the node's
+// addresses only. Those that the node forwards to the same port elsewhere stay as
+// they are.
 func TestForwardedTrafficIsLeft(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 2)
@@ -109,9 +110,9 @@ func TestForwardedTrafficIsLeft(t *testing.T) {
 	}
 }
 
-// TestListenerIsOverridden: where a process listens on the node's port 80 the
-// frontend wins, for clients outside and for local processes, and once it is
-// deleted the process gets its connections again (case 14).
+// TestListenerIsOverridden: if a process listens on the node's port 80, a frontend
+// takes its connections, from outside clients and from local processes. Once the
+// frontend is deleted, the process gets them again.
 func TestListenerIsOverridden(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
@@ -135,8 +136,8 @@ func TestListenerIsOverridden(t *testing.T) {
 	everyone(t, "node")
 }
 
-// TestBackendOnNode: a backend may run on the node itself, with an address of
-// the node's. It takes connections from everywhere, from the node itself too.
+// TestBackendOnNode: a backend may be a process on the node, with an address of the
+// node. It takes connections from everywhere, also from the node itself.
 func TestBackendOnNode(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{Internal: podNets()}, 1)

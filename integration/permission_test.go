@@ -19,8 +19,8 @@ import (
 )
 
 // TestWithoutCapability: without CAP_NET_ADMIN the error says so and matches
-// fs.ErrPermission. A process that never had the capability finds it out, as a
-// thread that gave it up would share memory and sockets with those that have it.
+// fs.ErrPermission. A process of its own tests it, since a thread without the
+// capability would share memory and sockets with those that have it.
 func TestWithoutCapability(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"unprivileged", "unprivileged, handle"} {
@@ -39,7 +39,8 @@ func TestWithoutCapability(t *testing.T) {
 	}
 }
 
-// applyUnprivileged fails unless it is refused for the want of CAP_NET_ADMIN.
+// applyUnprivileged returns an error unless Open or Apply fails for the lack of
+// CAP_NET_ADMIN.
 func applyUnprivileged(open func(context.Context) (*nftdp.Dataplane, error)) error {
 	err := openAndApply(open)
 	fmt.Println(err)
@@ -67,8 +68,8 @@ func openHandle(ctx context.Context) (*nftdp.Dataplane, error) {
 	return nftdp.Config{}.OpenIn(ctx, own)
 }
 
-// TestOneCapability: CAP_NET_ADMIN is all that any method takes. Only to enter
-// another namespace takes more, and the error says what.
+// TestOneCapability: CAP_NET_ADMIN suffices for every method. Only entering another
+// namespace takes more, and the error says what.
 func TestOneCapability(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 1)
@@ -85,10 +86,10 @@ func TestOneCapability(t *testing.T) {
 	askFor(t, "backend-1", w.Client, "tcp", netip.AddrPortFrom(nstest.IPv4().ClusterIP, 80))
 }
 
-// oneCapability is a process that has CAP_NET_ADMIN alone.
+// oneCapability is a process whose only capability is CAP_NET_ADMIN.
 func oneCapability() error {
 	if err := openAndApply(openHandle); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
-		return fmt.Errorf("by a handle: %w", err)
+		return fmt.Errorf("open by a handle without CAP_SYS_ADMIN: %w", err)
 	}
 	d, err := nftdp.Config{}.Open(context.Background())
 	if err != nil {

@@ -20,21 +20,21 @@ const (
 	externalLocalPort = 82
 )
 
-// TestPolicies: every client reaches the backends that the frontend's policy
-// leaves it, and they see the address that they have to see, with every
-// protocol, family and scheduler (cases 19, 21, 22). One service of each protocol
-// has a backend on the node and one elsewhere, and another one only that.
+// TestPolicies: every client reaches the backends that the frontend's policy allows
+// it, and they see the right source address, with every protocol, family and
+// scheduler. Of each protocol one service has a backend on the node and one
+// elsewhere, and another service only the latter.
 func TestPolicies(t *testing.T) {
 	t.Parallel()
 	for _, internal := range [][]netip.Prefix{nil, podNets()} {
-		for _, balance := range schedulers() {
-			t.Run(fmt.Sprintf("%s/internal=%d", balance, len(internal)), func(t *testing.T) {
+		for _, scheduler := range schedulers() {
+			t.Run(fmt.Sprintf("%s/internal=%d", scheduler, len(internal)), func(t *testing.T) {
 				t.Parallel()
 				w := newCaseWorld(t, nftdp.Config{Internal: internal})
-				w.apply(t, policyServices(balance)...)
+				w.apply(t, policyServices(scheduler)...)
 				for _, p := range policyPackets(internal != nil) {
-					if (balance == nftdp.SchedulerSourceHash || balance == nftdp.SchedulerMaglev) && strings.Contains(p.want, " or ") {
-						continue // A client has one backend.
+					if (scheduler == nftdp.SchedulerSourceHash || scheduler == nftdp.SchedulerMaglev) && strings.Contains(p.want, " or ") {
+						continue // a client always reaches the same backend
 					}
 					for _, protocol := range protocols() {
 						for _, a := range nstest.Families() {
@@ -47,7 +47,7 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
-// of is the packet with a protocol.
+// of returns the packet with a protocol, and with the outcome for it.
 func (p packet) of(protocol string) packet {
 	p.protocol = protocol
 	if p.from == "N" && p.want == "refused" && protocol != "tcp" {
@@ -56,9 +56,9 @@ func (p packet) of(protocol string) packet {
 	return p
 }
 
-// policyServices have a frontend of each policy on clusterIP and on the node's
-// addresses, and with remote backends alone on external.
-func policyServices(balance nftdp.Scheduler) []nftdp.Service {
+// policyServices have a frontend with each policy on clusterIP, on the node's
+// addresses, and, with remote backends only, on external.
+func policyServices(scheduler nftdp.Scheduler) []nftdp.Service {
 	policies := func(frontends func(port uint16) []nftdp.Frontend) []nftdp.Frontend {
 		return slices.Concat(
 			frontends(anyPort),
@@ -72,18 +72,18 @@ func policyServices(balance nftdp.Scheduler) []nftdp.Service {
 	for _, p := range protocols() {
 		all = append(all,
 			nftdp.Service{
-				Name: "both:" + p.name, Protocol: p.proto, Scheduler: balance, MaglevSize: maglevSize(balance),
+				Name: "both:" + p.name, Protocol: p.proto, Scheduler: scheduler, MaglevSize: maglevSize(scheduler),
 				Frontends: append(policies(at(clusterIP)), policies(nodeWide)...), Backends: isLocal(to("L1", "R1")),
 			},
 			nftdp.Service{
-				Name: "remote:" + p.name, Protocol: p.proto, Scheduler: balance, MaglevSize: maglevSize(balance),
+				Name: "remote:" + p.name, Protocol: p.proto, Scheduler: scheduler, MaglevSize: maglevSize(scheduler),
 				Frontends: withNoBackend(nftdp.ActionReject, policies(at(external))), Backends: isLocal(to("R1")),
 			})
 	}
 	return all
 }
 
-// maglevSize is small, since tables of a usual size take long to make.
+// maglevSize is small, since tables of the usual size take long to compute.
 func maglevSize(b nftdp.Scheduler) uint16 {
 	if b == nftdp.SchedulerMaglev {
 		return 31
@@ -91,8 +91,8 @@ func maglevSize(b nftdp.Scheduler) uint16 {
 	return 0
 }
 
-// policyPackets are what has to happen at policyServices, with and without
-// Config.Internal for the pods.
+// policyPackets are packets to policyServices with their outcomes, with and without
+// the pods in Config.Internal.
 func policyPackets(internal bool) []packet {
 	podSource, podBoth, podRemote := place("N"), "L1", "refused"
 	if internal {
@@ -119,15 +119,14 @@ func policyPackets(internal bool) []packet {
 			{from: "C2", to: addr, port: externalLocalPort, want: "L1", source: "C2"},
 			{from: "L2", to: addr, port: localPort, want: "L1", source: "L2"},
 			{from: "N", to: addr, port: localPort, want: "L1", source: "N"},
-		}, 8)...) // so many that a remote backend would have been chosen
+		}, 8)...) // so many that a remote backend would be chosen if it could
 	}
 	return all
 }
 
-// TestLocalBackendGoes: while a service's only local backend is not usable, or
-// none, its frontends do what NoBackend says to those clients whom the policy
-// leaves no other, and nothing changes for the others (case 20). Established
-// connections go on.
+// TestLocalBackendGoes: while a service has no usable local backend, its frontends
+// treat clients as NoBackend says if the policy allows them no other backend, and
+// nothing changes for other clients. Established connections go on.
 func TestLocalBackendGoes(t *testing.T) {
 	t.Parallel()
 	for name, take := range map[string]func(*nftdp.Service){
@@ -157,7 +156,7 @@ func TestLocalBackendGoes(t *testing.T) {
 	}
 }
 
-// localServices have a local and a remote backend, and frontends for both
+// localServices have a local and a remote backend, and frontends with both
 // policies.
 func localServices() []nftdp.Service {
 	frontends := slices.Concat(on(clusterIP, anyPort),
@@ -168,7 +167,7 @@ func localServices() []nftdp.Service {
 	return perProtocol(frontends, isLocal(to("L1", "R1")))[:2]
 }
 
-// change updates localServices to what they are with a change.
+// change updates localServices with a change.
 func (w *caseWorld) change(t *testing.T, change func(*nftdp.Service)) {
 	t.Helper()
 	services := localServices()
@@ -178,8 +177,9 @@ func (w *caseWorld) change(t *testing.T, change func(*nftdp.Service)) {
 	w.update(t, nftdp.Change{Set: services})
 }
 
-// wantLocal sends to localServices: to frontends that leave it to the library
-// what they do without a backend, and to those that reject.
+// wantLocal sends packets to localServices: to frontends with ActionDefault, whose
+// outcome is usual, to those with ActionReject, and to those that have a backend
+// for the client in any case.
 func (w *caseWorld) wantLocal(t *testing.T, usual, rejected string) {
 	t.Helper()
 	for _, p := range []packet{
@@ -207,9 +207,9 @@ func (w *caseWorld) wantLocal(t *testing.T, usual, rejected string) {
 	}
 }
 
-// TestUDPFollowsLocalBackend: a client outside that keeps one socket gets no
-// answer while there is no local backend, and then reaches the one that comes.
-// A pod's socket goes over to the backend elsewhere meanwhile.
+// TestUDPFollowsLocalBackend: an outside client that keeps its socket gets no answer
+// while there is no local backend, and reaches the next local backend once there
+// is one. A pod's socket moves to the remote backend meanwhile.
 func TestUDPFollowsLocalBackend(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})
@@ -237,9 +237,9 @@ func TestUDPFollowsLocalBackend(t *testing.T) {
 	})
 }
 
-// TestUDPFlowsUnderPolicy: a policy decides with the first datagram. Flows to a
-// backend that it comes to leave out go on as long as the backend is usable,
-// like connections; new ones go where it says.
+// TestUDPFlowsUnderPolicy: a policy decides about the first datagram. When a policy
+// comes to exclude a backend, flows to it go on while it is usable, as connections
+// do, and new ones follow the policy.
 func TestUDPFlowsUnderPolicy(t *testing.T) {
 	t.Parallel()
 	w := newCaseWorld(t, nftdp.Config{Internal: podNets()})

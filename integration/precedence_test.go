@@ -11,9 +11,9 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestPrecedence: a frontend with a node's address wins over a node-wide one
-// of the same port on that address, whatever the order and the names, also
-// while it has no backend (case 15).
+// TestPrecedence: on its address a frontend with an address of the node wins over a
+// node-wide one of the same port, whatever their order and names, even while it
+// has no backend.
 func TestPrecedence(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -42,8 +42,8 @@ func TestPrecedence(t *testing.T) {
 	})
 }
 
-// TestSamePortOnOtherAddress: two services with one port on different node
-// addresses get their own connections (case 30).
+// TestSamePortOnOtherAddress: two services on the same port of different node
+// addresses get their own connections.
 func TestSamePortOnOtherAddress(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -59,8 +59,8 @@ func TestSamePortOnOtherAddress(t *testing.T) {
 	})
 }
 
-// TestSamePortOtherProtocol: TCP, UDP and SCTP on one address and port are
-// three services, each with its own backends and backend port (cases 2, 3).
+// TestSamePortOtherProtocol: TCP, UDP and SCTP on the same address and port can be
+// three services, each with its own backends and backend port.
 func TestSamePortOtherProtocol(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 3)

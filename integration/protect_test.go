@@ -16,10 +16,10 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestProtect: a process owns the tables of the node. Others can not change
-// them, by netlink or by nft, nor flush them. It is killed, and services go on,
-// with established connections and new ones. The next process adopts the tables
-// without touching what is in them, and they are protected again.
+// TestProtect: while a process owns the tables of the node, others can neither
+// change nor flush them, by netlink or by nft. When it is killed, services go on
+// for established connections and new ones. The next process adopts the tables
+// without changing their contents, and they are protected again.
 func TestProtect(t *testing.T) {
 	t.Parallel()
 	if !protects(t) {
@@ -32,7 +32,7 @@ func TestProtect(t *testing.T) {
 		t.Fatalf("the owner says %q", line)
 	}
 	conns := connect(t, attempts, w.Client, web)
-	untouched := func(when string) {
+	unchanged := func(when string) {
 		t.Helper()
 		wantAlive(t, conns)
 		wantOnly(t, count(t, attempts, w.Client, "tcp", web), "backend-1", "backend-2", "backend-3")
@@ -41,27 +41,27 @@ func TestProtect(t *testing.T) {
 			t.Fatal(when)
 		}
 	}
-	untouched("a process owns the tables")
+	unchanged("a process owns the tables")
 	wantNoForeignEdits(t, w.Node)
 	if _, err := w.dataplane.Apply(t.Context(), nil); !errors.Is(err, nftdp.ErrProtected) {
 		t.Errorf("Apply of another process: %v, want %v", err, nftdp.ErrProtected)
 	}
-	untouched("others tried to change them")
+	unchanged("others tried to change them")
 
 	owner.kill(t)
-	untouched("the owner is killed")
+	unchanged("the owner is killed")
 	if plan := w.apply(t, restartServices()...); plan.Len() != len(nstest.Families()) {
-		t.Errorf("the next process has to do\n%v", plan)
+		t.Errorf("the plan of the next process:\n%v", plan)
 	}
-	untouched("the next process owns the tables")
+	unchanged("the next process owns the tables")
 	wantNoForeignEdits(t, w.Node)
-	untouched("others tried to change them again")
+	unchanged("others tried to change them again")
 	if got := w.frontend(t, "web", netip.AddrPortFrom(nstest.IPv4().Any().Addr(), 30644)).Counter.Connections; got != 6*attempts {
-		t.Errorf("the frontend counted %d connections over all that, want %d", got, 6*attempts)
+		t.Errorf("the frontend counted %d connections in all, want %d", got, 6*attempts)
 	}
 }
 
-// protects reports whether the kernel can protect tables, as it can from Linux
+// protects reports whether the kernel can protect tables, which it must from Linux
 // 6.9 on.
 func protects(t *testing.T) bool {
 	t.Helper()
@@ -94,7 +94,8 @@ func wantNoForeignEdits(t *testing.T, ns *nstest.Namespace) {
 	nft(t, ns, false, "delete", "table", "ip6", nftdp.DefaultTable)
 }
 
-// nft runs stock nft, if there is any.
+// nft runs stock nft, if it is installed, and fails unless it works or does not
+// work, as stated.
 func nft(t *testing.T, ns *nstest.Namespace, works bool, args ...string) {
 	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil && os.Getenv("CI") == "" {
@@ -105,7 +106,7 @@ func nft(t *testing.T, ns *nstest.Namespace, works bool, args ...string) {
 	}
 }
 
-// ownTables is a process that owns the tables until its parent ends it.
+// ownTables is a process that owns the tables until it is killed.
 func ownTables() error {
 	ctx := context.Background()
 	d, err := nftdp.Config{Protect: true}.Open(ctx)

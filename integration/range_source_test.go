@@ -10,8 +10,8 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestSourceOfPortInRange: a single port inside the range of another service
-// has the source that its own frontend says, not that of the range.
+// TestSourceOfPortInRange: a single port inside of another service's range has the
+// Masquerade of its own frontend, not that of the range.
 func TestSourceOfPortInRange(t *testing.T) {
 	t.Parallel()
 	for name, masquerade := range map[string]nftdp.Masquerade{"auto": nftdp.MasqueradeAuto, "never": nftdp.MasqueradeNever} {

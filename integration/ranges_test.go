@@ -14,7 +14,8 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// The ranges of rangeServices: of the first one these ports are served.
+// Ports of the ranges of rangeService, from the first to the last. A service of
+// its own has exactPort.
 const (
 	rangeFirst = 5000
 	rangeInner = 5037
@@ -22,8 +23,8 @@ const (
 	exactPort  = 5060
 )
 
-// newRangeWorld is a world whose pods serve on some ports of the ranges, with
-// the names of the pods.
+// newRangeWorld is a world whose pods serve on these ports, and on the one after
+// the last.
 func newRangeWorld(t *testing.T, pods int) *world {
 	t.Helper()
 	w := newWorld(t, nftdp.Config{Internal: podNets()}, pods)
@@ -35,7 +36,7 @@ func newRangeWorld(t *testing.T, pods int) *world {
 	return w
 }
 
-// rangeService takes a range on every node address and on one of its own.
+// rangeService has a range on every node address, and on an address of its own.
 func rangeService(p protocol, indices ...int) nftdp.Service {
 	return nftdp.Service{
 		Name: p.name, Protocol: p.proto, Backends: onPort(0, backends(indices...)),
@@ -43,10 +44,10 @@ func rangeService(p protocol, indices ...int) nftdp.Service {
 	}
 }
 
-// TestRangePorts: connections to the first, the last and any port of a range
-// come to the backend on that port, those to the neighbours of the range to
-// nobody, and a port that a service of its own has to that one (case 32).
-// Whoever is outside or internal, backends see it as with single ports.
+// TestRangePorts: connections to the first, the last and any other port of a range
+// reach the backend on the same port. Those to a port that another service has
+// reach that service, and those to the ports next to the range nobody. Backends
+// see the same source addresses as with single ports.
 func TestRangePorts(t *testing.T) {
 	t.Parallel()
 	w := newRangeWorld(t, 3)
@@ -76,7 +77,7 @@ func TestRangePorts(t *testing.T) {
 					}
 				}
 				for _, port := range []uint16{rangeFirst - 1, rangeLast + 1} {
-					if p.name != "sctp" { // of which nobody says that there is no listener
+					if p.name != "sctp" { // nobody rejects SCTP without a listener
 						wantRefused(t, w.Client, p.name, netip.AddrPortFrom(a.Node, port))
 						wantRefused(t, w.Node, p.name, netip.AddrPortFrom(a.Node, port))
 					}
@@ -86,7 +87,7 @@ func TestRangePorts(t *testing.T) {
 	}
 	w.apply(t, services...)
 	check(t, backendName(1))
-	for i := range services { // The exact ones go to the range when they are gone.
+	for i := range services { // without the exact services the range has their ports
 		if i%2 == 1 {
 			w.update(t, nftdp.Change{Delete: []string{services[i].Name}})
 		}
@@ -94,8 +95,8 @@ func TestRangePorts(t *testing.T) {
 	check(t, backendName(0))
 }
 
-// TestRangePool: connections to a range, over all its ports, follow the weights
-// and every change of the pool, in each way to balance that has a rotation.
+// TestRangePool: connections to a range, over all its ports, follow the weights and
+// every change of the pool.
 func TestRangePool(t *testing.T) {
 	t.Parallel()
 	w := newRangeWorld(t, 3)
@@ -117,7 +118,7 @@ func TestRangePool(t *testing.T) {
 		setWeight(&web, 0, 3)
 		w.apply(t, web)
 		if diff := cmp.Diff(map[string]int{backendName(0): 30, backendName(1): 10}, spread(t, a, 10)); diff != "" {
-			t.Errorf("with weights of 3 to 1 in turns (-want +got):\n%s", diff)
+			t.Errorf("round robin with weights of 3 to 1 (-want +got):\n%s", diff)
 		}
 		for _, pool := range [][]int{{0, 1, 2}, {2}, {1, 2}, {0}, {1, 0}} {
 			w.update(t, nftdp.Change{Set: []nftdp.Service{rangeService(tcp, pool...)}})
@@ -134,9 +135,9 @@ func TestRangePool(t *testing.T) {
 	})
 }
 
-// TestRangeUDPBackendReplaced: sockets that send to ports of a range reach the
-// new backend with the next datagram when theirs is replaced, also when the
-// range itself comes, goes, or loses a port to a service of its own (case 27).
+// TestRangeUDPBackendReplaced: a socket that sends to a port of a range reaches the
+// new backend with its next datagram when its backend is replaced, and also follows
+// when the range appears, ends, or loses the port to another service.
 func TestRangeUDPBackendReplaced(t *testing.T) {
 	t.Parallel()
 	udp := protocols()[1]
@@ -145,7 +146,7 @@ func TestRangeUDPBackendReplaced(t *testing.T) {
 		w := newRangeWorld(t, 3)
 		serve(t, w.Node, exactPort, "udp")
 		exact := dialUDP(t, w.Client, netip.AddrPortFrom(a.Node, exactPort))
-		exact.want(t, "node") // of which no rule knows
+		exact.want(t, "node") // without any rule
 		w.apply(t, rangeService(udp, 0))
 		exact.want(t, backendName(0))
 		var clients []*udpClient
@@ -188,8 +189,8 @@ func TestRangeUDPBackendReplaced(t *testing.T) {
 	})
 }
 
-// TestRangeFlows: Flows, Drain and Cut know the connections to all ports of a
-// range and to no other.
+// TestRangeFlows: Flows, Drain and Cut see the connections to all ports of a range
+// and no others.
 func TestRangeFlows(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -215,7 +216,7 @@ func TestRangeFlows(t *testing.T) {
 		}
 		for _, f := range flows {
 			if f.Backend.Port() != f.Frontend.Port() || f.Frontend.Port() == exactPort {
-				t.Errorf("flow %+v is not one of the range", f)
+				t.Errorf("flow %+v does not belong to the range", f)
 			}
 		}
 		setState(&web, 0, nftdp.StateDraining)
@@ -230,8 +231,8 @@ func TestRangeFlows(t *testing.T) {
 	})
 }
 
-// TestRangeRestart: a new process finds ranges as they are, with their
-// counters, and changes them by Update.
+// TestRangeRestart: a new process finds ranges with their counters as they are, and
+// changes them by Update.
 func TestRangeRestart(t *testing.T) {
 	t.Parallel()
 	w := newRangeWorld(t, 2)

@@ -18,9 +18,9 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestMeetRequirements: in a namespace of its own a process needs CAP_NET_ADMIN
-// and not CAP_SYS_ADMIN; a kernel that runs without IPv6 needs no IPv6
-// forwarding; a container's read-only /proc/sys is an error that says so.
+// TestMeetRequirements: in its own namespace a process needs CAP_NET_ADMIN and not
+// CAP_SYS_ADMIN. A kernel without IPv6 needs no IPv6 forwarding. The read-only
+// /proc/sys of a container leads to an error that says so.
 func TestMeetRequirements(t *testing.T) {
 	t.Parallel()
 	const ipv4, ipv6 = "net.ipv4.ip_forward = 0\n", "net.ipv6.conf.all.forwarding = 0\n"
@@ -46,7 +46,7 @@ func TestMeetRequirements(t *testing.T) {
 				t.Errorf("%v:\n%s", err, out)
 			}
 			if diff := cmp.Diff(c.out, string(out)); diff != "" {
-				t.Errorf("what was changed, or the error (-want +got):\n%s", diff)
+				t.Errorf("changed sysctls, or the error (-want +got):\n%s", diff)
 			}
 			if on := forwards(t, ns); on != c.on {
 				t.Errorf("IPv4 forwarding is on: %v, want %v", on, c.on)
@@ -65,8 +65,8 @@ func forwards(t *testing.T, ns *nstest.Namespace) bool {
 	return string(b) == "1\n"
 }
 
-// meetRequirements prints what it changed, or that it could not. It prepares
-// its surroundings before.
+// meetRequirements prepares its surroundings, meets the requirements, and prints
+// what it has changed, or that /proc/sys is read-only.
 func meetRequirements(prepare ...func() error) error {
 	for _, p := range prepare {
 		if err := p(); err != nil {
@@ -90,7 +90,7 @@ func meetRequirements(prepare ...func() error) error {
 	return err
 }
 
-// hideIPv6 leaves a kernel without the sysctls of IPv6.
+// hideIPv6 hides the sysctls of IPv6, as if the kernel ran without it.
 func hideIPv6() error {
 	if err := unix.Mount("none", "/proc/sys/net/ipv6", "tmpfs", 0, ""); err != nil {
 		return fmt.Errorf("mount over IPv6: %w", err)
@@ -98,7 +98,7 @@ func hideIPv6() error {
 	return nil
 }
 
-// makeReadOnly makes /proc/sys what it is in most containers.
+// makeReadOnly makes /proc/sys read-only, as it is in most containers.
 func makeReadOnly() error {
 	const dir = "/proc/sys"
 	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {

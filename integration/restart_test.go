@@ -13,9 +13,9 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestRestart: a new process finds what the old one left. Rules work without
-// anybody running, nothing is committed for the same services, counters go on
-// from where they were and established connections never notice.
+// TestRestart: rules work while no process runs. A new process finds them, and
+// commits nothing for the same services. Counters keep their values, and
+// established connections go on.
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	for name, act := range map[string]func(*testing.T, *world, []nftdp.Service) *nftdp.Plan{
@@ -73,8 +73,8 @@ func testRestart(t *testing.T, act func(*testing.T, *world, []nftdp.Service) *nf
 	}
 }
 
-// TestUpdateAfterRestart: the first Update of a new process changes its
-// service and leaves the others, which it has never been told of.
+// TestUpdateAfterRestart: the first Update of a new process changes one service and
+// leaves the others, of which the process knows only from the kernel.
 func TestUpdateAfterRestart(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nftdp.Config{}, 3)
@@ -95,6 +95,7 @@ func TestUpdateAfterRestart(t *testing.T) {
 	}
 }
 
+// restartServices have backends, one backend, and none.
 func restartServices() []nftdp.Service {
 	return []nftdp.Service{
 		{Name: "web", Frontends: append(nodeWide(30644), on(external, 80)...), Backends: backends(0, 1, 2)},
@@ -105,7 +106,7 @@ func restartServices() []nftdp.Service {
 	}
 }
 
-// nodePrefixes holds the node's main address of each family, and not the
+// nodePrefixes hold the node's main address of each family, and none of its
 // others.
 func nodePrefixes() []netip.Prefix {
 	var all []netip.Prefix

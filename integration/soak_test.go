@@ -22,15 +22,14 @@ import (
 )
 
 var (
-	soakFor  = flag.Duration("soak", 8*time.Second, "how long TestSoak goes on")
-	soakSeed = flag.Uint64("soakseed", 0, "seed of TestSoak; 0 takes another one in every run")
+	soakFor  = flag.Duration("soak", 8*time.Second, "how long TestSoak runs")
+	soakSeed = flag.Uint64("soakseed", 0, "seed of TestSoak; 0: a different one in every run")
 )
 
-// TestSoak changes services at random for as long as it is told, lets others
-// meddle with the tables and new processes take over, all under traffic. After
-// every change the kernel holds exactly what is wanted, and no connection fails
-// or breaks, but for those that somebody makes while the tables are broken:
-// nobody does.
+// TestSoak changes services at random for the given time, while other programs edit
+// the tables and new processes take over, all under traffic. After every change the
+// kernel holds exactly the services, and no connection fails or breaks. Nobody
+// connects while another program has broken the tables.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	seed := *soakSeed
@@ -56,18 +55,18 @@ func TestSoak(t *testing.T) {
 	wantAlive(t, established)
 	t.Logf("seed %d: %v, %d connections", seed, s.steps, connections)
 	if *soakFor >= 5*time.Second && len(s.steps) < 7 || connections == 0 {
-		t.Error("that is too little to show anything")
+		t.Error("too few steps or connections to show anything")
 	}
 }
 
-// soak is what there shall be, and how often what was done.
+// soak holds the services that there should be, and how often each step was made.
 type soak struct {
 	*world
 	*rand.Rand
 	services map[string]nftdp.Service
 	steps    map[string]int
 	meddled  bool         // another program has added something
-	whole    sync.RWMutex // held by whoever connects, and by whoever breaks the tables until they are mended
+	whole    sync.RWMutex // locked for reading while connecting, and for writing while the tables are broken
 }
 
 func (s *soak) step(t *testing.T) {
@@ -76,7 +75,7 @@ func (s *soak) step(t *testing.T) {
 	s.steps[name]++
 	do(t)
 	if t.Failed() {
-		t.Errorf("that was a step of %q", name)
+		t.Errorf("in a step of kind %q", name)
 	}
 }
 
@@ -121,7 +120,7 @@ func (s *soak) random(name string, port uint16) nftdp.Service {
 	return out
 }
 
-// change makes some services anew and deletes some.
+// change replaces some services, adds some and deletes some.
 func (s *soak) change() (c nftdp.Change) {
 	for range 1 + s.IntN(3) {
 		i := s.IntN(20)
@@ -162,7 +161,7 @@ func (s *soak) applyAll(t *testing.T) {
 	s.apply(t)
 }
 
-// apply programs all that there shall be.
+// apply programs all services.
 func (s *soak) apply(t *testing.T) {
 	t.Helper()
 	s.world.apply(t, s.all()...)
@@ -177,8 +176,7 @@ func (s *soak) check(t *testing.T) {
 	s.wantExactly(t, s.all()...)
 }
 
-// restart lets a new process take over, which may know all services or only
-// those that it changes.
+// restart lets a new process take over, which may or may not apply all services.
 func (s *soak) restart(t *testing.T) {
 	t.Helper()
 	closeOrFail(t, s.dataplane)
@@ -191,15 +189,14 @@ func (s *soak) restart(t *testing.T) {
 // edits are what another program does to the table of one family.
 type edits func(*testing.T, nftTable) []edit
 
-// meddle has another program add what does no harm, and leaves it to the next
-// Apply to take it away.
+// meddle has another program add something harmless, which the next Apply removes.
 func (s *soak) meddle(do edits) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
 		s.edit(t, do)
 		s.meddled = true
 		if plan, err := s.dataplane.Plan(t.Context(), s.all()); err != nil || plan.Empty() {
-			t.Errorf("it is not seen: error %v", err)
+			t.Errorf("Plan does not see the edit: error %v", err)
 		}
 	}
 }

@@ -10,14 +10,13 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// attempts is the number of connections that shows that a backend is not
-// chosen: if it still had a third of them, none would land there by chance
-// with a probability of (2/3)^60 = 3e-11.
+// attempts is the number of connections that shows that a backend is not chosen. If
+// it still had a third of them, the probability that it gets none would be
+// (2/3)^60 = 3e-11.
 const attempts = 60
 
-// TestStates: draining and down backends get no new connections, while those
-// established before go on; with no active one left the frontend has no
-// backend (case 26).
+// TestStates: draining and down backends take no new connections, while established
+// ones go on. Without an active backend the frontend has none.
 func TestStates(t *testing.T) {
 	t.Parallel()
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
@@ -47,6 +46,7 @@ func TestStates(t *testing.T) {
 	})
 }
 
+// answerers counts connections by server.
 func answerers(conns []*nstest.Conn) map[string]int {
 	counts := map[string]int{}
 	for _, c := range conns {
@@ -55,7 +55,7 @@ func answerers(conns []*nstest.Conn) map[string]int {
 	return counts
 }
 
-// wantOnly fails unless all of these servers, and no others, answered.
+// wantOnly fails unless all of these servers answered, and no others.
 func wantOnly(t *testing.T, counts map[string]int, servers ...string) {
 	t.Helper()
 	missing := false

@@ -13,9 +13,9 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// TestTwoTables: dataplanes with different tables work side by side in one
-// namespace. Neither sees nor changes what the other has, and when one is
-// removed the other's services and connections go on.
+// TestTwoTables: Dataplanes with different tables work side by side in one
+// namespace. Neither sees nor changes the other's services, and when one is
+// removed, the other's services and connections go on.
 func TestTwoTables(t *testing.T) {
 	t.Parallel()
 	red := newWorld(t, nftdp.Config{Table: "red"}, 2)
@@ -37,7 +37,7 @@ func TestTwoTables(t *testing.T) {
 	for _, a := range nstest.Families() {
 		askFor(t, "backend-1", red.Client, "tcp", netip.AddrPortFrom(a.Node, 80))
 		askFor(t, "backend-2", red.Client, "tcp", netip.AddrPortFrom(a.Node, 81))
-		// Masquerading follows the table that translated the connection.
+		// The table that has translated a connection also masquerades it.
 		answer := askFor(t, "backend-2", red.Backends[0], "tcp", netip.AddrPortFrom(a.ClusterIP, 81))
 		checkSource(t, a, answer.Client.Addr(), a.Backend(0), true)
 	}

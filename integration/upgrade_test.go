@@ -20,7 +20,7 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// recorded is what older versions wrote for the same services (see
+// recorded are the batches that older versions sent for the same services (see
 // TestSchemaRecorded in nftdp).
 type recorded struct {
 	Config   nftdp.Config    `json:"config"`
@@ -48,16 +48,16 @@ func readRecorded(t *testing.T) *recorded {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// This version's own layout stands for an older one, too.
+		// The layout of this version takes the place of an older one, too.
 		current := []byte(compile.Schema + "\x00")
 		r.batches[filepath.Base(file)] = bytes.ReplaceAll(batch, current, append(current[:len(current)-2:len(current)-2], "0\x00"...))
 	}
 	return r
 }
 
-// TestUpgrade: tables that an older version has programmed are replaced under
-// traffic. Established connections and UDP flows go on, new connections never
-// fail, and nothing of the old tables is left.
+// TestUpgrade: the tables of an older version are replaced under traffic.
+// Established connections and UDP flows go on, new connections never fail, and
+// nothing of the old tables is left.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
 	r, can := readRecorded(t), protects(t)
@@ -106,12 +106,12 @@ func testUpgrade(t *testing.T, r *recorded, config nftdp.Config, batch []byte) {
 		c.want(t, servers[i])
 	}
 	if plan := w.apply(t, r.Services...); !plan.Empty() {
-		t.Errorf("after the upgrade there is to do:\n%v", plan)
+		t.Errorf("the plan after the upgrade is not empty:\n%v", plan)
 	}
 	wantRefused(t, w.Client, "tcp", netip.AddrPortFrom(nstest.IPv4().Node, 30090))
 }
 
-// tcp are frontends of each way to balance.
+// tcp are frontends with each of the schedulers.
 func (r *recorded) tcp(a nstest.Addrs) []netip.AddrPort {
 	return []netip.AddrPort{
 		netip.AddrPortFrom(a.Node, 30644),
@@ -122,8 +122,8 @@ func (r *recorded) tcp(a nstest.Addrs) []netip.AddrPort {
 	}
 }
 
-// underLoad does something while clients connect all the time: each of them
-// some connections before that, and as many after it.
+// underLoad calls do while clients connect all the time, each of them at least
+// some times before it and after it.
 func underLoad(t *testing.T, w *world, r *recorded, do func()) {
 	t.Helper()
 	const some = 20
@@ -154,7 +154,7 @@ func underLoad(t *testing.T, w *world, r *recorded, do func()) {
 			})
 		}
 	}
-	// Also if the test ends there.
+	// The clients also end if do ends the test.
 	defer func() {
 		close(done)
 		clients.Wait()
@@ -164,13 +164,13 @@ func underLoad(t *testing.T, w *world, r *recorded, do func()) {
 	do()
 }
 
-// replacements is how often tables are replaced under load.
+// replacements is the number of times that tables are replaced under load.
 const replacements = 50
 
-// TestReplacedUnderLoad: Protect is turned on and off, for which the kernel has
-// nothing but to replace the tables, while clients connect all the time. No
-// connection fails: without the second base chains of replaceTable, in
-// internal/ruleset, one in some seventy replacements does.
+// TestReplacedUnderLoad: Protect is turned on and off, for which tables have to be
+// replaced, while clients connect all the time. No connection fails. Without the
+// second base chains of replaceTable, in internal/ruleset, about one connection
+// fails in seventy replacements.
 func TestReplacedUnderLoad(t *testing.T) {
 	t.Parallel()
 	if !protects(t) {
@@ -192,9 +192,9 @@ func TestReplacedUnderLoad(t *testing.T) {
 	})
 }
 
-// applyReleased applies services as soon as the former owner of the tables has
-// let go of them. A process that another test starts has our sockets, too, until
-// it runs its program.
+// applyReleased applies services as soon as the kernel has closed the socket of the
+// former owner of the tables. A process that another test starts shares our sockets
+// until it executes its program.
 func applyReleased(t *testing.T, d *nftdp.Dataplane, services []nftdp.Service) *nftdp.Plan {
 	t.Helper()
 	for deadline := time.Now().Add(askTimeout); ; {

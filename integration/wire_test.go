@@ -12,7 +12,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
-// exchange sends a datagram and gives the answer to it.
+// exchange sends a datagram and returns the answer.
 func exchange(socket net.Conn, payload string) (string, error) {
 	if _, err := socket.Write([]byte(payload)); err != nil {
 		return "", err
@@ -22,15 +22,15 @@ func exchange(socket net.Conn, payload string) (string, error) {
 	return string(b[:n]), err
 }
 
-// receivedSegments is how many TCP segments, UDP datagrams and ICMP errors of
-// both families a namespace has received. Neighbour discovery, which goes on
-// by itself, does not count.
+// receivedSegments is the number of TCP segments, UDP datagrams and ICMP errors of
+// both families that a namespace has received. Neighbour discovery does not count.
 func receivedSegments(t *testing.T, ns *nstest.Namespace) int {
 	t.Helper()
 	return snmpSum(t, ns, "snmp", "Tcp.InSegs", "Icmp.InMsgs", "Udp.InDatagrams", "Udp.NoPorts") +
 		snmpSum(t, ns, "snmp6", "Icmp6InDestUnreachs", "Icmp6InPktTooBigs", "Udp6InDatagrams", "Udp6NoPorts")
 }
 
+// snmpSum adds up counters of a file in /proc/net.
 func snmpSum(t *testing.T, ns *nstest.Namespace, file string, names ...string) int {
 	t.Helper()
 	var text []byte
@@ -52,9 +52,8 @@ func snmpSum(t *testing.T, ns *nstest.Namespace, file string, names ...string) i
 	return sum
 }
 
-// parseSNMP reads both forms: a line of names and one of values, each with the
-// protocol in front, as in /proc/net/snmp, and a name and a value in each line
-// as in snmp6.
+// parseSNMP parses both forms: a line of names and one of values, each after the
+// protocol, as in /proc/net/snmp, and a name and a value in each line, as in snmp6.
 func parseSNMP(text string) map[string]int {
 	counters := map[string]int{}
 	var names []string

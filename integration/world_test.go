@@ -18,14 +18,14 @@ import (
 // backendPort is where the backends listen, with every protocol and family.
 const backendPort = 8080
 
-// askTimeout is for exchanges that succeed. They take less than a millisecond;
-// the rest is for a machine under load.
+// askTimeout is for exchanges that should succeed. They take less than a
+// millisecond; the rest is for a machine under load.
 const askTimeout = 20 * time.Second
 
-// silence is how long a client waits that is to get no answer.
+// silence is how long a client waits that should get no answer.
 const silence = 300 * time.Millisecond
 
-// world is a topology whose backends serve, with a dataplane on its node.
+// world is a topology whose backends serve, with a Dataplane on its node.
 type world struct {
 	*nstest.Topology
 	dataplane *nftdp.Dataplane
@@ -51,13 +51,13 @@ func newTopology(tb testing.TB, backends int) *nstest.Topology {
 	return top
 }
 
-// open opens the dataplane; the test's end closes it.
+// open opens the Dataplane, which is closed at the end of the test.
 func (w *world) open(t *testing.T, config nftdp.Config) {
 	t.Helper()
 	w.dataplane = openDataplane(t, w.Node, config)
 }
 
-// openDataplane opens a dataplane that the test's end closes.
+// openDataplane opens a Dataplane, which is closed at the end of the test.
 func openDataplane(t *testing.T, node *nstest.Namespace, config nftdp.Config) *nftdp.Dataplane {
 	t.Helper()
 	d := open(t, node, config)
@@ -69,7 +69,7 @@ func openDataplane(t *testing.T, node *nstest.Namespace, config nftdp.Config) *n
 	return d
 }
 
-// open opens a dataplane that the caller closes.
+// open opens a Dataplane, which the caller closes.
 func open(tb testing.TB, node *nstest.Namespace, config nftdp.Config) *nftdp.Dataplane {
 	tb.Helper()
 	d, err := config.OpenIn(tb.Context(), node.Handle())
@@ -89,13 +89,13 @@ func newNamespace(tb testing.TB) *nstest.Namespace {
 	return ns
 }
 
-// serve starts a server that has the name of its namespace.
+// serve starts a server with the name of its namespace.
 func serve(tb testing.TB, ns *nstest.Namespace, port uint16, protocols ...string) {
 	tb.Helper()
 	serveAs(tb, ns.Name, ns, port, protocols...)
 }
 
-// serveAs starts a server with a name of its own, which has no spaces.
+// serveAs starts a server with another name, which has no spaces.
 func serveAs(tb testing.TB, name string, ns *nstest.Namespace, port uint16, protocols ...string) {
 	tb.Helper()
 	server, err := nstest.Serve(ns, name, port, protocols...)
@@ -105,8 +105,8 @@ func serveAs(tb testing.TB, name string, ns *nstest.Namespace, port uint16, prot
 	tb.Cleanup(func() { closeOrFail(tb, server) })
 }
 
-// sink takes UDP datagrams and drops what does not fit into its socket, since
-// nobody reads.
+// sink opens a socket that takes UDP datagrams. Nobody reads them, so that the
+// kernel drops what does not fit into the socket's buffer.
 func sink(tb testing.TB, ns *nstest.Namespace, at netip.AddrPort) {
 	tb.Helper()
 	socket, err := nstest.ListenUDP(ns, at)
@@ -143,7 +143,7 @@ func (w *world) update(t *testing.T, change nftdp.Change) *nftdp.Plan {
 	return plan
 }
 
-// frontend gives the kernel's view of a frontend.
+// frontend returns a frontend as the kernel has it.
 func (w *world) frontend(t *testing.T, service string, dst netip.AddrPort) nftdp.FrontendStatus {
 	t.Helper()
 	services, err := w.dataplane.Inspect(t.Context())
@@ -161,7 +161,7 @@ func (w *world) frontend(t *testing.T, service string, dst netip.AddrPort) nftdp
 	return nftdp.FrontendStatus{}
 }
 
-// ask makes one connection that has to succeed.
+// ask makes one connection, which must succeed.
 func ask(t *testing.T, from *nstest.Namespace, protocol string, dst netip.AddrPort) nstest.Answer {
 	t.Helper()
 	answer, err := nstest.Dial(from, protocol, netip.Addr{}, dst, askTimeout)
@@ -171,7 +171,7 @@ func ask(t *testing.T, from *nstest.Namespace, protocol string, dst netip.AddrPo
 	return answer
 }
 
-// askFor makes one connection that has to arrive at a certain server.
+// askFor makes one connection, which must reach a certain server.
 func askFor(t *testing.T, server string, from *nstest.Namespace, protocol string, dst netip.AddrPort) nstest.Answer {
 	t.Helper()
 	answer := ask(t, from, protocol, dst)
@@ -181,7 +181,7 @@ func askFor(t *testing.T, server string, from *nstest.Namespace, protocol string
 	return answer
 }
 
-// count makes n connections and counts them by the server that answered.
+// count makes n connections and counts them by server.
 func count(t *testing.T, n int, from *nstest.Namespace, protocol string, dst netip.AddrPort) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
@@ -191,13 +191,13 @@ func count(t *testing.T, n int, from *nstest.Namespace, protocol string, dst net
 	return counts
 }
 
-// attempt makes one connection and says in a word what came of it: the
-// server's name, or "refused", "not permitted", "silence".
+// attempt makes one connection and returns its outcome in a word: the server's
+// name, or "refused", "not permitted", "silence".
 func attempt(from *nstest.Namespace, protocol string, dst netip.AddrPort, timeout time.Duration) string {
 	return outcome(nstest.Dial(from, protocol, netip.Addr{}, dst, timeout))
 }
 
-// outcome is what came of a connection, in a word.
+// outcome is the outcome of a connection in a word.
 func outcome(answer nstest.Answer, err error) string {
 	switch {
 	case err == nil:
@@ -235,7 +235,7 @@ func connect(t *testing.T, n int, from *nstest.Namespace, dst netip.AddrPort) []
 	return conns
 }
 
-// wantAlive fails unless data goes both ways over all connections.
+// wantAlive fails unless data passes both ways over all connections.
 func wantAlive(t *testing.T, conns []*nstest.Conn) {
 	t.Helper()
 	for i, c := range conns {
@@ -245,7 +245,7 @@ func wantAlive(t *testing.T, conns []*nstest.Conn) {
 	}
 }
 
-// protocol is one of the library's protocols with its name here.
+// protocol is one of the library's protocols with its name in these tests.
 type protocol struct {
 	name  string
 	proto nftdp.Protocol
@@ -255,7 +255,7 @@ func protocols() []protocol {
 	return []protocol{{"tcp", nftdp.ProtocolTCP}, {"udp", nftdp.ProtocolUDP}, {"sctp", nftdp.ProtocolSCTP}}
 }
 
-// schedulers are all that there are.
+// schedulers returns every Scheduler.
 func schedulers() (all []nftdp.Scheduler) {
 	for s := nftdp.SchedulerRandom; ; s++ {
 		if _, err := s.MarshalText(); err != nil {
@@ -265,8 +265,7 @@ func schedulers() (all []nftdp.Scheduler) {
 	}
 }
 
-// backends are the active backends of a service: some of the topology's, in
-// both families.
+// backends are active backends: some of the topology's, in both families.
 func backends(indices ...int) []nftdp.Backend {
 	var all []nftdp.Backend
 	for _, i := range indices {
@@ -280,7 +279,7 @@ func backends(indices ...int) []nftdp.Backend {
 // nodeWide is a frontend on all node addresses.
 func nodeWide(port uint16) []nftdp.Frontend { return []nftdp.Frontend{{Port: port}} }
 
-// on are frontends, one for each family, on an address of the topology.
+// on are frontends on an address of the topology, one for each family.
 func on(addr func(nstest.Addrs) netip.Addr, port uint16) []nftdp.Frontend {
 	var all []nftdp.Frontend
 	for _, a := range nstest.Families() {
@@ -289,7 +288,7 @@ func on(addr func(nstest.Addrs) netip.Addr, port uint16) []nftdp.Frontend {
 	return all
 }
 
-// with changes all of the frontends.
+// with changes all of the frontends and returns them.
 func with(frontends []nftdp.Frontend, change func(*nftdp.Frontend)) []nftdp.Frontend {
 	for i := range frontends {
 		change(&frontends[i])
@@ -309,24 +308,24 @@ func withMasquerade(m nftdp.Masquerade, frontends []nftdp.Frontend) []nftdp.Fron
 	return with(frontends, func(f *nftdp.Frontend) { f.Masquerade = m })
 }
 
-// withAllow gives each frontend the prefixes of its family.
+// withAllow sets Allow of each frontend to the prefixes of its family.
 func withAllow(prefixes []netip.Prefix, frontends []nftdp.Frontend) []nftdp.Frontend {
 	return with(frontends, func(f *nftdp.Frontend) { f.Allow = familyOf(f.Addr, prefixes) })
 }
 
-// withDeny gives each frontend the prefixes of its family.
+// withDeny sets Deny of each frontend to the prefixes of its family.
 func withDeny(prefixes []netip.Prefix, frontends []nftdp.Frontend) []nftdp.Frontend {
 	return with(frontends, func(f *nftdp.Frontend) { f.Deny = familyOf(f.Addr, prefixes) })
 }
 
-// familyOf are the prefixes of an address's family, or all if it is unset.
+// familyOf are the prefixes of an address's family, or all if it is not valid.
 func familyOf(addr netip.Addr, prefixes []netip.Prefix) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool {
 		return addr.IsValid() && p.Addr().Is4() != addr.Is4()
 	})
 }
 
-// upToPort makes the frontends ranges.
+// upToPort makes ranges of the frontends.
 func upToPort(last uint16, frontends []nftdp.Frontend) []nftdp.Frontend {
 	return with(frontends, func(f *nftdp.Frontend) { f.EndPort = last })
 }
@@ -338,7 +337,7 @@ func nodeAddr(a nstest.Addrs) netip.Addr  { return a.Node }
 func uplink(a nstest.Addrs) netip.Addr    { return a.Uplink }
 func podGW(a nstest.Addrs) netip.Addr     { return a.PodGW }
 
-// unassigned is an address beside clusterIP that no service has.
+// unassigned is the address after clusterIP, which no service has.
 func unassigned(a nstest.Addrs) netip.Addr { return a.ClusterIP.Next() }
 
 // single is the prefix that holds one address.
@@ -354,7 +353,7 @@ func clientNets() []netip.Prefix {
 	return []netip.Prefix{nstest.IPv4().ClientNet, nstest.IPv6().ClientNet}
 }
 
-// nearClient are the halves of the client's networks that have its first
+// nearClient are those halves of the client's networks that contain its first
 // address and the node's, and not its second.
 func nearClient() []netip.Prefix {
 	var all []netip.Prefix
@@ -364,7 +363,7 @@ func nearClient() []netip.Prefix {
 	return all
 }
 
-// serviceNets hold clusterIP and unassigned.
+// serviceNets contain clusterIP and unassigned.
 func serviceNets() []netip.Prefix {
 	var all []netip.Prefix
 	for _, a := range nstest.Families() {

@@ -17,17 +17,17 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// tableEnv and writerEnv tell a process that writes its table and its name.
+// tableEnv and writerEnv are the table and the name of a process that writes.
 const (
 	tableEnv  = "NFTDP_TEST_TABLE"
 	writerEnv = "NFTDP_TEST_WRITER"
 )
 
-// TestWriters: two processes change services as fast as they can, and after
-// each change somebody else the rules of another table. What is answered with
-// ErrConflict has not been done and can be done again; all else is. With the
-// same table each writer undoes what the other one does, and the last one wins,
-// whole.
+// TestWriters: two processes change services as fast as they can, and after each
+// change another program changes the rules of another table. A change that ends in
+// ErrConflict has not been made and can be tried again; every other one has been
+// made. With the same table each writer undoes the other one's changes, and all
+// services are those of the last writer in the end.
 func TestWriters(t *testing.T) {
 	t.Parallel()
 	for _, table := range []string{"blue", "red"} {
@@ -49,16 +49,16 @@ func TestWriters(t *testing.T) {
 			two.end(t)
 			close(done)
 			others.Wait()
-			t.Logf("others wrote %d rules\none: %stwo: %s", rules, one.stderr, two.stderr)
+			t.Logf("another program wrote %d rules\none: %stwo: %s", rules, one.stderr, two.stderr)
 			isOne, isTwo := holds(t, ns, "red", "one"), holds(t, ns, table, "two")
 			if table == "red" && isOne == isTwo || table != "red" && (!isOne || !isTwo) {
-				t.Errorf("services of one are there as wanted: %t, of two: %t", isOne, isTwo)
+				t.Errorf("the tables hold the services of one: %t, of two: %t", isOne, isTwo)
 			}
 		})
 	}
 }
 
-// write is a process that changes services, again where others come between.
+// write is a process that changes services, and tries again after a conflict.
 func write() error {
 	ctx := context.Background()
 	d, err := nftdp.Config{Table: os.Getenv(tableEnv)}.Open(ctx)
@@ -93,8 +93,8 @@ const (
 	writings  = 200 // changes
 )
 
-// written are the services of a writer after so many changes, one after the
-// other.
+// written are the services of a writer after so many changes, each of which is of
+// the next service.
 func written(writer string, changes int) []nftdp.Service {
 	out := make([]nftdp.Service, perWriter)
 	for i := range out {
@@ -106,7 +106,7 @@ func written(writer string, changes int) []nftdp.Service {
 	return out
 }
 
-// holds reports whether a table holds exactly what a writer has written.
+// holds reports whether a table holds exactly the services of a writer.
 func holds(t *testing.T, ns *nstest.Namespace, table, writer string) bool {
 	t.Helper()
 	config := nftdp.Config{Table: table}
@@ -121,8 +121,8 @@ func holds(t *testing.T, ns *nstest.Namespace, table, writer string) bool {
 	return held.PlanTo(want).Empty()
 }
 
-// passOn tells of each change of a writer, until it ends, who is not still busy
-// with one before.
+// passOn sends to done after each change of a writer, unless the receiver is still
+// busy, until the writer ends.
 func passOn(writer *child, done chan<- struct{}) {
 	for {
 		if _, err := writer.lines.ReadString('\n'); err != nil {
@@ -135,9 +135,9 @@ func passOn(writer *child, done chan<- struct{}) {
 	}
 }
 
-// writeRules is another program that makes the same edits again and again, some
-// times whenever something is done, and counts them. Without any pause it would
-// leave a single slow processor to nobody else.
+// writeRules is another program that makes the same edits several times whenever it
+// receives from done, and returns how often. Without pauses it would take all the
+// time of a single slow processor.
 func writeRules(t *testing.T, other other, done <-chan struct{}, edits ...edit) (n int) {
 	t.Helper()
 	const times = 8

@@ -1,6 +1,6 @@
-// Benchtable reads the output of the benchmarks and prints the table that
-// stands in the README: medians of all runs of a benchmark, with the ratios
-// that matter beside them. What it reads goes to standard error as it comes.
+// Benchtable reads the output of the benchmarks and prints the table of the
+// README: the median of all runs of each benchmark, and the ratios between them.
+// It copies its input to standard error.
 //
 //	go test ./integration -run '^$' -bench . -count 5 -timeout 1h | go run ./integration/benchtable
 package main
@@ -24,13 +24,13 @@ func main() {
 	}
 }
 
-// row is a line of the table. Its values are a metric of one benchmark, shown
-// by format, or that divided by the metric of another row.
+// row is a line of the table. Its values are a metric of one benchmark, or the
+// quotient of that and the metric of another row.
 type row struct {
 	label, bench, unit string
 	format             func(float64) string
-	over               *row // divisor; nil: none
-	overSize           int  // services that the divisor is taken at; 0: the same
+	over               *row // the divisor; nil: none
+	overSize           int  // the number of services for the divisor; 0: the same
 }
 
 func rows() []row {
@@ -68,7 +68,7 @@ func (r row) dividedByFirst(label string, services int) row {
 	return r
 }
 
-// value is that of the row with n services, if it was measured.
+// value is the row's value for n services, if it was measured.
 func (r row) value(res *results, n int) (float64, bool) {
 	v, ok := res.median(fmt.Sprintf(r.bench, n), r.unit)
 	if r.over == nil || !ok {
@@ -81,7 +81,7 @@ func (r row) value(res *results, n int) (float64, bool) {
 	return v / by, ok
 }
 
-// write writes the row's line, if it has any value.
+// write writes the row's line if it has any value.
 func (r row) write(b *strings.Builder, res *results, sizes []int) {
 	line, found := "| "+r.label+" |", false
 	for _, n := range sizes {
@@ -107,7 +107,7 @@ func duration(ns float64) string {
 func ratio(v float64) string { return threeDigits(v) + "×" }
 func count(v float64) string { return strconv.FormatFloat(v, 'f', 0, 64) }
 
-// threeDigits writes as many as mean something.
+// threeDigits formats a number with three significant digits.
 func threeDigits(v float64) string {
 	decimals := 0
 	for limit := 100.0; v < limit && decimals < 3; limit /= 10 {
@@ -154,7 +154,7 @@ type results struct {
 	machine []string
 }
 
-// read reads what `go test -bench` prints, as documented in
+// read parses the output of `go test -bench`, as documented in
 // https://go.dev/design/14313-benchmark-format.
 func read(in io.Reader) (*results, error) {
 	res := &results{values: map[[2]string][]float64{}}
@@ -179,7 +179,7 @@ func read(in io.Reader) (*results, error) {
 	return res, lines.Err()
 }
 
-// add takes a line of a benchmark: its name, the number of iterations, and
+// add adds a result line: the benchmark's name, the number of iterations, and
 // values with their units.
 func (res *results) add(fields []string) error {
 	name := strings.TrimPrefix(fields[0], "Benchmark")
@@ -220,7 +220,7 @@ func (res *results) sizes() []int {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// runs is how often each benchmark was run.
+// runs is the number of runs of each benchmark.
 func (res *results) runs() int {
 	n := 0
 	for _, v := range res.values {

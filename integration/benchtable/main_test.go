@@ -44,7 +44,7 @@ ok  	github.com/nftdp/go-nftdp/integration	121.746s
 	}
 }
 
-// TestNoTable: what is not complete gives no table that looks so.
+// TestNoTable: an incomplete input is an error and leads to no table.
 func TestNoTable(t *testing.T) {
 	for name, input := range map[string]string{
 		"nothing": "PASS\n",

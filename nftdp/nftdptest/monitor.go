@@ -42,9 +42,9 @@ func next(generation uint32) uint32 { return max(generation+1, 1) }
 
 // monitor implements engine.Monitor.
 type monitor struct {
-	node  *Node
-	port  uint32        // whose transactions it does not report
-	at    uint32        // the last known generation
+	node     *Node
+	port     uint32        // whose transactions it does not report
+	at       uint32        // the last known generation
 	received []transaction // since Join
 }
 
