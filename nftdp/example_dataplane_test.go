@@ -7,366 +7,404 @@ import (
 	"fmt"
 	"log"
 	"net/netip"
+	"strings"
 	"time"
-
-	"github.com/vishvananda/netns"
 
 	"github.com/nftdp/go-nftdp/nftdp"
 	"github.com/nftdp/go-nftdp/nftdp/nftdptest"
 )
 
-// must stops the program where an example has nothing to say about an error.
-func must(err error) {
+// start opens a Dataplane on a node in memory, with the address 192.0.2.1, and
+// applies services. A program for a real node calls nftdp.Config.Open instead.
+func start(ctx context.Context, services ...nftdp.Service) (*nftdptest.Node, *nftdp.Dataplane) {
+	node := nftdptest.NewNode(netip.MustParseAddr("192.0.2.1"))
+	dataplane, err := node.Open(ctx, nftdp.Config{})
 	if err != nil {
 		panic(err)
 	}
-}
-
-// onNode opens a Dataplane on a node in memory, so that examples run anywhere,
-// and applies services. On a running kernel it is Config.Open that opens it.
-func onNode(services ...nftdp.Service) (*nftdptest.Node, *nftdp.Dataplane) {
-	node := nftdptest.NewNode(netip.MustParseAddr("192.0.2.1"))
-	dataplane, err := node.Open(context.Background(), nftdp.Config{})
-	must(err)
-	_, err = dataplane.Apply(context.Background(), services)
-	must(err)
+	if _, err := dataplane.Apply(ctx, services); err != nil {
+		panic(err)
+	}
 	return node, dataplane
 }
 
-// client is the first packet of a connection from a port of a client to port 80
-// of the node.
-func client(port uint16) nftdptest.Packet {
+// web is a service on port 80 of the node.
+func web(backends ...string) nftdp.Service {
+	s := nftdp.Service{Name: "web", Frontends: []nftdp.Frontend{{Addr: netip.IPv4Unspecified(), Port: 80}}}
+	for _, b := range backends {
+		s.Backends = append(s.Backends, nftdp.Backend{Addr: netip.MustParseAddrPort(b)})
+	}
+	return s
+}
+
+// request is a packet of a client's connection to web.
+func request(clientPort uint16) nftdptest.Packet {
 	return nftdptest.Packet{
-		Source:      netip.AddrPortFrom(netip.MustParseAddr("203.0.113.7"), port),
+		Source:      netip.AddrPortFrom(netip.MustParseAddr("203.0.113.7"), clientPort),
 		Destination: netip.MustParseAddrPort("192.0.2.1:80"),
 	}
 }
 
-// A program applies its services to the namespace that it runs in, and ends.
-// They go on working. The next run finds them in place.
-func ExampleConfig_Open() {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	dataplane, err := nftdp.Config{}.Open(ctx)
-	if err != nil {
-		log.Fatal(err) // such as a lack of CAP_NET_ADMIN
-	}
-	defer dataplane.Close()
-
-	plan, err := dataplane.Apply(ctx, []nftdp.Service{ingress("10.180.0.1:8080", "10.180.2.1:8080")})
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Print(plan) // nothing, if all was there already
-}
-
-// A container engine programs the namespace of a gateway.
-func ExampleConfig_OpenIn() {
-	gateway, err := netns.GetFromName("gateway")
-	if err != nil {
-		log.Fatal(err)
-	}
-	dataplane, err := nftdp.Config{}.OpenIn(context.Background(), gateway)
-	gateway.Close() // the Dataplane stays in the namespace
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer dataplane.Close()
-}
-
-// While the program runs, nobody else can change its rules, and when it ends
-// they go on working. A second one can look at them.
-func ExampleConfig_protect() {
-	ctx, config := context.Background(), nftdp.Config{Protect: true}
-	node := nftdptest.NewNode()
-	dataplane, err := node.Open(ctx, config)
-	must(err)
-	defer dataplane.Close() // the rules stay, for the next run to adopt
-	_, err = dataplane.Apply(ctx, []nftdp.Service{ingress("10.180.0.1:8080")})
-	must(err) // such as ErrNotSupported, before Linux 6.9
-
-	second, err := node.Open(ctx, config)
-	must(err)
-	defer second.Close()
-	_, err = second.Apply(ctx, nil)
-	fmt.Println(errors.Is(err, nftdp.ErrProtected))
-	services, err := second.Inspect(ctx)
-	fmt.Println(services[0].Name, err)
-	// Output:
-	// true
-	// ingress/controller:http <nil>
-}
-
-// A program shows what it would change.
+// A node agent shows what it would do, for example for a flag -dry-run.
 func ExampleDataplane_Plan() {
-	_, dataplane := onNode(ingress("10.180.0.1:8080"))
-	plan, err := dataplane.Plan(context.Background(), []nftdp.Service{ingress("10.180.0.7:8080")})
-	must(err)
+	ctx := context.Background()
+	node, dataplane := start(ctx, web("10.180.0.1:8080"))
+	defer dataplane.Close()
+
+	plan, err := dataplane.Plan(ctx, []nftdp.Service{web("10.180.0.7:8080")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	fmt.Print(plan)
+	fmt.Println("still", node.Send(request(40000)).Destination)
 	// Output:
 	// delete element ip nftdp node_backends { tcp . 80 . 0 }
-	// delete element ip nftdp node_backends { tcp . 30644 . 0 }
 	// add element ip nftdp node_backends { tcp . 80 . 0 : 10.180.0.7 . 8080 }
-	// add element ip nftdp node_backends { tcp . 30644 . 0 : 10.180.0.7 . 8080 }
 	// add element ip nftdp node_masq { tcp . 80 . 10.180.0.7 }
-	// add element ip nftdp node_masq { tcp . 30644 . 10.180.0.7 }
 	// add element ip nftdp hairpin { 10.180.0.7 . 10.180.0.7 }
 	// delete element ip nftdp node_masq { tcp . 80 . 10.180.0.1 }
-	// delete element ip nftdp node_masq { tcp . 30644 . 10.180.0.1 }
 	// delete element ip nftdp hairpin { 10.180.0.1 . 10.180.0.1 }
+	// still 10.180.0.1:8080
 }
 
-// Applying the same services again changes nothing. Port 80 of the node then
-// leads to the backend, although nothing listens there.
+// A node agent applies all services that there shall be, again and again. It
+// need not know what the kernel holds: what is there already costs nothing, and
+// what is no longer listed goes.
 func ExampleDataplane_Apply() {
 	ctx := context.Background()
-	node, dataplane := onNode()
-	services := []nftdp.Service{ingress("10.180.0.1:8080")}
-	_, err := dataplane.Apply(ctx, services)
-	must(err)
-	again, err := dataplane.Apply(ctx, services)
-	must(err)
-	fmt.Println("nothing to do:", again.Empty())
-	fmt.Println(node.Send(client(40000)))
-	// Output:
-	// nothing to do: true
-	// ingress/controller:http: delivered to 10.180.0.1:8080 from 192.0.2.1:40000, masqueraded
-}
+	node, dataplane := start(ctx)
+	defer dataplane.Close()
 
-// A controller learns that one service has another backend and that one is no
-// longer wanted. The other services are not looked at.
-func ExampleDataplane_Update() {
-	old := nftdp.Service{Name: "default/old:http", Frontends: []nftdp.Frontend{{Port: 8080}}}
-	node, dataplane := onNode(ingress("10.180.0.1:8080"), old)
-	_, err := dataplane.Update(context.Background(), nftdp.Change{
-		Set:    []nftdp.Service{ingress("10.180.0.7:8080")},
-		Delete: []string{"default/old:http", "default/never-there:http"},
-	})
-	must(err)
-	fmt.Println(node.Send(client(40000)).Destination)
-	// Output:
-	// 10.180.0.7:8080
-}
-
-// How many connections each backend got is counted in the kernel.
-func ExampleDataplane_Inspect() {
-	node, dataplane := onNode(ingress("10.180.0.1:8080", "10.180.0.2:8080"))
-	for port := range uint16(3) {
-		node.Send(client(40000 + port))
+	for _, services := range [][]nftdp.Service{{web("10.180.0.1:8080")}, {web("10.180.0.1:8080")}, {}} {
+		plan, err := dataplane.Apply(ctx, services)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println("changed:", !plan.Empty(), "-", node.Outcomes(request(40000))[0])
 	}
-	services, err := dataplane.Inspect(context.Background())
-	must(err)
+	// Output:
+	// changed: true - web: delivered to 10.180.0.1:8080 from 192.0.2.1:40000, masqueraded
+	// changed: false - web: delivered to 10.180.0.1:8080 from 192.0.2.1:40000, masqueraded
+	// changed: true - delivered to 192.0.2.1:80 from 203.0.113.7:40000
+}
+
+// While an agent with Config.Protect runs, nobody else can change its rules. A
+// second agent finds that out, and can only look at them.
+func ExampleDataplane_Apply_protected() {
+	ctx := context.Background()
+	node := nftdptest.NewNode(netip.MustParseAddr("192.0.2.1"))
+	first, err := node.Open(ctx, nftdp.Config{Protect: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer first.Close()
+	if _, err := first.Apply(ctx, []nftdp.Service{web("10.180.0.1:8080")}); err != nil {
+		log.Fatal(err)
+	}
+
+	second, err := node.Open(ctx, nftdp.Config{Protect: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer second.Close()
+	if _, err := second.Apply(ctx, nil); errors.Is(err, nftdp.ErrProtected) {
+		services, err := second.Inspect(ctx)
+		fmt.Println("another agent has", len(services), "service", err)
+	}
+	// Output: another agent has 1 service <nil>
+}
+
+// A proxy learns that one of many services has another backend now, and that
+// another one is gone. It names only these.
+func ExampleDataplane_Update() {
+	ctx := context.Background()
+	node, dataplane := start(ctx, web("10.180.0.1:8080"),
+		nftdp.Service{Name: "old", Frontends: []nftdp.Frontend{{Port: 81}}},
+		nftdp.Service{Name: "other", Frontends: []nftdp.Frontend{{Port: 82}}})
+	defer dataplane.Close()
+
+	_, err := dataplane.Update(ctx, nftdp.Change{
+		Set:    []nftdp.Service{web("10.180.0.7:8080")},
+		Delete: []string{"old"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, port := range []uint16{80, 81, 82} {
+		packet := request(40000)
+		packet.Destination = netip.AddrPortFrom(packet.Destination.Addr(), port)
+		fmt.Println(port, node.Send(packet))
+	}
+	// Output:
+	// 80 web: delivered to 10.180.0.7:8080 from 192.0.2.1:40000, masqueraded
+	// 81 delivered to 192.0.2.1:81 from 203.0.113.7:40000
+	// 82 other: reset
+}
+
+// An exporter of metrics reads how many connections each backend got, which the
+// kernel counts.
+func ExampleDataplane_Inspect() {
+	ctx := context.Background()
+	node, dataplane := start(ctx, web("10.180.0.1:8080", "10.180.0.2:8080"))
+	defer dataplane.Close()
+	for port := range uint16(5) {
+		node.Send(request(40000 + port))
+	}
+
+	services, err := dataplane.Inspect(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
 	for _, s := range services {
 		for _, f := range s.Frontends {
+			fmt.Println(s.Name, f.Addr, f.Port, f.Counter.Connections)
 			for _, b := range f.Backends {
-				fmt.Println(s.Name, f.Addr, f.Port, b.Addr, b.Counter.Connections)
+				fmt.Println("  to", b.Addr, b.Counter.Connections)
 			}
 		}
 	}
 	// Output:
-	// ingress/controller:http 0.0.0.0 80 10.180.0.1:8080 2
-	// ingress/controller:http 0.0.0.0 80 10.180.0.2:8080 1
-	// ingress/controller:http 0.0.0.0 30644 10.180.0.1:8080 0
-	// ingress/controller:http 0.0.0.0 30644 10.180.0.2:8080 0
+	// web 0.0.0.0 80 5
+	//   to 10.180.0.1:8080 3
+	//   to 10.180.0.2:8080 2
 }
 
-// A program checks that the kernel holds what it has compiled.
+// Somebody looks for what the kernel holds about a backend.
 func ExampleDataplane_Ruleset() {
-	services := []nftdp.Service{ingress("10.180.0.1:8080")}
-	_, dataplane := onNode(services...)
-	held, err := dataplane.Ruleset(context.Background())
-	must(err)
-	wanted, err := nftdp.Config{}.Compile(services)
-	must(err)
-	fmt.Println(held.PlanTo(wanted).Empty())
+	ctx := context.Background()
+	_, dataplane := start(ctx, web("10.180.0.1:8080", "10.180.0.2:8080"))
+	defer dataplane.Close()
+
+	ruleset, err := dataplane.Ruleset(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for line := range strings.Lines(ruleset.String()) {
+		if strings.Contains(line, "10.180.0.2") {
+			fmt.Println(strings.TrimSpace(line))
+		}
+	}
 	// Output:
-	// true
+	// 10.180.0.2 . 10.180.0.2,
+	// tcp . 80 . 1 : 10.180.0.2 . 8080,
+	// tcp . 80 . 10.180.0.2,
 }
 
-// A program that is uninstalled takes its rules along. Port 80 of the node is
-// an ordinary port then.
+// A node agent that is uninstalled leaves nothing behind.
 func ExampleDataplane_Remove() {
-	node, dataplane := onNode(ingress("10.180.0.1:8080"))
-	must(dataplane.Remove(context.Background()))
-	fmt.Println(node.Send(client(40000)))
+	ctx := context.Background()
+	node, dataplane := start(ctx, web("10.180.0.1:8080"))
+	defer dataplane.Close()
+
+	if err := dataplane.Remove(ctx); err != nil {
+		log.Fatal(err)
+	}
+	ruleset, err := dataplane.Ruleset(ctx)
+	fmt.Printf("%q %v\n", ruleset, err)
+	fmt.Println(node.Send(request(40000)))
 	// Output:
+	// "" <nil>
 	// delivered to 192.0.2.1:80 from 203.0.113.7:40000
 }
 
-// When a program ends, services go on working.
+// A node agent ends, and its services go on working. The next agent finds them
+// in place.
 func ExampleDataplane_Close() {
-	node, dataplane := onNode(ingress("10.180.0.1:8080"))
-	must(dataplane.Close())
-	fmt.Println(node.Send(client(40000)).Destination)
-	_, err := dataplane.Apply(context.Background(), nil)
-	fmt.Println(errors.Is(err, nftdp.ErrClosed))
-	// Output:
-	// 10.180.0.1:8080
-	// true
-}
-
-// Who is connected to which backend?
-func ExampleDataplane_Flows() {
-	node, dataplane := onNode(ingress("10.180.0.1:8080"))
-	node.Send(client(40000))
-	flows, err := dataplane.Flows(context.Background(), "ingress/controller:http")
-	must(err)
-	for _, f := range flows {
-		fmt.Println(f.Client, f.Frontend, f.Backend, f.Source)
-	}
-	// Output:
-	// 203.0.113.7:40000 192.0.2.1:80 10.180.0.1:8080 192.0.2.1:40000
-}
-
-// drained is the ingress with its first backend draining.
-func drained() nftdp.Service {
-	s := ingress("10.180.0.1:8080", "10.180.0.2:8080")
-	s.Backends[0].State = nftdp.StateDraining
-	return s
-}
-
-// A backend is taken out of service: it gets no new connections, and the
-// program waits until the established ones have ended.
-func ExampleDataplane_Drain() {
-	ctx, leaving := context.Background(), netip.MustParseAddrPort("10.180.0.1:8080")
-	node, dataplane := onNode(ingress("10.180.0.1:8080", "10.180.0.2:8080"))
-	node.Send(client(40000))
-	_, err := dataplane.Update(ctx, nftdp.Change{Set: []nftdp.Service{drained()}})
-	must(err)
-
-	patience, cancel := context.WithTimeout(ctx, time.Millisecond) // here; else half a minute
-	defer cancel()
-	left, err := dataplane.Drain(patience, "ingress/controller:http", leaving)
-	fmt.Println(left, err)
-
-	node.End(client(40000))
-	fmt.Println(dataplane.Drain(ctx, "ingress/controller:http", leaving))
-	// Output:
-	// 1 context deadline exceeded
-	// 0 <nil>
-}
-
-// What has not ended when a backend has to leave is cut: the client's next
-// packet begins a connection to another backend.
-func ExampleDataplane_Cut() {
 	ctx := context.Background()
-	node, dataplane := onNode(ingress("10.180.0.1:8080", "10.180.0.2:8080"))
-	node.Send(client(40000))
-	_, err := dataplane.Update(ctx, nftdp.Change{Set: []nftdp.Service{drained()}})
-	must(err)
-	fmt.Println(node.Send(client(40000)).Destination)
-	fmt.Println(dataplane.Cut(ctx, "ingress/controller:http"))
-	fmt.Println(node.Send(client(40000)).Destination)
-	// Output:
-	// 10.180.0.1:8080
-	// 1 <nil>
-	// 10.180.0.2:8080
-}
-
-// sticky is the ingress whose clients come back to their backends for ten
-// minutes.
-func sticky() nftdp.Service {
-	s := ingress("10.180.0.1:8080", "10.180.0.2:8080")
-	s.Affinity = nftdp.Duration(10 * time.Minute)
-	return s
-}
-
-// Which clients come back to which backend?
-func ExampleDataplane_Affinities() {
-	node, dataplane := onNode(sticky())
-	node.Send(client(40000))
-	node.Advance(time.Minute)
-	affinities, err := dataplane.Affinities(context.Background())
-	must(err)
-	for _, a := range affinities {
-		fmt.Println(a.Client, a.Frontend, a.Backend, a.Expires)
+	node, dataplane := start(ctx, web("10.180.0.1:8080"))
+	if err := dataplane.Close(); err != nil {
+		log.Fatal(err)
 	}
-	// Output:
-	// 203.0.113.7 192.0.2.1:80 10.180.0.1:8080 9m0s
-}
+	_, err := dataplane.Inspect(ctx)
+	fmt.Println("closed:", errors.Is(err, nftdp.ErrClosed))
+	fmt.Println(node.Send(request(40000)))
 
-// A standby node with the same services learns to which backends the clients of
-// this node come back. It gets the list over the network, as JSON.
-func ExampleDataplane_AddAffinities() {
-	ctx := context.Background()
-	node, dataplane := onNode(sticky())
-	node.Send(client(40000))
-	affinities, err := dataplane.Affinities(ctx)
-	must(err)
-	list, err := json.Marshal(affinities)
-	must(err)
-
-	standbyNode, standby := onNode(sticky())
-	standbyNode.Choose = func(possible []nftdptest.Outcome) int { return len(possible) - 1 }
-	var known []nftdp.Affinity
-	must(json.Unmarshal(list, &known))
-	n, err := standby.AddAffinities(ctx, known)
-	fmt.Println(n, err)
-	fmt.Println(standbyNode.Send(client(40001)).Destination)
-	// Output:
-	// 1 <nil>
-	// 10.180.0.1:8080
-}
-
-// A program that only wants to know what others do to its rules watches.
-func ExampleDataplane_Watch() {
-	node, dataplane := onNode(ingress("10.180.0.1:8080"))
-	node.FlushRuleset() // somebody else's nft flush ruleset
-	for drift, err := range dataplane.Watch(context.Background()) {
-		must(err)
-		fmt.Println("repairs are needed:", drift.Len() > 0)
-		break
+	next, err := node.Open(ctx, nftdp.Config{})
+	if err != nil {
+		log.Fatal(err)
 	}
+	defer next.Close()
+	plan, err := next.Apply(ctx, []nftdp.Service{web("10.180.0.1:8080")})
+	fmt.Println("changed:", plan.Len(), err)
 	// Output:
-	// repairs are needed: true
+	// closed: true
+	// web: delivered to 10.180.0.1:8080 from 192.0.2.1:40000, masqueraded
+	// changed: 0 <nil>
 }
 
-// Services are kept, whatever others do to their rules, until the program is
-// interrupted.
+// Somebody restarts the firewall, which flushes all rules, and a node agent
+// puts its own back. See Config.Open for a context that ends with the program.
 func ExampleDataplane_Keep() {
-	ctx, interrupt := context.WithCancel(context.Background())
-	node, dataplane := onNode(ingress("10.180.0.1:8080"))
-	node.FlushRuleset() // somebody else's nft flush ruleset
-	err := dataplane.Keep(ctx, func(drift *nftdp.Drift, err error) {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	node, dataplane := start(ctx, web("10.180.0.1:8080"))
+	defer dataplane.Close()
+
+	node.FlushRuleset()
+	fmt.Println("flushed: ", node.Outcomes(request(40000))[0])
+	err := dataplane.Keep(ctx, func(_ *nftdp.Drift, err error) {
 		if err != nil {
-			log.Print(err) // it tries again
+			log.Print(err) // Keep tries again
 			return
 		}
-		fmt.Println("repaired:", !drift.Empty())
-		interrupt()
+		fmt.Println("repaired:", node.Outcomes(request(40000))[0])
+		stop()
 	})
 	fmt.Println(err)
-	fmt.Println(node.Send(client(40000)).Destination)
 	// Output:
-	// repaired: true
+	// flushed:  delivered to 192.0.2.1:80 from 203.0.113.7:40000
+	// repaired: web: delivered to 10.180.0.1:8080 from 192.0.2.1:40000, masqueraded
 	// context canceled
-	// 10.180.0.1:8080
 }
 
-// A program says what the namespace lacks.
-func ExampleDataplane_Requirements() {
-	_, dataplane := onNode()
-	requirements, err := dataplane.Requirements(context.Background())
-	must(err)
-	for _, r := range requirements {
-		if !r.Met() {
-			fmt.Println(r)
+// An auditor only wants to know when somebody has changed the rules, here a
+// second agent that has other backends.
+func ExampleDataplane_Watch() {
+	ctx := context.Background()
+	node, dataplane := start(ctx, web("10.180.0.1:8080"))
+	defer dataplane.Close()
+	second, err := node.Open(ctx, nftdp.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer second.Close()
+	if _, err := second.Apply(ctx, []nftdp.Service{web("10.180.0.7:8080")}); err != nil {
+		log.Fatal(err)
+	}
+
+	for drift, err := range dataplane.Watch(ctx) {
+		if err != nil {
+			log.Print(err) // Watch tries again
+			continue
+		}
+		fmt.Println(drift.Len(), "objects to repair")
+		break // one is enough here
+	}
+	// Output: 6 objects to repair
+}
+
+// A proxy lists the open connections of a service, for example for its status
+// page.
+func ExampleDataplane_Flows() {
+	ctx := context.Background()
+	node, dataplane := start(ctx, web("10.180.0.1:8080", "10.180.0.2:8080"))
+	defer dataplane.Close()
+	node.Send(request(40000))
+	node.Send(request(40001))
+	node.End(request(40000))
+
+	flows, err := dataplane.Flows(ctx, "web")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, f := range flows {
+		if !f.Ended {
+			fmt.Println(f.Client, "to", f.Frontend, "goes to", f.Backend, "as", f.Source)
 		}
 	}
-	// Output:
-	// net.ipv4.ip_forward = 0, want 1: IPv4 connections from outside do not reach backends outside this namespace
-	// net.ipv6.conf.all.forwarding = 0, want 1: IPv6 connections from outside do not reach backends outside this namespace
+	// Output: 203.0.113.7:40001 to 192.0.2.1:80 goes to 10.180.0.2:8080 as 192.0.2.1:40001
 }
 
-// A program that was told to do so turns the namespace into a router.
-func ExampleDataplane_MeetRequirements() {
-	_, dataplane := onNode()
-	changed, err := dataplane.MeetRequirements(context.Background())
-	must(err)
-	for _, r := range changed {
-		fmt.Println(r.Name, "was", r.Have, "and is", r.Want)
+// A backend is taken out of service: it gets no new connections, has half a
+// minute to finish the established ones, and the rest would be cut.
+func ExampleDataplane_Drain() {
+	ctx := context.Background()
+	node, dataplane := start(ctx, web("10.180.0.1:8080", "10.180.0.2:8080"))
+	defer dataplane.Close()
+	fmt.Println(node.Send(request(40000)).Destination)
+
+	service := web("10.180.0.1:8080", "10.180.0.2:8080")
+	service.Backends[0].State = nftdp.StateDraining
+	if _, err := dataplane.Update(ctx, nftdp.Change{Set: []nftdp.Service{service}}); err != nil {
+		log.Fatal(err)
 	}
+	go node.End(request(40000)) // sooner or later, the client is done
+
+	patience, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	left, err := dataplane.Drain(patience, "web", service.Backends[0].Addr)
+	if errors.Is(err, context.DeadlineExceeded) {
+		left, err = dataplane.Cut(ctx, "web", service.Backends[0].Addr)
+	}
+	fmt.Println("cut:", left, err)
 	// Output:
-	// net.ipv4.ip_forward was 0 and is 1
-	// net.ipv6.conf.all.forwarding was 0 and is 1
+	// 10.180.0.1:8080
+	// cut: 0 <nil>
+}
+
+// A backend has died and cannot end its connections, so a proxy does. What a
+// client sends next reaches another backend, which resets a TCP connection that
+// it does not know.
+func ExampleDataplane_Cut() {
+	ctx := context.Background()
+	node, dataplane := start(ctx, web("10.180.0.1:8080"))
+	defer dataplane.Close()
+	node.Send(request(40000))
+	change := nftdp.Change{Set: []nftdp.Service{web("10.180.0.2:8080")}}
+	if _, err := dataplane.Update(ctx, change); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("established:", node.Send(request(40000)).Destination)
+
+	n, err := dataplane.Cut(ctx, "web") // to all backends that take no new connections
+	fmt.Println("cut:", n, err)
+	fmt.Println("afterwards: ", node.Send(request(40000)).Destination)
+	// Output:
+	// established: 10.180.0.1:8080
+	// cut: 1 <nil>
+	// afterwards:  10.180.0.2:8080
+}
+
+// An operator asks why a client always gets to the same backend, and for how
+// long.
+func ExampleDataplane_Affinities() {
+	ctx := context.Background()
+	service := web("10.180.0.1:8080", "10.180.0.2:8080")
+	service.Affinity = nftdp.Duration(10 * time.Minute)
+	node, dataplane := start(ctx, service)
+	defer dataplane.Close()
+	node.Send(request(40000))
+	node.Advance(time.Minute)
+
+	affinities, err := dataplane.Affinities(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, a := range affinities {
+		fmt.Println(a.Service, "sends", a.Client, "to", a.Backend, "for another", a.Expires)
+	}
+	// Output: web sends 203.0.113.7 to 10.180.0.1:8080 for another 9m0s
+}
+
+// A standby node with the same services learns, over the network, to which
+// backends the clients of this node come back.
+func ExampleDataplane_AddAffinities() {
+	ctx := context.Background()
+	service := web("10.180.0.1:8080", "10.180.0.2:8080")
+	service.Affinity = nftdp.Duration(10 * time.Minute)
+	node, dataplane := start(ctx, service)
+	defer dataplane.Close()
+	fmt.Println(node.Send(request(40000)).Destination)
+	affinities, err := dataplane.Affinities(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	message, err := json.Marshal(affinities)
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	standby, its := start(ctx, service)
+	defer its.Close()
+	var received []nftdp.Affinity
+	if err := json.Unmarshal(message, &received); err != nil {
+		log.Fatal(err)
+	}
+	n, err := its.AddAffinities(ctx, received)
+	fmt.Println(n, "of", len(received), "clients are known", err)
+	fmt.Println(standby.Outcomes(request(40001))) // only one is possible
+	// Output:
+	// 10.180.0.1:8080
+	// 1 of 1 clients are known <nil>
+	// [web: delivered to 10.180.0.1:8080 from 192.0.2.1:40001, masqueraded]
 }

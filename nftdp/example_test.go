@@ -65,6 +65,51 @@ func ExampleConfig_Compile() {
 	// }
 }
 
+// Equal services compile to the same text, in whatever order they are.
+func ExampleRuleset() {
+	one, other := ingress("10.180.0.1:8080"), nftdp.Service{Name: "default/other"}
+	a, err := nftdp.Config{}.Compile([]nftdp.Service{one, other})
+	if err != nil {
+		log.Fatal(err)
+	}
+	b, err := nftdp.Config{}.Compile([]nftdp.Service{other, one})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(a.String() == b.String())
+	table, _, _ := strings.Cut(a.String(), "\n")
+	fmt.Println(table)
+	// Output:
+	// true
+	// table ip nftdp {
+}
+
+// A program says what it is about to do, if there is anything.
+func ExamplePlan() {
+	var config nftdp.Config
+	before, err := config.Compile([]nftdp.Service{ingress("10.180.0.1:8080")})
+	if err != nil {
+		log.Fatal(err)
+	}
+	after, err := config.Compile([]nftdp.Service{ingress("10.180.0.7:8080")})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, plan := range []*nftdp.Plan{before.PlanTo(before), before.PlanTo(after)} {
+		if plan.Empty() {
+			fmt.Println("nothing to do")
+			continue
+		}
+		fmt.Printf("%d objects, the first by\n", plan.Len())
+		first, _, _ := strings.Cut(plan.String(), "\n")
+		fmt.Println(first)
+	}
+	// Output:
+	// nothing to do
+	// 10 objects, the first by
+	// delete element ip nftdp node_backends { tcp . 80 . 0 }
+}
+
 // One backend takes the place of another: chains, rules and frontends stay.
 func ExampleRuleset_PlanTo() {
 	var config nftdp.Config

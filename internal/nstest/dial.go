@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 )
 
@@ -172,11 +173,19 @@ func Open(ns *Namespace, network string, src netip.Addr, dst netip.AddrPort, tim
 	return open(ns, network, netip.AddrPortFrom(src, 0), dst, timeout)
 }
 
+// open waits for a port that is in use. It may be for a moment after its socket
+// was closed: a process that is being started, whichever it is, has a copy of all
+// sockets until its execve(2) closes them.
 func open(ns *Namespace, network string, src, dst netip.AddrPort, timeout time.Duration) (net.Conn, error) {
 	dialer, target := dialerFor(network, src, dst)
 	dialer.Deadline = time.Now().Add(timeout)
 	var c net.Conn
-	err := ns.Do(func() (err error) { c, err = dialer.Dial(network, target); return err })
+	dial := func() (err error) { c, err = dialer.Dial(network, target); return err }
+	err := ns.Do(dial)
+	for errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(dialer.Deadline) {
+		time.Sleep(time.Millisecond)
+		err = ns.Do(dial)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -32,7 +32,7 @@ func request(clientPort uint16) nftdptest.Packet {
 
 // Services are applied, and a client connects to the node. Without backends it
 // is refused.
-func Example() {
+func ExampleNode() {
 	ctx := context.Background()
 	node := nftdptest.NewNode(netip.MustParseAddr("192.0.2.1"))
 	dataplane, err := node.Open(ctx, nftdp.Config{})
@@ -57,6 +57,28 @@ func Example() {
 	// web: delivered to 10.180.0.2:8080 from 192.0.2.1:40001, masqueraded
 	// further packet: 10.180.0.2:8080
 	// web: reset
+}
+
+// A test compares what becomes of a connection with what it wants.
+func ExampleOutcome() {
+	ctx := context.Background()
+	node := nftdptest.NewNode(netip.MustParseAddr("192.0.2.1"))
+	dataplane, err := node.Open(ctx, nftdp.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer dataplane.Close()
+	if err := publish(ctx, dataplane); err != nil {
+		log.Fatal(err)
+	}
+	got, want := node.Send(request(40000)), nftdptest.Outcome{Service: "web", Verdict: nftdptest.VerdictReset}
+	fmt.Println(got, got == want)
+	// Output: web: reset true
+}
+
+func ExampleVerdict() {
+	fmt.Println(nftdptest.VerdictUnreachable, nftdptest.Verdict(9))
+	// Output: unreachable verdict(9)
 }
 
 // A test asks for everything that can become of a connection.
