@@ -92,7 +92,8 @@ func (c Config) OpenKernel(ctx context.Context, kernel engine.Kernel) (*Dataplan
 // it.
 func (d *Dataplane) Close() error { return d.engine.Close() }
 
-// Plan computes what Apply would change now, and changes nothing.
+// Plan computes what Apply would change now, and changes nothing. Errors are those
+// of Apply except for *ApplyError.
 func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error) {
 	edit, err := whole(services)
 	if err != nil {
@@ -236,9 +237,10 @@ func (e *refusal) Error() string { return e.text }
 func (e *refusal) Unwrap() []error { return []error{e.refused, e.all} }
 
 // Inspect reads from the kernel which services it holds, with counters, sorted by
-// name. It does not read tables of an older version (ErrOutdated). Its time grows
-// with the square of the largest map's size: half a second for 10,000 services with
-// 10 backends each. Other methods wait meanwhile.
+// name. A service without frontends is not among them, since nothing of it is in
+// the kernel. Tables of an older version are not read (ErrOutdated). Inspect's time
+// grows with the square of the largest map's size: half a second for 10,000
+// services with 10 backends each. Other methods wait meanwhile.
 func (d *Dataplane) Inspect(ctx context.Context) ([]ServiceStatus, error) {
 	r, err := d.engine.Ruleset(ctx, true)
 	if err != nil {
@@ -247,8 +249,8 @@ func (d *Dataplane) Inspect(ctx context.Context) ([]ServiceStatus, error) {
 	return (&Ruleset{r}).status(), nil
 }
 
-// Ruleset reads our tables from the kernel, with counters. If there are none, the
-// Ruleset is empty.
+// Ruleset reads our tables from the kernel, with counters, also those of an older
+// version. If there are none, the Ruleset is empty.
 func (d *Dataplane) Ruleset(ctx context.Context) (*Ruleset, error) {
 	r, err := d.engine.Ruleset(ctx, false)
 	if err != nil {
@@ -260,8 +262,9 @@ func (d *Dataplane) Ruleset(ctx context.Context) (*Ruleset, error) {
 // Remove deletes both tables, and with them every service. Established connections
 // to services break, as the kernel stops translating them; to keep them, Apply an
 // empty list instead. With Config.Localhost the guard of the loopback addresses is
-// deleted, too: turn route_localnet off before. The Dataplane can be used again
-// afterwards.
+// deleted, too: turn route_localnet off first. Without tables Remove does nothing.
+// If others own them, it fails with ErrProtected or ErrNotOwned. The Dataplane can
+// be used again afterwards.
 func (d *Dataplane) Remove(ctx context.Context) error {
 	return publicError(d.engine.Remove(ctx), nil)
 }
