@@ -20,7 +20,7 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-var update = flag.Bool("update", false, "write the rulesets of the documents anew")
+var update = flag.Bool("update", false, "rewrite the rulesets of the documents")
 
 // root is the directory of the repository.
 const root = ".."
@@ -123,8 +123,7 @@ func checkFootnotes(t *testing.T, file, text string) {
 	}
 }
 
-// TestReadmeLength: whoever finds the project reads the README first, and no
-// more than this.
+// TestReadmeLength: everybody reads the README first, and no more than this.
 func TestReadmeLength(t *testing.T) {
 	const most = 900
 	if n := len(strings.Fields(readFile(t, root+"/README.md"))); n > most {
@@ -171,7 +170,7 @@ func TestReadmeProgram(t *testing.T) {
 	t.Error("there is no program")
 }
 
-// TestErrors: whoever gets an error finds in operations.md what to do about it.
+// TestErrors: operations.md says of every error what to do about it.
 func TestErrors(t *testing.T) {
 	exported := regexp.MustCompile(`(?m)^\s*(Err[A-Z]\w+) += |^type (\w+Error) `)
 	text, found := readFile(t, "operations.md"), 0

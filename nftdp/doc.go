@@ -22,11 +22,11 @@
 // services. A [Plan] is the difference between two rulesets, as nft commands.
 // Both are pure: they touch no kernel.
 //
-// A [Dataplane] is one network namespace. [Dataplane.Apply] takes all services
-// that there shall be and commits the difference in one transaction over both
-// families; [Dataplane.Update] takes some, at a cost that follows these. A new
-// process applies its services likewise and so adopts what the kernel holds
-// already, with counters and connections. The rules stay when a process ends.
+// A [Dataplane] programs one network namespace. [Dataplane.Apply] takes the
+// complete list of services and commits the difference in one transaction over both
+// families; [Dataplane.Update] takes a few services, at a cost that follows their
+// size. A new process applies its services likewise and so adopts what the kernel
+// holds already, with counters and connections. The rules stay when a process ends.
 //
 // The tables `ip nftdp` and `ip6 nftdp` (see [Config.Table]) belong to this
 // package; no other table is touched. Several processes may share a namespace,

@@ -67,7 +67,7 @@ func ExampleDataplane_Plan() {
 	// still 10.180.0.1:8080
 }
 
-// A node agent applies all services that there shall be, again and again. It
+// A node agent applies the complete list of services, again and again. It
 // need not know what the kernel holds: what is there already costs nothing, and
 // what is no longer listed goes.
 func ExampleDataplane_Apply() {

@@ -21,7 +21,7 @@ const patience = 500 * time.Millisecond
 // at is a port of the external address.
 func (g *gateway) at(port uint16) netip.AddrPort { return netip.AddrPortFrom(g.addrs.External, port) }
 
-// visit is a number of connections, one after the other, and what shall become
+// visit is a number of connections, one after the other, and what should become
 // of them.
 type visit struct {
 	lab.Visit

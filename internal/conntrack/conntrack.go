@@ -93,7 +93,7 @@ func (c *Conn) list(ctx context.Context, f Filter, accept func(*Flow) bool) ([]F
 // there. A newer flow with the same addresses is left alone, unless its entry has
 // the same address in the kernel's memory, from which the kernel derives
 // identifiers (nf_ct_get_id). Between a List and the Delete after it that is rare,
-// and such a flow only begins anew.
+// and such a flow only begins again.
 func (c *Conn) Delete(ctx context.Context, f *Flow) (bool, error) {
 	family := uint8(ruleset.FamilyOf(f.Dst.Addr()))
 	err := again(func() error {

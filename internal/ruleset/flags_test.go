@@ -32,7 +32,7 @@ func TestDiffFlags(t *testing.T) {
 		},
 		{"to be protected", with(0, 0), with(Protected, 0), replace + "flags owner,persist; comment \"ours\"; }\n"},
 		{"ends with its owner", with(Owner, 7), with(Protected, 0), replace + "flags owner,persist; comment \"ours\"; }\n"},
-		{"an orphan that shall not be protected", with(Persist, 0), with(0, 0), replace + "comment \"ours\"; }\n"},
+		{"an orphan that is not to be protected", with(Persist, 0), with(0, 0), replace + "comment \"ours\"; }\n"},
 		{"no longer protected", with(Protected, 7), with(0, 0), replace + "comment \"ours\"; }\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 // that no packet falls between the two states. Mostly there is Now alone; the
 // others change nothing for any packet by themselves.
 //
-// The kernel looks at the generation once for the rules of a packet, but anew
+// The kernel looks at the generation once for the rules of a packet, but again
 // for every set that it looks up (nft_do_chain in net/netfilter/
 // nf_tables_core.c), and a packet meets the sets of postrouting a little after
 // the maps of prerouting.

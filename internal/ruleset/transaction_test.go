@@ -176,7 +176,7 @@ func stages(tx *Transaction) string {
 	return fmt.Sprintf("ahead:\n%snow:\n%sbehind:\n%s", lines(tx.Ahead), lines(tx.Now), lines(tx.Behind))
 }
 
-// TestStages tells for each kind of change in which stage it is.
+// TestStages: each kind of change is in its stage.
 func TestStages(t *testing.T) {
 	base := func() *Table {
 		return &Table{

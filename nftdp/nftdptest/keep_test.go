@@ -15,7 +15,7 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// rulesOf is what a Dataplane holds, and expected what it shall hold.
+// rulesOf is the ruleset that a Dataplane holds, expected the one that it should hold.
 func rulesOf(t *testing.T, d *nftdp.Dataplane) string {
 	t.Helper()
 	r, err := d.Ruleset(t.Context())
@@ -35,7 +35,7 @@ func expected(t *testing.T, c nftdp.Config, services ...nftdp.Service) string {
 }
 
 // TestKeep repairs what two others do, of which one is another Dataplane, and
-// tells who it was. It waits in between: synctest finds no other goroutine at
+// reports who it was. It waits in between: synctest finds no other goroutine at
 // work.
 func TestKeep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
