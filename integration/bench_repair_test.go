@@ -4,9 +4,16 @@ package integration
 
 import (
 	"context"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
@@ -58,6 +65,7 @@ func repair(b *testing.B, n int, changes func(i int) []ruleset.Change) {
 		var change []ruleset.Change
 		untimed(b, func() {
 			repaired, stop = keep(b, d)
+			awaitMonitor(b, ns)
 			change = changes(i)
 		})
 		begin := time.Now()
@@ -86,5 +94,27 @@ func keep(tb testing.TB, d *nftdp.Dataplane) (repaired <-chan error, stop func()
 	return reports, func() {
 		cancel()
 		<-ended
+	}
+}
+
+// awaitMonitor waits until a socket of the namespace receives the events of
+// nf_tables. A Keep that begins after a change reads all tables to find it.
+func awaitMonitor(b *testing.B, ns *nstest.Namespace) {
+	b.Helper()
+	const events = 1 << (unix.NFNLGRP_NFTABLES - 1)
+	for {
+		var sockets []byte
+		err := ns.Do(func() (err error) { sockets, err = os.ReadFile("/proc/thread-self/net/netlink"); return err })
+		if err != nil {
+			b.Fatal(err)
+		}
+		for line := range strings.Lines(string(sockets)) {
+			fields := strings.Fields(line) // sk, protocol, port, groups, ...
+			groups, _ := strconv.ParseUint(fields[3], 16, 32)
+			if fields[1] == strconv.Itoa(unix.NETLINK_NETFILTER) && groups&events != 0 {
+				return
+			}
+		}
+		runtime.Gosched()
 	}
 }
