@@ -26,8 +26,9 @@ func (m Masquerade) word() word { return word{"masquerade", "auto always never",
 
 func (s State) word() word { return word{"state", "active draining down", uint8(s)} }
 
-// known reports whether the value is one of the constants.
-func (w word) known() bool { return int(w.value) <= strings.Count(w.words, " ") }
+// known reports whether the value is one of the constants. The first, which is the
+// most common one, always is.
+func (w word) known() bool { return w.value == 0 || int(w.value) <= strings.Count(w.words, " ") }
 
 func (w word) list() []string { return strings.Fields(w.words) }
 
