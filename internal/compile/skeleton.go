@@ -23,7 +23,7 @@ type Config struct {
 }
 
 // Schema marks a table as ours and names the layout of its contents.
-const Schema = "nftdp schema 2"
+const Schema = "nftdp schema 3"
 
 // SchemaPrefix begins the comments of all schemas.
 const SchemaPrefix = "nftdp schema "
