@@ -95,7 +95,7 @@ func (d *Dataplane) Close() error { return d.engine.Close() }
 // Plan computes what Apply would change now, and changes nothing. Errors are those
 // of Apply except for *ApplyError.
 func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error) {
-	edit, err := whole(services)
+	edit, err := d.whole(services)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error)
 // are programmed, and the next Apply or Update continues. An error that matches
 // ErrNotSupported then says that the kernel lacks conntrack over netlink.
 func (d *Dataplane) Apply(ctx context.Context, services []Service) (*Plan, error) {
-	edit, err := whole(services)
+	edit, err := d.whole(services)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func (d *Dataplane) Apply(ctx context.Context, services []Service) (*Plan, error
 // Apply, and ErrOutdated if this Dataplane has not applied anything yet and the
 // tables are of an older version.
 func (d *Dataplane) Update(ctx context.Context, c Change) (*Plan, error) {
-	if problems := c.problems(); len(problems) > 0 {
+	if problems := c.problems(d.cfg); len(problems) > 0 {
 		conflicts, err := d.engine.Conflicts(ctx, &engine.Edit{Set: claimed(c.Set), Delete: c.Delete})
 		if err != nil {
 			return nil, err
@@ -173,22 +173,17 @@ func (d *Dataplane) Update(ctx context.Context, c Change) (*Plan, error) {
 	return planOf(c.Set)(d.engine.Commit(ctx, &engine.Edit{Set: lowerAll(c.Set), Delete: c.Delete}))
 }
 
-// whole returns the edit that leaves exactly these services.
-func whole(services []Service) (*engine.Edit, error) {
-	if err := joinProblems(newClaims(len(services)).admit(services)); err != nil {
-		return nil, err
-	}
-	return &engine.Edit{Whole: true, Set: lowerAll(services)}, nil
-}
-
 // problems returns the problems that the change has by itself.
-func (c *Change) problems() []*FieldError {
-	problems := newClaims(len(c.Set)).admit(c.Set)
+func (c *Change) problems(cfg Config) []*FieldError {
+	problems := cfg.problemsOf(c.Set)
 	set := make(map[string]bool, len(c.Set))
 	for i := range c.Set {
 		set[c.Set[i].Name] = true
 	}
 	for _, name := range c.Delete {
+		if !cfg.owns(name) {
+			problems = append(problems, &FieldError{Service: name, Field: "name", Reason: cfg.notOwned(name)})
+		}
 		if set[name] {
 			problems = append(problems, &FieldError{Service: name, Field: "name", Reason: "is in both Set and Delete: choose one"})
 		}

@@ -17,8 +17,10 @@ type State struct {
 	services map[string]*Service
 	index    *Index
 	shared   shared
-	elements [2][NumSets]int    // numbers of elements
-	sizes    [2][NumSets]uint32 // sizes of the kernel's sets; 0 is unlimited
+	elements [2][NumSets]int     // numbers of elements
+	sizes    [2][NumSets]uint32  // sizes of the kernel's sets; 0 is unlimited
+	common   *common             // of shared tables, once they are read; nil: the tables hold nothing else
+	names    *[2]map[string]bool // of the units in use; nil: to be computed
 }
 
 // shared counts the uses of what services share.

@@ -128,6 +128,12 @@ func (e *Engine) record(ev *ruleset.Event) {
 	if !e.concerns(ev) {
 		return
 	}
+	if e.shared() {
+		if ev = e.touching(ev, func(string) bool { return false }); ev == nil {
+			e.moved = true
+			return
+		}
+	}
 	e.alerts++
 	d.ours = true
 	switch ev.Kind {
@@ -203,13 +209,16 @@ func (e *Engine) stageDrift(ctx context.Context) (*staged, error) {
 	for i := range changes {
 		c := &changes[i]
 		if e.drift.depth[c.Family.Index()] < tableChanged && c.Rule == nil && c.Chain == nil && len(c.Elements) == 0 {
+			if e.shared() {
+				return e.stageSharedRead(ctx, &Edit{})
+			}
 			e.drift.deepen(c.Family, tableChanged) // a table or set is replaced, with all of its elements
 			return e.stageDrift(ctx)
 		}
 	}
 	depth := e.drift.depth
 	return &staged{
-		Transaction: tx, generation: e.held, state: e.state, assumed: true,
+		Transaction: tx, generation: e.held, state: e.state, assumed: true, note: e.state.Note,
 		adopt: func() {
 			for i, f := range ruleset.Families {
 				if depth[i] == tableChanged {
@@ -234,7 +243,7 @@ func (e *Engine) readDrift(ctx context.Context) (*ruleset.Ruleset, error) {
 	}
 	for i, f := range ruleset.Families {
 		if e.drift.depth[i] == elementsChanged {
-			t := &ruleset.Table{Family: f, Name: e.cfg.Table, Comment: compile.Schema}
+			t := &ruleset.Table{Family: f, Name: e.cfg.Table, Comment: e.cfg.Comment()}
 			for id := range compile.NumSets {
 				t.Sets = append(t.Sets, compile.Declaration(id))
 			}

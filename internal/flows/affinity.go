@@ -112,7 +112,8 @@ func (t *Table) purgeFamily(ctx context.Context, f ruleset.Family, known *client
 		}
 		entries = slices.DeleteFunc(entries, func(e ruleset.Entry) bool {
 			a := affinityOf(&e)
-			return known.seconds(&a) > 0
+			k := compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto}
+			return known.seconds(&a) > 0 || foreign(known.state, k, nodeWide(k))
 		})
 		if len(entries) == 0 {
 			return nil

@@ -54,6 +54,9 @@ func New(cfg compile.Config, kernel Kernel, affinities Affinities) *Table {
 	return &Table{cfg: cfg, kernel: kernel, affinities: affinities, suspects: suspects{}, purge: true}
 }
 
+// Pending reports whether FollowUp has something to look for.
+func (t *Table) Pending() bool { return t.purge || len(t.suspects) > 0 }
+
 // List lists the flows that began at the frontends of a service.
 func (t *Table) List(ctx context.Context, state *compile.State, service string) ([]conntrack.Flow, error) {
 	s := state.Service(service)

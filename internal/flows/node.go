@@ -85,9 +85,29 @@ func matching(state *compile.State, addressed, wide compile.Key) (compile.Key, b
 		if k.Port == 0 {
 			continue
 		}
+		if state.Foreign(k) {
+			break
+		}
 		if at, ok := state.Index().Match(k); ok {
 			return at, true
 		}
 	}
 	return compile.Key{}, false
+}
+
+// foreign reports whether packets of either key match a frontend of another owner
+// in shared tables before any of ours.
+func foreign(state *compile.State, addressed, wide compile.Key) bool {
+	for _, k := range [...]compile.Key{addressed, wide} {
+		if k.Port == 0 {
+			continue
+		}
+		if state.Foreign(k) {
+			return true
+		}
+		if _, ours := state.Index().Match(k); ours {
+			return false
+		}
+	}
+	return false
 }

@@ -228,7 +228,7 @@ func (t *Table) stale(ctx context.Context, state *compile.State, f ruleset.Famil
 	return t.list(ctx, state, at, translated, func(flow *conntrack.Flow, node *nodeAddrs) bool {
 		addressed, wide := keysOf(flow, node)
 		at, wideAt := t.suspects.matching(addressed), t.suspects.matching(wide)
-		if at == nil && wideAt == nil {
+		if at == nil && wideAt == nil || foreign(state, addressed, wide) {
 			return false
 		}
 		to := flow.ReplySrc
