@@ -164,3 +164,53 @@ func byOwner(t *testing.T, d *nftdp.Dataplane) map[string]int {
 	}
 	return out
 }
+
+// TestOwnersUnderTraffic: connections to one owner's services succeed while another
+// one changes its own, with the same backends and chains, until the last of these
+// goes, changes the configuration of all, and goes itself.
+func TestOwnersUnderTraffic(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nftdp.Config{Owner: "a"}, 3)
+	ours := []nftdp.Service{
+		{Name: "a/wide", Frontends: nodeWide(90), Backends: backends(0, 1)},
+		{Name: "a/one", Frontends: on(clusterIP, 80), Backends: backends(0, 1, 2)},
+	}
+	w.apply(t, ours...)
+	config := nftdp.Config{Owner: "b"}
+	b := openDataplane(t, w.Node, config)
+	theirs := func(n int) (out []nftdp.Service) {
+		for i := range n {
+			out = append(out, nftdp.Service{
+				Name: fmt.Sprint("b/", i), Frontends: append(nodeWide(uint16(91+i)), on(clusterIP, uint16(91+i))...), Backends: backends(0, 1, 2)[:1+i%3],
+			})
+		}
+		return out
+	}
+	stop := w.startClients(t, &sync.RWMutex{}, map[string]netip.AddrPort{
+		"wide": netip.AddrPortFrom(nstest.IPv4().Node, 90), "one": netip.AddrPortFrom(nstest.IPv6().ClusterIP, 80),
+	})
+	for round := range 100 {
+		var err error
+		switch round % 10 {
+		case 9:
+			config.AffinitySize = uint32(1000 + round)
+			next := openDataplane(t, w.Node, config)
+			_, err = next.TakeOver(t.Context(), theirs(3))
+			b = next
+		case 8:
+			err = b.Remove(t.Context())
+		default:
+			_, err = b.Apply(t.Context(), theirs(round%5))
+		}
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		if round%10 != 9 {
+			continue
+		}
+		if got := attempt(w.Client, "tcp", netip.AddrPortFrom(nstest.IPv4().ClusterIP, 91), askTimeout); got != backendNames(1)[0] {
+			t.Errorf("round %d: service of b: %s", round, got)
+		}
+	}
+	t.Logf("%d connections", stop())
+}

@@ -113,7 +113,8 @@ func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error)
 // Dataplane, the tables are read first, which takes longer than writing them.
 //
 // Wrong services return the errors of Validate, and nothing is changed. A change
-// that the kernel refuses is an *ApplyError; ErrConflict says that others kept
+// that the kernel refuses is an *ApplyError; ErrOtherConfig says that the tables
+// have other owners than Config.Owner allows, or another configuration; ErrConflict says that others kept
 // changing the rules of the namespace meanwhile, ErrProtected that another
 // Dataplane owns the tables. The kernel then holds what it held before.
 //
@@ -231,8 +232,8 @@ func (e *refusal) Error() string { return e.text }
 
 func (e *refusal) Unwrap() []error { return []error{e.refused, e.all} }
 
-// Inspect reads from the kernel which services it holds, with counters, sorted by
-// name. A service without frontends is not among them, since nothing of it is in
+// Inspect reads from the kernel which services it holds, of all owners, with
+// counters, sorted by name. A service without frontends is not among them, since nothing of it is in
 // the kernel. Tables of an older version are not read (ErrOutdated). Inspect's time
 // grows with the square of the largest map's size: half a second for 10,000
 // services with 10 backends each. Other methods wait meanwhile.
@@ -254,7 +255,8 @@ func (d *Dataplane) Ruleset(ctx context.Context) (*Ruleset, error) {
 	return &Ruleset{r}, nil
 }
 
-// Remove deletes both tables, and with them every service. Established connections
+// Remove deletes both tables, and with them every service. With Config.Owner it
+// deletes the owner's services, and the tables if they hold no other. Established connections
 // to services break, as the kernel stops translating them; to keep them, Apply an
 // empty list instead. With Config.Localhost the guard of the loopback addresses is
 // deleted, too: turn route_localnet off first. Without tables Remove does nothing.
