@@ -163,3 +163,35 @@ func TestOwnersBetweenBatches(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnersSplit: an Apply that does not fit into one batch leaves other owners'
+// services alone, too, and misses nothing that the owners share, whatever the other
+// one does between the batches.
+func TestOwnersSplit(t *testing.T) {
+	n := newNode(t)
+	ca, cb := Config{Owner: "a"}, Config{Owner: "b"}
+	a, spy := n.spied(t, ca)
+	b := n.open(t, cb)
+	b1, b2 := owned("b", web("1", 200, 3)), owned("b", web("2", 201, 4))
+	apply(t, b, []Service{b1})
+	var list []Service
+	for i := range 60 {
+		s := owned("a", web(fmt.Sprint(i), i, 1+i%5))
+		s.Backends = append(s.Backends, b1.Backends...)
+		list = append(list, s)
+	}
+	spy.limit = 6000
+	spy.before = func([]ruleset.Change) {
+		updateWith(t, b, Change{Delete: []string{"b/1"}})
+		updateWith(t, b, Change{Set: []Service{b1, b2}})
+	}
+	apply(t, a, list)
+	n.wantAtLeast(t, ca, append(slices.Clone(list), b1, b2)...)
+	spy.before = nil
+	apply(t, a, list[:10])
+	apply(t, b, []Service{b1})
+	n.wantShared(t, ca, append(slices.Clone(list[:10]), b1)...)
+	if spy.batches < 20 {
+		t.Errorf("%d batches", spy.batches)
+	}
+}
