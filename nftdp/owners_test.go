@@ -194,6 +194,7 @@ func TestOwnersAtRandom(t *testing.T) {
 	}
 	for seed := first; seed < first+uint64(*sequences); seed++ {
 		s := &shares{dice: &dice{randomBytes(seed, 20_000)}, node: newNode(t), held: map[string]Service{}}
+		s.config = s.dice.config()
 		for range 40 {
 			if s.step(t); t.Failed() {
 				t.Fatalf("repeat with go test -run TestOwnersAtRandom -sequences 1 -seed %d; steps:\n%s", seed, s.log)
@@ -209,11 +210,12 @@ func TestOwnersAtRandom(t *testing.T) {
 // shares is the expected state of tables that owners share.
 type shares struct {
 	*dice
-	node *node
-	open [3]*Dataplane
-	mine [3]map[string]bool // what the Dataplane has set itself
-	held map[string]Service
-	log  string
+	node   *node
+	config Config // without the owner
+	open   [3]*Dataplane
+	mine   [3]map[string]bool // what the Dataplane has set itself
+	held   map[string]Service
+	log    string
 }
 
 func (s *shares) all() (out []Service) {
@@ -249,7 +251,7 @@ func (s *shares) step(t *testing.T) {
 	owner := string(rune('a' + i))
 	if s.open[i] == nil || s.roll(6) == 0 {
 		s.log += fmt.Sprintf("open %s\n", owner)
-		s.open[i], s.mine[i] = s.node.open(t, Config{Owner: owner}), map[string]bool{}
+		s.open[i], s.mine[i] = s.node.open(t, s.configOf(owner)), map[string]bool{}
 	}
 	switch s.roll(8) {
 	case 0:
@@ -312,7 +314,13 @@ func (s *shares) update(t *testing.T, i int, owner string) {
 // nobody needs any more may be there.
 func (s *shares) check(t *testing.T) {
 	t.Helper()
-	s.node.wantAtLeast(t, Config{Owner: "x"}, s.all()...)
+	s.node.wantAtLeast(t, s.configOf("x"), s.all()...)
+}
+
+func (s *shares) configOf(owner string) Config {
+	c := s.config
+	c.Owner = owner
+	return c
 }
 
 // wantAtLeast checks that the kernel holds exactly these services, and perhaps
@@ -338,8 +346,8 @@ func (s *shares) finish(t *testing.T) {
 	t.Helper()
 	owner := string(rune('a' + s.roll(3)))
 	list := slices.DeleteFunc(s.all(), func(o Service) bool { return compile.OwnerOf(o.Name) != owner })
-	apply(t, s.node.open(t, Config{Owner: owner}), list)
-	s.node.wantShared(t, Config{Owner: "x"}, s.all()...)
+	apply(t, s.node.open(t, s.configOf(owner)), list)
+	s.node.wantShared(t, s.configOf("x"), s.all()...)
 }
 
 // TestOwnersAtOnce: owners that change their services all at the same time, some by
@@ -449,6 +457,47 @@ func TestOwnersKeep(t *testing.T) {
 		if strings.Contains(r.String(), "b/") {
 			t.Errorf("a repaired services of b:\n%v", r)
 		}
+	}
+}
+
+// TestOwnersKeepTogether: two owners that both keep their services restore all of
+// them, and the fixed parts once, after whatever happens to the tables.
+func TestOwnersKeepTogether(t *testing.T) {
+	n := newNode(t)
+	c := Config{Owner: "a", Localhost: true}
+	ctx, cancel := context.WithCancel(t.Context())
+	var keeping sync.WaitGroup
+	defer keeping.Wait()
+	defer cancel()
+	var all []Service
+	for i, owner := range []string{"a", "b"} {
+		c.Owner = owner
+		d := n.open(t, c)
+		s := owned(owner, web("1", i, 2+i))
+		all = append(all, s)
+		apply(t, d, []Service{s})
+		keeping.Go(func() {
+			_ = d.Keep(ctx, func(_ *Drift, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+	whole := n.read(t, DefaultTable)
+	for i := range 12 {
+		now := n.read(t, DefaultTable)
+		switch i % 4 {
+		case 0: // nft flush ruleset
+			n.change(t, now.PlanTo(nothing()).changes...)
+		case 1: // one family
+			n.change(t, ruleset.Change{Verb: ruleset.Delete, Family: ruleset.IPv6, Table: DefaultTable})
+		case 2:
+			n.change(t, ruleset.Change{Verb: ruleset.Flush, Family: ruleset.IPv4, Table: DefaultTable, Chain: whole.rules.Tables[0].Chain("services")})
+		case 3: // all elements
+			n.change(t, onlyElements(now.PlanTo(compiled(c, nil)))...)
+		}
+		eventually(t, func() bool { return n.read(t, DefaultTable).PlanTo(compiled(c, all)).Empty() })
 	}
 }
 

@@ -192,6 +192,9 @@ func (e *Engine) adoptPlan(ed *Edit, st *staged) {
 			e.drift.deepen(c.Family, tableChanged)
 		}
 	}
+	if st.read {
+		e.moved = !st.exact
+	}
 	if st.Empty() {
 		e.drift = drift{}
 	}
