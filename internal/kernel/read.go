@@ -97,13 +97,16 @@ func (c *Conn) readTable(ctx context.Context, name string, f ruleset.Family, ele
 	if err := c.readChains(ctx, t); err != nil {
 		return nil, err
 	}
-	return t, c.readRules(ctx, t)
+	if err := c.readRules(ctx, t); err != nil {
+		return nil, err
+	}
+	return t, c.readObjects(ctx, t)
 }
 
 // tableHead reads a table's own attributes. It returns nil if the table does not
 // exist.
 func (c *Conn) tableHead(ctx context.Context, name string, f ruleset.Family) (t *ruleset.Table, err error) {
-	err = c.dumpAll(ctx, unix.NFT_MSG_GETTABLE, f, func() { t = nil }, func(b []byte) error {
+	err = c.dumpAll(ctx, unix.NFT_MSG_GETTABLE, f, nil, func() { t = nil }, func(b []byte) error {
 		got, err := nfnl.DecodeTable(b)
 		if err == nil && got.Name == name {
 			t = got
@@ -128,13 +131,13 @@ func (c *Conn) dumpIn(ctx context.Context, typ int, f ruleset.Family, filter []b
 // maxDumps bounds how often a list of objects is read.
 const maxDumps = 16
 
-// dumpAll reads the objects of all tables and, if the rules of the namespace
+// dumpAll reads the objects of all tables, or those that pass a filter, and, if the rules of the namespace
 // changed meanwhile, reads them again: the index at which the kernel continues
 // counts the objects of other tables, too (nf_tables_dump_chains).
-func (c *Conn) dumpAll(ctx context.Context, typ int, f ruleset.Family, begin func(), each func([]byte) error) error {
+func (c *Conn) dumpAll(ctx context.Context, typ int, f ruleset.Family, filter []byte, begin func(), each func([]byte) error) error {
 	for range maxDumps {
 		begin()
-		if err := c.dump(ctx, typ, f, nil, each); !errors.Is(err, netlink.ErrInterrupted) {
+		if err := c.dump(ctx, typ, f, filter, each); !errors.Is(err, netlink.ErrInterrupted) {
 			return err
 		}
 	}
@@ -191,13 +194,34 @@ func text(typ uint16, s string) (b netlink.Buffer) {
 }
 
 func (c *Conn) readChains(ctx context.Context, t *ruleset.Table) error {
-	return c.dumpAll(ctx, unix.NFT_MSG_GETCHAIN, t.Family, func() { t.Chains = nil }, func(b []byte) error {
+	return c.dumpAll(ctx, unix.NFT_MSG_GETCHAIN, t.Family, nil, func() { t.Chains = nil }, func(b []byte) error {
 		table, _, chain, err := nfnl.DecodeChain(b)
 		if err == nil && table == t.Name {
 			t.Chains = append(t.Chains, chain)
 		}
 		return err
 	})
+}
+
+// readObjects reads what others have put into the table: stateful objects and
+// flowtables. Where the kernel does not have them, nfnetlink answers EINVAL to the
+// type of the message (nfnetlink_rcv_msg in net/netfilter/nfnetlink.c).
+func (c *Conn) readObjects(ctx context.Context, t *ruleset.Table) error {
+	for _, typ := range [...]int{unix.NFT_MSG_GETOBJ, unix.NFT_MSG_GETFLOWTABLE} {
+		before := len(t.Objects)
+		begin := func() { t.Objects = t.Objects[:before] }
+		err := c.dumpAll(ctx, typ, t.Family, text(unix.NFTA_OBJ_TABLE, t.Name), begin, func(b []byte) error {
+			table, _, o, err := nfnl.DecodeObject(b, typ == unix.NFT_MSG_GETFLOWTABLE)
+			if err == nil && table == t.Name {
+				t.Objects = append(t.Objects, o)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *Conn) readRules(ctx context.Context, t *ruleset.Table) error {

@@ -10,8 +10,7 @@ const (
 	nftaTableUserdata = 6
 	nftaTableOwner    = 7 // netlink port of the owner, Linux 5.12 and later
 
-	nftaChainFlags    = 10
-	nftaChainUserdata = 12
+	nftaChainFlags = 10
 
 	nftaSetHandle      = 16
 	nftaSetExpr        = 17

@@ -19,8 +19,9 @@ const (
 // String is the verb in nft.
 func (v Verb) String() string { return [...]string{"?", "add", "delete", "flush", "add"}[v] }
 
-// Change is one nft command on a table or, if one is given, on an object in it:
-// elements of Set, Set itself, a rule of Chain, or Chain itself.
+// Change is one nft command on a table or, if one is given, on something in it:
+// elements of Set, Set itself, a rule of Chain, Chain itself, or Object, which is
+// only deleted.
 type Change struct {
 	Verb     Verb
 	Family   Family
@@ -31,7 +32,11 @@ type Change struct {
 	Elements []Element // of Set; nil: the set itself
 	Chain    *Chain
 	Rule     Rule // appended to Chain; nil: the chain itself
+	Object   *Object
 }
+
+// OfTable reports whether the change is one of the table itself.
+func (c *Change) OfTable() bool { return c.Set == nil && c.Chain == nil && c.Object == nil }
 
 // OfElements appends a change of elements of a set, in c's table, to a list,
 // unless there are none.
@@ -82,6 +87,8 @@ func (c *Change) line(e *Element) string {
 		if c.Verb == Add && c.Chain.Hook != nil {
 			words = append(words, "{ "+c.Chain.Hook.String()+" }")
 		}
+	case c.Object != nil:
+		words = append(words, c.Object.Kind.String(), where, nameText(c.Object.Name))
 	default:
 		words = append(words, "table", where)
 		words = append(words, c.options()...)
@@ -125,7 +132,7 @@ func (r *Ruleset) clone() *Ruleset {
 	out := &Ruleset{}
 	for _, t := range r.Tables {
 		n := *t
-		n.Sets, n.Chains = nil, nil
+		n.Sets, n.Chains, n.Objects = nil, nil, slices.Clone(t.Objects)
 		for _, s := range t.Sets {
 			n.Sets = append(n.Sets, s.clone(s.Elements))
 		}
@@ -150,12 +157,14 @@ func (c *Chain) clone(rules []Rule) *Chain {
 }
 
 func (r *Ruleset) apply(c *Change) {
-	if c.Set == nil && c.Chain == nil {
+	if c.OfTable() {
 		r.applyTable(c)
 		return
 	}
 	t := r.Table(c.Family)
 	switch {
+	case c.Object != nil:
+		t.Objects = slices.DeleteFunc(t.Objects, func(o Object) bool { return o == *c.Object })
 	case c.Elements != nil:
 		t.Set(c.Set.Name).apply(c)
 	case c.Set != nil && c.Verb == Add:
