@@ -44,7 +44,7 @@ func New(cfg Config, services []*Service) *State {
 	for _, svc := range services {
 		for i := range svc.Frontends {
 			f := &svc.Frontends[i]
-			if i == 0 || !samePools(f, &svc.Frontends[i-1]) {
+			if i == 0 || !f.SamePools(&svc.Frontends[i-1]) {
 				backends[ruleset.FamilyOf(f.Addr).Index()] += len(f.Pool)
 			}
 		}
