@@ -16,6 +16,7 @@ type drift struct {
 	depth    [len(ruleset.Families)]depth
 	elements map[compile.Place]*ruleset.Element             // as they are now; nil: deleted
 	objects  [len(ruleset.Families)]map[ruleset.Object]bool // as they are now; false: deleted
+	clients  bool                                           // others have added entries to the map of clients with affinity
 	by       []ruleset.Process
 	ours     bool // the current transaction changes our tables
 }
@@ -30,7 +31,7 @@ const (
 	tableChanged          // tables or sets, or the change is unknown: read everything
 )
 
-func (d *drift) empty() bool { return d.deepest() == nothingChanged }
+func (d *drift) empty() bool { return d.deepest() == nothingChanged && !d.clients }
 
 func (d *drift) deepest() depth { return slices.Max(d.depth[:]) }
 
@@ -116,6 +117,12 @@ func (e *Engine) concerns(ev *ruleset.Event) bool {
 		(ev.Kind != ruleset.KindElement || ev.Set != e.cfg.AffinityMap().Name)
 }
 
+// addsClients reports whether an event is about added entries of the affinity map.
+// The kernel has none for those that packets add (nft_dynset_eval).
+func (e *Engine) addsClients(ev *ruleset.Event) bool {
+	return ev.Kind == ruleset.KindElement && ev.Verb == ruleset.Add && ev.Table == e.cfg.Table && ev.Set == e.cfg.AffinityMap().Name
+}
+
 // record adds an event of another process's transaction to the drift.
 func (e *Engine) record(ev *ruleset.Event) {
 	d := &e.drift
@@ -125,6 +132,11 @@ func (e *Engine) record(ev *ruleset.Event) {
 			d.by = append(d.by, ev.Process)
 		}
 		d.ours = false
+		return
+	}
+	if e.addsClients(ev) {
+		e.alerts++
+		d.ours, d.clients = true, true
 		return
 	}
 	if !e.concerns(ev) {
@@ -223,7 +235,7 @@ func (e *Engine) stageDrift(ctx context.Context) (*staged, error) {
 	}
 	depth := e.drift.depth
 	return &staged{
-		Transaction: tx, generation: e.held, state: e.state, assumed: true,
+		Transaction: tx, generation: e.held, state: e.state, assumed: true, next: e.state, clients: e.drift.clients,
 		adopt: func() {
 			for i, f := range ruleset.Families {
 				if depth[i] == tableChanged {

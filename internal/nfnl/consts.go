@@ -25,6 +25,8 @@ const (
 	nftSetExpr    = 0x100
 	nftSetDynamic = unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT
 
+	nftSetElemCatchAll = 2 // Linux 5.13 and later
+
 	nftaSetElemKeyEnd      = 10
 	nftaSetElemExpressions = 11
 

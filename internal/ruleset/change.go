@@ -30,6 +30,7 @@ type Change struct {
 	Flags    TableFlags // of a table that is added or adopted
 	Set      *Set
 	Elements []Element // of Set; nil: the set itself
+	Entries  []Entry   // of Set, which is dynamic, instead of Elements; only to be shown
 	Chain    *Chain
 	Rule     Rule // appended to Chain; nil: the chain itself
 	Object   *Object
@@ -50,15 +51,19 @@ func (c Change) OfElements(v Verb, s *Set, elements []Element, to []Change) []Ch
 
 // Len is the number of objects that the change affects.
 func (c *Change) Len() int {
-	return max(1, len(c.Elements))
+	return max(1, len(c.Elements), len(c.Entries))
 }
 
 // String is the change as nft commands, one element per command.
 func (c *Change) String() string {
-	if len(c.Elements) == 0 {
+	if len(c.Elements)+len(c.Entries) == 0 {
 		return c.line(nil)
 	}
 	var b strings.Builder
+	for i := range c.Entries {
+		words := []string{c.Verb.String(), "element", c.Family.String(), c.Table, nameText(c.Set.Name), "{", c.Entries[i].text(c.Set, c.Verb == Delete), "}\n"}
+		b.WriteString(strings.Join(words, " "))
+	}
 	for i := range c.Elements {
 		b.WriteString(c.ElementString(i))
 		b.WriteByte('\n')
