@@ -139,10 +139,10 @@ func testAffinityOfThisClient(t *testing.T, c *rememberedChange, by string) {
 			}
 		}
 	}
-	switch {
-	case by == "update":
+	switch by {
+	case "update":
 		w.update(t, nftdp.Change{Set: []nftdp.Service{c.next}})
-	case by == "restart":
+	case "restart":
 		config := nftdp.Config{Internal: podNets()}
 		if c.config != nil {
 			config = *c.config

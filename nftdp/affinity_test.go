@@ -24,8 +24,10 @@ func rememberingServices() []Service {
 			{Port: 30080, Deny: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}},
 		},
 		Backends: []Backend{
-			{Addr: netip.MustParseAddrPort("10.180.0.1:80"), Local: true}, {Addr: netip.MustParseAddrPort("10.180.2.1:80")},
-			{Addr: netip.MustParseAddrPort("[fd00:180::1]:80"), Local: true}, {Addr: netip.MustParseAddrPort("[fd00:180:2::1]:80")},
+			{Addr: netip.MustParseAddrPort("10.180.0.1:80"), Local: true},
+			{Addr: netip.MustParseAddrPort("10.180.2.1:80")},
+			{Addr: netip.MustParseAddrPort("[fd00:180::1]:80"), Local: true},
+			{Addr: netip.MustParseAddrPort("[fd00:180:2::1]:80")},
 		},
 	}, {
 		Name: "plain", Frontends: fronts("10.96.0.2:80", "[fd00:96::2]:80"),

@@ -4,6 +4,7 @@ package nftdp
 
 import (
 	"net/netip"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +23,9 @@ type alteration struct {
 	read reading
 }
 
+// aFlowtable needs CONFIG_NF_FLOW_TABLE.
+const aFlowtable = "a flowtable"
+
 func alterations() []alteration {
 	add := func(what, kind, body string) alteration {
 		return alteration{"a " + what, "add " + kind + " FAM nftdp x { " + body + " }", [2]string{}, readNothing}
@@ -36,6 +40,7 @@ func alterations() []alteration {
 		add("ct expectation", "ct expectation", "protocol tcp; dport 9; timeout 1m; size 3; l3proto FAM;"),
 		add("limit", "limit", "rate 10/second"),
 		add("synproxy", "synproxy", "mss 1460 wscale 7"),
+		script(aFlowtable, "add flowtable FAM nftdp x { hook ingress priority 0; devices = { lo }; }", readNothing),
 		script("a name of two kinds", "add counter FAM nftdp x\nadd quota FAM nftdp x { over 5 mbytes }", readNothing),
 		script("a counter in use", "add counter FAM nftdp x\nadd rule FAM nftdp services counter name x", readRules),
 		script("a counter in use by a set", "add counter FAM nftdp x\nadd map FAM nftdp y { type inet_service : counter; }\n"+
@@ -93,14 +98,16 @@ func alteredServices() []Service {
 			netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32"),
 		}}),
 		Backends: []Backend{
-			{Addr: netip.MustParseAddrPort("10.180.0.1:80")}, {Addr: netip.MustParseAddrPort("10.180.0.2:80")},
-			{Addr: netip.MustParseAddrPort("[fd00:180::1]:80")}, {Addr: netip.MustParseAddrPort("[fd00:180::2]:80")},
+			{Addr: netip.MustParseAddrPort("10.180.0.1:80")},
+			{Addr: netip.MustParseAddrPort("10.180.0.2:80")},
+			{Addr: netip.MustParseAddrPort("[fd00:180::1]:80")},
+			{Addr: netip.MustParseAddrPort("[fd00:180::2]:80")},
 		},
 	}}
 }
 
 // in returns the script for the table of a family.
-func (a *alteration) in(n *node, t *testing.T, family string) string {
+func (a *alteration) in(t *testing.T, n *node, family string) string {
 	t.Helper()
 	script := a.script
 	if script == "" {
@@ -128,12 +135,26 @@ func (a *alteration) in(n *node, t *testing.T, family string) string {
 	return strings.NewReplacer("FAM", family, "ADDR", addr, "FOREIGN", foreign, "CLIENTS", clients).Replace(script) + "\n"
 }
 
+// hasFlowtables asks a kernel that has them loaded already.
+func hasFlowtables(t *testing.T) bool {
+	t.Helper()
+	n := newNode(t)
+	return n.Do(func() error {
+		cmd := exec.CommandContext(t.Context(), "nft", "add table ip t; add flowtable ip t x { hook ingress priority 0; devices = { lo }; }")
+		return cmd.Run()
+	}) == nil
+}
+
 // TestAlterations: whatever nft does to our tables, Plan shows it, and Apply, the
 // empty Update and Keep leave tables that nft lists as before, in whatever order.
 // Keep reads no more than it has to.
 func TestAlterations(t *testing.T) {
 	services := alteredServices()
 	for _, a := range alterations() {
+		if a.name == aFlowtable && !hasFlowtables(t) {
+			t.Log("the kernel has no flowtables")
+			continue
+		}
 		for _, family := range []string{"ip", "ip6"} {
 			t.Run(a.name+"/"+family, func(t *testing.T) {
 				n := newNode(t)
@@ -141,7 +162,7 @@ func TestAlterations(t *testing.T) {
 				apply(t, d, services)
 				list := func() []string { return slices.Sorted(strings.Lines(n.nft(t, "", "-s", "list", "ruleset"))) }
 				pristine := list()
-				script := a.in(n, t, family)
+				script := a.in(t, n, family)
 				for name, repair := range map[string]func() *Plan{
 					"apply":           func() *Plan { return apply(t, d, services) },
 					"update":          func() *Plan { return updateWith(t, d, Change{}) },

@@ -145,7 +145,7 @@ func (c *Conn) dumpAll(ctx context.Context, typ int, f ruleset.Family, filter []
 }
 
 func (c *Conn) readSets(ctx context.Context, t *ruleset.Table, elements func(set string) bool) error {
-	err := c.dumpIn(ctx, unix.NFT_MSG_GETSET, t.Family, text(unix.NFTA_SET_TABLE, t.Name), func(b []byte) error {
+	err := c.dumpIn(ctx, unix.NFT_MSG_GETSET, t.Family, inTable(t.Name), func(b []byte) error {
 		table, _, s, err := nfnl.DecodeSet(b)
 		if err == nil && table == t.Name {
 			t.Sets = append(t.Sets, s)
@@ -182,14 +182,15 @@ func (c *Conn) readElements(ctx context.Context, t *ruleset.Table, s *ruleset.Se
 }
 
 func elementList(table, set string) netlink.Buffer {
-	b := text(unix.NFTA_SET_ELEM_LIST_TABLE, table)
+	b := inTable(table)
 	b.PutString(unix.NFTA_SET_ELEM_LIST_SET, set)
 	return b
 }
 
-// text returns an attribute with a string.
-func text(typ uint16, s string) (b netlink.Buffer) {
-	b.PutString(typ, s)
+// inTable returns a filter by a table's name. The attribute has the same number for
+// everything that is in a table.
+func inTable(name string) (b netlink.Buffer) {
+	b.PutString(unix.NFTA_SET_TABLE, name)
 	return b
 }
 
@@ -210,7 +211,7 @@ func (c *Conn) readObjects(ctx context.Context, t *ruleset.Table) error {
 	for _, typ := range [...]int{unix.NFT_MSG_GETOBJ, unix.NFT_MSG_GETFLOWTABLE} {
 		before := len(t.Objects)
 		begin := func() { t.Objects = t.Objects[:before] }
-		err := c.dumpAll(ctx, typ, t.Family, text(unix.NFTA_OBJ_TABLE, t.Name), begin, func(b []byte) error {
+		err := c.dumpAll(ctx, typ, t.Family, inTable(t.Name), begin, func(b []byte) error {
 			table, _, o, err := nfnl.DecodeObject(b, typ == unix.NFT_MSG_GETFLOWTABLE)
 			if err == nil && table == t.Name {
 				t.Objects = append(t.Objects, o)
@@ -225,7 +226,7 @@ func (c *Conn) readObjects(ctx context.Context, t *ruleset.Table) error {
 }
 
 func (c *Conn) readRules(ctx context.Context, t *ruleset.Table) error {
-	return c.dumpIn(ctx, unix.NFT_MSG_GETRULE, t.Family, text(unix.NFTA_RULE_TABLE, t.Name), func(b []byte) error {
+	return c.dumpIn(ctx, unix.NFT_MSG_GETRULE, t.Family, inTable(t.Name), func(b []byte) error {
 		table, _, chain, rule, err := nfnl.DecodeRule(b, t)
 		if err != nil || table != t.Name {
 			return err
