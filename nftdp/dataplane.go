@@ -111,6 +111,8 @@ func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error)
 //
 // If the rules of the namespace have changed since the last commit of this
 // Dataplane, the tables are read first, which takes longer than writing them.
+// Whatever others have put into them is removed then, also clients with affinity
+// that no rule can have recorded.
 //
 // Wrong services return the errors of Validate, and nothing is changed. A change
 // that the kernel refuses is an *ApplyError; ErrConflict says that others kept

@@ -158,7 +158,8 @@ type Affinity struct {
 
 // Affinities lists the clients with affinity, sorted by service, frontend and client.
 // AddAffinities passes them to another node before it takes over. Packets change the
-// list meanwhile.
+// list meanwhile. Entries that others have added and that no rule can have made are
+// left out: they hold until Keep, or an Apply that reads the tables, removes them.
 func (d *Dataplane) Affinities(ctx context.Context) (out []Affinity, err error) {
 	err = d.engine.Flows(ctx, func(t *flows.Table, state *compile.State) error {
 		found, err := t.Affinities(ctx, state)
@@ -173,7 +174,7 @@ func (d *Dataplane) Affinities(ctx context.Context) (out []Affinity, err error) 
 // AddAffinities adds clients that Affinities of this or another node has listed, and
 // returns for how many of them the kernel now has the listed backend. It leaves out
 // clients whose time has expired, those of services that have no affinity here or not
-// this frontend, those whose backend gets no connections from it, and those for which
+// this frontend, those that may not be led to the backend from it, and those for which
 // the kernel has another backend already. If the map has no room for all (see
 // Config.AffinitySize), the error matches syscall.ENFILE; clients are added in groups
 // of 500, each as a whole.

@@ -175,7 +175,7 @@ func (r *reader) follow(h *Held, front *HeldFrontend, key Key, v ruleset.Verdict
 			if usesAffinity(rule) { // an element of a learner's map alone is a leftover
 				h.Affinity = max(h.Affinity, r.affinities[key])
 			}
-			r.condition(h, front, rule)
+			r.condition(h, front, key, rule)
 		}
 	}
 }
@@ -215,7 +215,7 @@ func choosing(c *ruleset.Chain) bool {
 }
 
 // condition records what a rule ahead of the choice says about clients.
-func (r *reader) condition(h *Held, front *HeldFrontend, rule ruleset.Rule) {
+func (r *reader) condition(h *Held, front *HeldFrontend, key Key, rule ruleset.Rule) {
 	v, ok := verdictOf(rule)
 	if !ok {
 		return
@@ -227,6 +227,9 @@ func (r *reader) condition(h *Held, front *HeldFrontend, rule ruleset.Rule) {
 	if lookup.Set == internalSet {
 		front.Internal = []netip.AddrPort{}
 		h.Scheduler = schedulerOf(v.Chain)
+		if c := r.chains[v.Chain]; c != nil && slices.ContainsFunc(c.Rules, usesAffinity) {
+			h.Affinity = max(h.Affinity, r.affinities[key])
+		}
 		return
 	}
 	s := r.Set(lookup.Set)
@@ -242,7 +245,7 @@ func (r *reader) condition(h *Held, front *HeldFrontend, rule ruleset.Rule) {
 
 // schedulerOf reads the scheduler from the name of a pool's chain.
 func schedulerOf(chain string) Scheduler {
-	for _, prefix := range []string{"node-", "internal-", "limited-", "range-"} {
+	for _, prefix := range []string{"node-", "affinity-", "internal-", "limited-", "range-"} {
 		chain = strings.TrimPrefix(chain, prefix)
 	}
 	for i := range schedulers {

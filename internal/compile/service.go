@@ -60,7 +60,7 @@ func (s *Service) Backends() []netip.AddrPort {
 	var out []netip.AddrPort
 	for i := range s.Frontends {
 		f := &s.Frontends[i]
-		if i > 0 && samePools(f, &s.Frontends[i-1]) {
+		if i > 0 && f.SamePools(&s.Frontends[i-1]) {
 			continue
 		}
 		out = append(append(out, f.Pool...), f.Internal...)
@@ -69,9 +69,11 @@ func (s *Service) Backends() []netip.AddrPort {
 	return slices.Compact(out)
 }
 
-// samePools reports whether two frontends share their slices of backends, as the
+// SamePools reports whether two frontends share their slices of backends, as the
 // frontends of a family mostly do.
-func samePools(a, b *Frontend) bool { return same(a.Pool, b.Pool) && same(a.Internal, b.Internal) }
+func (f *Frontend) SamePools(o *Frontend) bool {
+	return same(f.Pool, o.Pool) && same(f.Internal, o.Internal)
+}
 
 func same(a, b []netip.AddrPort) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
@@ -100,7 +102,7 @@ func (s *Service) emit(to sink) {
 	for i := range s.Frontends {
 		f := &s.Frontends[i]
 		family := ruleset.FamilyOf(f.Addr).Index()
-		if i == 0 || !samePools(f, &s.Frontends[i-1]) {
+		if i == 0 || !f.SamePools(&s.Frontends[i-1]) {
 			addrs = distinct(f.Pool, f.Internal)
 			hairpins[family] = append(hairpins[family], addrs...)
 		}

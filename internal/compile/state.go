@@ -44,7 +44,7 @@ func New(cfg Config, services []*Service) *State {
 	for _, svc := range services {
 		for i := range svc.Frontends {
 			f := &svc.Frontends[i]
-			if i == 0 || !samePools(f, &svc.Frontends[i-1]) {
+			if i == 0 || !f.SamePools(&svc.Frontends[i-1]) {
 				backends[ruleset.FamilyOf(f.Addr).Index()] += len(f.Pool)
 			}
 		}
@@ -120,13 +120,21 @@ func (s *State) Ruleset() *ruleset.Ruleset {
 // hollow returns the ruleset without the elements and units of services.
 func (s *State) hollow() *ruleset.Ruleset {
 	out := &ruleset.Ruleset{}
-	for i, f := range ruleset.Families {
+	for _, f := range ruleset.Families {
 		t := s.cfg.skeleton(f)
 		for id := range NumSets {
-			t.Sets[id].Size = sizeFor(t.Sets[id], s.elements[i][id])
+			t.Sets[id] = s.Declaration(f, id)
 		}
 		out.Tables = append(out.Tables, t)
 	}
+	return out
+}
+
+// Declaration returns a set of a family without elements, of the size that is
+// declared for those that it should have.
+func (s *State) Declaration(f ruleset.Family, id SetID) *ruleset.Set {
+	out := Declaration(id)
+	out.Size = sizeFor(out, s.elements[f.Index()][id])
 	return out
 }
 

@@ -40,11 +40,19 @@ func (e *Engine) Plan(ctx context.Context, ed *Edit) ([]ruleset.Change, error) {
 func (e *Engine) plan(ctx context.Context, ed *Edit) (changes []ruleset.Change, err error) {
 	err = e.retry(ctx, func() error {
 		st, err := e.stage(ctx, ed)
-		if err == nil {
-			changes = st.Changes()
-			e.adoptPlan(ed, st)
+		if err != nil {
+			return err
 		}
-		return err
+		var stale []ruleset.Change
+		if st.clients {
+			if stale, err = e.staleClients(ctx, st.next); err != nil {
+				return err
+			}
+		}
+		changes = append(st.Changes(), stale...)
+		e.adoptPlan(ed, st)
+		e.drift.clients = e.drift.clients || len(stale) > 0
+		return nil
 	})
 	return changes, err
 }
@@ -60,13 +68,14 @@ func (e *Engine) Commit(ctx context.Context, ed *Edit) ([]ruleset.Change, error)
 }
 
 func (e *Engine) commit(ctx context.Context, ed *Edit) ([]ruleset.Change, error) {
-	s, until := sending{Engine: e}, ctx
+	s, until, clients := sending{Engine: e}, ctx, false
 	err := e.retry(ctx, func() error {
 		st, err := e.stage(until, ed)
 		if err != nil {
 			return err
 		}
 		e.flows.Note(st.Changes(), st.state, st.set, st.gone)
+		clients = clients || st.clients
 		err = s.send(until, st)
 		if s.adopted { // only repairs are left
 			ed, until = &Edit{}, context.WithoutCancel(ctx)
@@ -79,6 +88,10 @@ func (e *Engine) commit(ctx context.Context, ed *Edit) ([]ruleset.Change, error)
 	if s.adopted {
 		if err != nil {
 			err = fmt.Errorf("services are programmed, but some objects that they no longer use are not deleted: %w", err)
+		}
+		if clients {
+			purged, failed := e.purgeClients(ctx)
+			s.done, err = append(s.done, purged...), errors.Join(err, failed)
 		}
 		err = errors.Join(err, explainPermission(e.flows.FollowUp(ctx, e.state)))
 	}

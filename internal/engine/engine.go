@@ -48,6 +48,9 @@ type Kernel interface {
 	// is. It returns how many the kernel now has as wanted, or has deleted,
 	// and the generation after that, also with an error.
 	CommitEntries(ctx context.Context, generation uint32, c *ruleset.EntryChange) (done int, next uint32, err error)
+	// Settle returns when no packet is under way any more that has met rules
+	// before the last commit.
+	Settle(ctx context.Context) error
 	// Port returns the netlink port that commits: the owner of protected
 	// tables.
 	Port() uint32

@@ -62,8 +62,10 @@ type staged struct {
 	state      *compile.State // before the edit
 	set        []*compile.Service
 	gone       []string
-	assumed    bool   // computed from what the kernel is assumed to hold, without reading all of it
-	adopt      func() // makes the edit's state the engine's, once Now is committed
+	next       *compile.State // after it, or before it if the edit is of some services
+	clients    bool           // the map of clients with affinity has to be checked
+	assumed    bool           // computed from what the kernel is assumed to hold, without reading all of it
+	adopt      func()         // makes the edit's state the engine's, once Now is committed
 }
 
 // owner returns the service that claims a frontend, before or after the edit.
@@ -96,7 +98,7 @@ func (e *Engine) stage(ctx context.Context, ed *Edit) (*staged, error) {
 		return nil, err
 	}
 	switch {
-	case ed.partial(), e.held != 0 && e.drift.empty():
+	case ed.partial(), e.held != 0 && e.drift.deepest() == nothingChanged:
 		return e.stageKnown(ctx, ed)
 	case e.held != 0 && ed.empty():
 		return e.stageDrift(ctx)
@@ -117,7 +119,13 @@ func (e *Engine) stageKnown(ctx context.Context, ed *Edit) (*staged, error) {
 	}
 	st := &staged{
 		Transaction: delta.Transaction(), generation: e.held, state: e.state,
-		set: ed.Set, gone: gone, assumed: true, adopt: delta.Commit,
+		set: ed.Set, gone: gone, assumed: true, next: e.state, clients: e.drift.clients && !ed.partial(),
+	}
+	st.adopt = func() {
+		delta.Commit()
+		if st.clients {
+			e.drift = drift{}
+		}
 	}
 	return st, e.carryCounters(ctx, st.Now)
 }
@@ -201,6 +209,7 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 	}
 	st := &staged{
 		Transaction: ruleset.Diff(current, next.Ruleset()), generation: generation, state: state, set: ed.Set, gone: gone,
+		next: next, clients: true,
 	}
 	next.SetSizes(current, st.Changes())
 	st.adopt = func() { e.state, e.drift = next, drift{} }

@@ -68,7 +68,7 @@ func bothFamilies(addr netip.Addr) []ruleCase {
 		{nft: "jump other", want: ruleset.Rule{ruleset.Verdict{Kind: ruleset.Jump, Chain: "other"}}},
 		{nft: "goto other", want: ruleset.Rule{goTo("other")}},
 		{nft: "continue", opaque: "immediate"},
-		{nft: `drop comment "x"`, want: ruleset.Rule{drop}},
+		{nft: `drop comment "x"`, opaque: "attribute 7"},
 		{nft: "counter accept", opaque: "counter"},
 		{nft: "meta mark set 1", opaque: "meta: attribute 3"},
 		{nft: "meta mark 1 accept", opaque: "meta: key 3"},

@@ -114,7 +114,7 @@ func (e *ruleEncoder) add(x expr.Any) {
 // opaque.
 func DecodeRule(msg []byte, t *ruleset.Table) (table string, family ruleset.Family, chain string, r ruleset.Rule, err error) {
 	family, a := readMessage(msg, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_HANDLE,
-		unix.NFTA_RULE_EXPRESSIONS, unix.NFTA_RULE_POSITION, unix.NFTA_RULE_USERDATA)
+		unix.NFTA_RULE_EXPRESSIONS, unix.NFTA_RULE_POSITION)
 	table, chain = a.str(unix.NFTA_RULE_TABLE), a.str(unix.NFTA_RULE_CHAIN)
 	d := ruleDecoder{family: family}
 	if t != nil && t.Name == table && t.Family == family {

@@ -11,7 +11,7 @@ import (
 // replaces another one takes over its count.
 //
 // Objects whose declarations differ cannot be altered in place. A set that is
-// too small for b is recreated; any other mismatch replaces the whole table, which
+// too small for b, or of a size that b's never have, is recreated; any other mismatch replaces the whole table, which
 // established connections survive if it happens within one batch.
 func Diff(a, b *Ruleset) *Transaction {
 	out := &Transaction{}
@@ -66,7 +66,7 @@ func sameDeclarations(a, b *Table) bool {
 
 // sameDeclaration compares everything but the size, which is only a limit.
 func (s *Set) sameDeclaration(o *Set) bool {
-	return s.Opaque == "" && o.Opaque == "" &&
+	return s.Opaque == "" && o.Opaque == "" && s.Note == o.Note &&
 		slices.Equal(s.Key, o.Key) && slices.Equal(s.Data, o.Data) &&
 		s.Verdict == o.Verdict && s.Interval == o.Interval && s.Dynamic == o.Dynamic && s.Counter == o.Counter
 }
@@ -122,6 +122,19 @@ func (d tableDiff) transaction() Transaction {
 	out.Behind = append(elements.late, out.Behind...)
 	for _, c := range d.extraChains() {
 		*gone = append(*gone, d.change(Delete, nil, c))
+	}
+	*gone = append(*gone, d.extraObjects()...)
+	return out
+}
+
+// extraObjects deletes all objects, which are those of others. Rules and sets that
+// refer to them are gone by then: none of ours does.
+func (d tableDiff) extraObjects() []Change {
+	var out []Change
+	for i := range d.old.Objects {
+		c := d.change(Delete, nil, nil)
+		c.Object = &d.old.Objects[i]
+		out = append(out, c)
 	}
 	return out
 }
@@ -210,7 +223,7 @@ func (d tableDiff) extraChains() []*Chain {
 
 // elementChanges are changes of elements.
 type elementChanges struct {
-	remade         map[string]bool // sets that are recreated because they are too small
+	remade         map[string]bool // sets that are recreated because they are too small, or have a size that is not ours
 	fresh          []Change        // elements of sets that did not exist
 	deleted, added []Change
 	late           []Change // deleted once no packet looks them up any more
@@ -225,7 +238,7 @@ func (d tableDiff) elements() elementChanges {
 			old = &Set{}
 		}
 		del, add := diffElements(old, s)
-		if exists && (!old.fits(len(add)) || s.Dynamic && old.Size != s.Size) {
+		if exists && (!old.fits(len(add)) || !s.mayHave(old.Size)) {
 			out.remade[s.Name] = true
 			del, add = nil, s.Elements
 		}
@@ -286,6 +299,12 @@ func countersOf(from *Set, deleted []Element, all bool) []Element {
 // that a batch deletes until it is committed.
 func (s *Set) fits(n int) bool {
 	return s.Size == 0 || uint64(len(s.Elements))+uint64(n) <= uint64(s.Size)
+}
+
+// mayHave reports whether a set can have been declared with a size, when it had more
+// or fewer elements. The size of a dynamic set is configured, and does not change.
+func (s *Set) mayHave(size uint32) bool {
+	return size == s.Size || !s.Dynamic && s.Size > 0 && size > 0 && SizeFor(int(size/2)) == size
 }
 
 // SizeFor returns the size to declare for n elements: at least twice as many, so

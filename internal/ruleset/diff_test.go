@@ -108,20 +108,21 @@ func TestDiffReplacesTable(t *testing.T) {
 		}}}
 	}
 	for name, spoil := range map[string]func(*Table){
-		"table's comment": func(t *Table) { t.Comment = "nftdp schema 0" },
-		"table's flags":   func(t *Table) { t.Opaque = []string{"flags"} },
-		"key":             func(t *Table) { t.Sets[0].Key = []Type{Proto} },
-		"longer key":      func(t *Table) { t.Sets[0].Key = []Type{Port, Proto} },
-		"data":            func(t *Table) { t.Sets[1].Data = []Type{Addr} },
-		"verdicts":        func(t *Table) { t.Sets[0].Verdict = false },
-		"intervals":       func(t *Table) { t.Sets[0].Interval = true },
-		"counters":        func(t *Table) { t.Sets[0].Counter = false },
-		"opaque set":      func(t *Table) { t.Sets[0].Opaque = "timeout" },
-		"opaque chain":    func(t *Table) { t.Chains[0].Opaque = "flags" },
-		"hook":            func(t *Table) { t.Chains[1].Hook.Num = Output },
-		"priority":        func(t *Table) { t.Chains[1].Hook.Priority = 0 },
-		"no hook":         func(t *Table) { t.Chains[1].Hook = nil },
-		"a hook":          func(t *Table) { t.Chains[0].Hook = &Hook{} },
+		"table's comment":  func(t *Table) { t.Comment = "nftdp schema 0" },
+		"table's flags":    func(t *Table) { t.Opaque = []string{"flags"} },
+		"key":              func(t *Table) { t.Sets[0].Key = []Type{Proto} },
+		"longer key":       func(t *Table) { t.Sets[0].Key = []Type{Port, Proto} },
+		"data":             func(t *Table) { t.Sets[1].Data = []Type{Addr} },
+		"verdicts":         func(t *Table) { t.Sets[0].Verdict = false },
+		"intervals":        func(t *Table) { t.Sets[0].Interval = true },
+		"counters":         func(t *Table) { t.Sets[0].Counter = false },
+		"opaque set":       func(t *Table) { t.Sets[0].Opaque = "timeout" },
+		"comment of a set": func(t *Table) { t.Sets[0].Note = "user data" },
+		"opaque chain":     func(t *Table) { t.Chains[0].Opaque = "flags" },
+		"hook":             func(t *Table) { t.Chains[1].Hook.Num = Output },
+		"priority":         func(t *Table) { t.Chains[1].Hook.Priority = 0 },
+		"no hook":          func(t *Table) { t.Chains[1].Hook = nil },
+		"a hook":           func(t *Table) { t.Chains[0].Hook = &Hook{} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := fresh(), fresh()
@@ -136,13 +137,6 @@ func TestDiffReplacesTable(t *testing.T) {
 			}
 		})
 	}
-	t.Run("size", func(t *testing.T) {
-		a, b := fresh(), fresh()
-		a.Tables[0].Sets[0].Size = 7
-		if left := Diff(a, b).Changes(); len(left) > 0 {
-			t.Errorf("a size is a limit and no meaning:\n%s", lines(left))
-		}
-	})
 }
 
 // TestDiffExtras: what is too much in our tables is removed, together with the
@@ -194,7 +188,12 @@ func TestDiffGrows(t *testing.T) {
 		{"replaced, fits", build(4, 1, 2), build(4, 3, 4), false},
 		{"too many", build(4, 1, 2, 3), build(8, 1, 2, 3, 4, 5), true},
 		{"too many until the old are gone", build(4, 1, 2, 3), build(8, 4, 5), true},
-		{"unlimited", build(0, 1, 2, 3), build(4, 1, 2, 3, 4), false},
+		{"unlimited", build(0, 1, 2, 3), build(1024, 1, 2, 3, 4), true},
+		{"limited", build(1024, 1, 2, 3), build(0, 1, 2, 3, 4), true},
+		{"has been smaller", build(1024, 1, 2, 3), build(4096, 1, 2, 3, 4), false},
+		{"has been larger", build(8192, 1, 2, 3), build(1024, 1, 2, 3, 4), false},
+		{"has never been", build(8191, 1, 2, 3), build(1024, 1, 2, 3, 4), true},
+		{"has never been so small", build(512, 1, 2, 3), build(1024, 1, 2, 3, 4), true},
 		{"no smaller", build(1024, 1, 2), build(4, 1), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 )
 
 // Packet is the first packet of a connection.
@@ -86,27 +87,52 @@ type Step struct {
 type Evaluator struct {
 	tables map[Family]*Table
 	sets   map[*Set]map[Tuple]*Element // those without intervals
+	ranges map[*Set][]*Element         // the intervals of single fields, sorted
+	slots  map[*Set]func() slotIndex   // of maps of backends, built when they are needed
 	local  func(netip.Addr) bool
 }
 
 // NewEvaluator evaluates the rules on a node that holds the addresses for which
 // local returns true.
 func NewEvaluator(r *Ruleset, local func(netip.Addr) bool) *Evaluator {
-	e := &Evaluator{tables: map[Family]*Table{}, sets: map[*Set]map[Tuple]*Element{}, local: local}
+	e := &Evaluator{
+		tables: map[Family]*Table{}, sets: map[*Set]map[Tuple]*Element{}, ranges: map[*Set][]*Element{},
+		slots: map[*Set]func() slotIndex{}, local: local,
+	}
 	for _, t := range r.Tables {
 		e.tables[t.Family] = t
 		for _, s := range t.Sets {
-			if s.Interval {
-				continue
-			}
-			index := make(map[Tuple]*Element, len(s.Elements))
-			for i := range s.Elements {
-				index[s.Elements[i].Key] = &s.Elements[i]
-			}
-			e.sets[s] = index
+			e.add(t, s)
 		}
 	}
 	return e
+}
+
+// add indexes the elements of a set.
+func (e *Evaluator) add(t *Table, s *Set) {
+	if s.Interval {
+		if len(s.Key) == 1 {
+			e.ranges[s] = sorted(s.Elements)
+		}
+		return
+	}
+	index := make(map[Tuple]*Element, len(s.Elements))
+	for i := range s.Elements {
+		index[s.Elements[i].Key] = &s.Elements[i]
+	}
+	e.sets[s] = index
+	if n := len(s.Key); n > 0 && s.Key[n-1] == Slot {
+		e.slots[s] = sync.OnceValue(func() slotIndex { return t.slotsOf(s) })
+	}
+}
+
+func sorted(elements []Element) []*Element {
+	out := make([]*Element, len(elements))
+	for i := range elements {
+		out[i] = &elements[i]
+	}
+	slices.SortFunc(out, func(x, y *Element) int { return x.Key.Compare(&y.Key) })
+	return out
 }
 
 // Eval returns all possible outcomes for a packet, each with one path that leads
@@ -170,6 +196,7 @@ type walk struct {
 	packet  Packet
 	learned []Learned
 	draws   *draws
+	aim     *Aim // nil: every draw is tried
 
 	hook       HookNum
 	src, dst   netip.AddrPort // in the packet now

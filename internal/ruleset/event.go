@@ -8,6 +8,7 @@ type Event struct {
 	Table    string
 	Set      string    // of KindElement
 	Elements []Element // of KindElement
+	Object   Object    // of KindObject
 	Opaque   bool      // Elements are not known: they are of an unknown set, or have no form here
 	Process  Process   // of KindEnd
 }
@@ -17,12 +18,13 @@ type Kind uint8
 
 // The kinds of objects.
 const (
-	KindOther Kind = iota // counters, flow tables and others that we never make
+	KindOther Kind = iota // unknown ones
 	KindTable
 	KindChain
 	KindRule
 	KindSet
 	KindElement
+	KindObject
 	KindEnd // the end of the transaction
 )
 

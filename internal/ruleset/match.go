@@ -24,6 +24,7 @@ func (m Match) eval(w *walk) effect {
 		return effect{}
 	}
 	value := w.number(Operand{Field: m.Field})
+	w.asked([]Operand{{Field: m.Field}}, func(w *walk) answer { return answer{yes: w.number(Operand{Field: m.Field}) == m.Value} })
 	switch {
 	case m.Field == CtStatus:
 		return effect{matched: value&m.Value != 0}
@@ -45,6 +46,7 @@ func (m MatchAddr) text(f Family) string {
 }
 
 func (m MatchAddr) eval(w *walk) effect {
+	w.asked([]Operand{{Field: m.Field}}, func(w *walk) answer { return answer{yes: m.Prefix.Contains(w.addr(m.Field))} })
 	return effect{matched: m.Prefix.Contains(w.addr(m.Field)) != m.Not}
 }
 

@@ -23,6 +23,7 @@ func (d DNAT) text(f Family) string {
 
 func (d DNAT) eval(w *walk) effect {
 	found := w.find(d.Map, d.Key)
+	w.asked(d.Key, func(w *walk) answer { return answer{found: w.find(d.Map, d.Key)} })
 	if found == nil {
 		return effect{}
 	}
