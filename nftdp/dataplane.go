@@ -40,7 +40,7 @@ type Change struct {
 // configuration is a *FieldError. Tables that another Dataplane protects can be
 // opened, to read them.
 //
-// The kernel needs nf_tables, NAT, conntrack, fib and numgen. If a feature is
+// The kernel needs nf_tables, NAT, conntrack, fib, socket and numgen. If a feature is
 // missing, the method that needs it names it in an error that matches
 // ErrNotSupported.
 func (c Config) Open(ctx context.Context) (*Dataplane, error) { return c.open(ctx, here) }

@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// Packet is the first packet of a connection.
+// Packet is the first packet of a connection: for TCP a SYN, for SCTP an INIT.
 type Packet struct {
 	Proto    uint8
 	Src, Dst netip.AddrPort

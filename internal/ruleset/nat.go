@@ -88,15 +88,32 @@ func (Masquerade) eval(w *walk) effect {
 	return w.bind()
 }
 
-// SetDaddr writes an address of the connection into the packet's destination
-// field, which is no translation.
-type SetDaddr struct {
-	To Field // OrigSaddr or ReplyDaddr
+// SetAddr writes an address into the packet's header, which is no translation.
+type SetAddr struct {
+	Field Field      // Saddr or Daddr
+	From  Field      // an address of the connection: OrigSaddr or ReplyDaddr; 0: Addr
+	Addr  netip.Addr // without From
 }
 
-func (s SetDaddr) text(f Family) string { return Daddr.text(f) + " set " + s.To.text(f) }
+func (s SetAddr) text(f Family) string {
+	if s.From == 0 {
+		return s.Field.text(f) + " set " + s.Addr.String()
+	}
+	return s.Field.text(f) + " set " + s.From.text(f)
+}
 
-func (s SetDaddr) eval(w *walk) effect {
-	w.dst = netip.AddrPortFrom(w.addr(s.To), w.dst.Port())
+func (s SetAddr) eval(w *walk) effect {
+	addr := s.Addr
+	if s.From != 0 {
+		addr = w.addr(s.From)
+	}
+	switch s.Field {
+	case Saddr:
+		w.src = netip.AddrPortFrom(addr, w.src.Port())
+	case Daddr:
+		w.dst = netip.AddrPortFrom(addr, w.dst.Port())
+	default:
+		w.fail("field %s cannot be written", s.Field.text(w.table.Family))
+	}
 	return effect{matched: true}
 }

@@ -171,8 +171,15 @@ func TestRuleText(t *testing.T) {
 		{"ct direction reply ct original ip saddr 127.0.0.0/8 ip daddr set ct reply ip daddr", Rule{
 			Match{Field: CtDirection, Value: FromReplier},
 			MatchAddr{OrigSaddr, false, netip.MustParsePrefix("127.0.0.0/8")},
-			SetDaddr{ReplyDaddr},
+			SetAddr{Field: Daddr, From: ReplyDaddr},
 		}},
+		{"tcp flags != syn / fin,syn,rst,ack socket wildcard 0 accept", Rule{
+			Match{Field: TCPFlags, Not: true, Value: TCPSyn}, Match{Field: Socket, Value: Specific}, Verdict{Kind: Accept},
+		}},
+		{"meta l4proto sctp @th,96,8 != 0x1 accept", Rule{
+			Match{Field: L4proto, Value: 132}, Match{Field: SCTPChunk, Not: true, Value: SCTPInit}, Verdict{Kind: Accept},
+		}},
+		{"ip saddr set 0.0.0.0", Rule{SetAddr{Field: Saddr, Addr: netip.IPv4Unspecified()}}},
 		{"ip saddr != @s", Rule{Lookup{Key: one(Saddr), Not: true, Set: "s"}}},
 		{"dnat ip to numgen random mod 3 offset 7 map @m", Rule{DNAT{Key: []Operand{{Field: Random, Mod: 3, Offset: 7}}, Map: "m"}}},
 		{
