@@ -32,23 +32,15 @@ func (r Requirement) String() string {
 }
 
 // requirements lists the parameters that services need.
-func requirements(localhost bool) []Requirement {
-	all := []Requirement{
+func requirements() []Requirement {
+	return []Requirement{
 		{Name: "net.ipv4.ip_forward", Want: "1", Why: "IPv4 connections from outside do not reach backends outside this namespace"},
 		{Name: "net.ipv6.conf.all.forwarding", Want: "1", Why: "IPv6 connections from outside do not reach backends outside this namespace"},
 	}
-	if localhost {
-		all = append(all, Requirement{
-			Name: "net.ipv4.conf.all.route_localnet", Want: "1",
-			Why: "connections to 127.0.0.0/8 do not reach backends outside this namespace",
-		})
-	}
-	return all
 }
 
 // Requirements lists the kernel parameters of the namespace that services need, met
-// or not: net.ipv4.ip_forward and net.ipv6.conf.all.forwarding, and
-// net.ipv4.conf.all.route_localnet for Config.Localhost. It changes nothing; of all
+// or not: net.ipv4.ip_forward and net.ipv6.conf.all.forwarding. It changes nothing; of all
 // methods, only MeetRequirements changes parameters. IPv6 is left out if the kernel
 // runs without it (ipv6.disable=1).
 //
@@ -62,7 +54,7 @@ func requirements(localhost bool) []Requirement {
 // methods.
 func (d *Dataplane) Requirements(ctx context.Context) (out []Requirement, err error) {
 	err = d.engine.Sysctls(ctx, func(s engine.Sysctls) error {
-		out, err = d.requirements(s)
+		out, err = readRequirements(s)
 		return err
 	})
 	return out, err
@@ -77,12 +69,10 @@ func (d *Dataplane) Requirements(ctx context.Context) (out []Requirement, err er
 // Think before you call it: the namespace becomes a router, for everything that its
 // filters let through. The kernel copies forwarding to every interface, and an
 // interface that forwards IPv6 no longer accepts addresses and routes from router
-// advertisements, unless its accept_ra is 2. With Config.Localhost the kernel no
-// longer drops IPv4 packets that arrive for a loopback address: rules of the table
-// do, so Apply first, and turn it off before Remove.
+// advertisements, unless its accept_ra is 2.
 func (d *Dataplane) MeetRequirements(ctx context.Context) (changed []Requirement, err error) {
 	err = d.engine.Sysctls(ctx, func(s engine.Sysctls) error {
-		all, err := d.requirements(s)
+		all, err := readRequirements(s)
 		if err != nil {
 			return err
 		}
@@ -100,9 +90,9 @@ func (d *Dataplane) MeetRequirements(ctx context.Context) (changed []Requirement
 	return changed, err
 }
 
-func (d *Dataplane) requirements(s engine.Sysctls) ([]Requirement, error) {
+func readRequirements(s engine.Sysctls) ([]Requirement, error) {
 	var out []Requirement
-	for _, r := range requirements(d.cfg.Localhost) {
+	for _, r := range requirements() {
 		var err error
 		r.Have, err = s.Sysctl(r.Name)
 		switch {

@@ -33,7 +33,6 @@ const SchemaPrefix = "nftdp schema "
 const (
 	PriorityDNAT = -100
 	PrioritySNAT = 100
-	PriorityRaw  = -300 // of the guard of loopback addresses: NF_IP_PRI_RAW
 )
 
 // SetID numbers the sets and maps in which services have elements.
@@ -215,14 +214,13 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 	if len(c.ServiceCIDRs) > 0 {
 		t.Sets = append(t.Sets, prefixSet(serviceCIDRsSet, f, c.ServiceCIDRs))
 	}
-	translated := ruleset.Match{Field: ruleset.CtStatus, Value: ruleset.StatusDNAT}
 	prerouting := append(inTheMiddle(ruleset.Match{Field: ruleset.Socket, Value: ruleset.Specific}), ruleset.Rule{jump(servicesChain)})
 	output := append(inTheMiddle(toNode), ruleset.Rule{jump(servicesChain)})
 	if c.Localhost {
 		output = append(output, ruleset.Rule{
 			ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: loopback(f)}, jump(nodeWideChain),
 		})
-		t.Chains = append(t.Chains, localhostChains(f)...)
+		t.Chains = append(t.Chains, loopbackChains(f)...)
 	}
 	t.Chains = append(t.Chains,
 		&ruleset.Chain{Name: noBackendChain, Rules: []ruleset.Rule{
@@ -358,50 +356,6 @@ func frontendRules(node bool) []ruleset.Rule {
 		one.slot(firstSlot()),
 		{ruleset.VMap{Key: one.key(), Map: FrontendRanges.of(node).name()}},
 	}
-}
-
-// localhostChains returns the chains that make loopback addresses usable, and
-// keep others from using them.
-//
-// For IPv4 the sysctl route_localnet is needed, which also lets neighbours send
-// packets to loopback addresses of the node, and packets with loopback addresses
-// as their source (ip_route_input_slow). The guard drops both. Replies of our own
-// connections pass it, since they carry an address of the node until conntrack
-// restores the loopback address, after the guard.
-//
-// For IPv6 there is no such sysctl. The kernel itself drops packets from outside
-// to ::1 (ip6_rcv_core), but also replies in which conntrack has restored ::1, as
-// it routes them strictly by interface (rt6_need_strict). So a reply keeps the
-// address at which it arrived, which is the node's, until it is routed.
-func localhostChains(f ruleset.Family) []*ruleset.Chain {
-	fromOutside := ruleset.Match{Field: ruleset.IifType, Not: true, Value: ruleset.IifLoopback}
-	if f == ruleset.IPv4 {
-		return []*ruleset.Chain{baseChain("loopback-guard",
-			ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityRaw, Filter: true},
-			ruleset.Rule{fromOutside, ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: loopback(f)}, ruleset.Verdict{Kind: ruleset.Drop}},
-			ruleset.Rule{fromOutside, ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: loopback(f)}, ruleset.Verdict{Kind: ruleset.Drop}},
-		)}
-	}
-	set := func(to ruleset.Field) ruleset.Rule {
-		return ruleset.Rule{
-			fromOutside,
-			ruleset.Match{Field: ruleset.CtDirection, Value: ruleset.FromReplier},
-			ruleset.Match{Field: ruleset.CtStatus, Value: ruleset.StatusDNAT},
-			ruleset.MatchAddr{Field: ruleset.OrigSaddr, Prefix: loopback(f)},
-			ruleset.SetAddr{Field: ruleset.Daddr, From: to},
-		}
-	}
-	return []*ruleset.Chain{
-		baseChain("loopback-routing", ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityDNAT + 1, Filter: true}, set(ruleset.ReplyDaddr)),
-		baseChain("loopback-delivery", ruleset.Hook{Num: ruleset.Input, Priority: PrioritySNAT + 1, Filter: true}, set(ruleset.OrigSaddr)),
-	}
-}
-
-func loopback(f ruleset.Family) netip.Prefix {
-	if f == ruleset.IPv6 {
-		return netip.PrefixFrom(netip.IPv6Loopback(), 128)
-	}
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
 }
 
 // masqRules returns the rules that choose the source address. They see the first

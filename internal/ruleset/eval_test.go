@@ -213,6 +213,33 @@ func TestEvalHooks(t *testing.T) {
 	}
 }
 
+// TestEvalLoopback: no packet passes between a loopback address and another machine,
+// unless it has no source while it is translated.
+func TestEvalLoopback(t *testing.T) {
+	loopback := netip.MustParseAddrPort("127.0.0.1:80")
+	away, node := netip.AddrPortFrom(testAddr(IPv4, 100), 8080), netip.AddrPortFrom(testAddr(IPv4, 9), 8080)
+	hide := Rule{SetAddr{Field: Saddr, Addr: netip.IPv4Unspecified()}}
+	for name, c := range map[string]struct {
+		packet Packet
+		output []Rule
+		want   string
+	}{
+		"from outside":       {Packet{Proto: 6, Src: away, Dst: loopback}, nil, "dropped"},
+		"as somebody else":   {Packet{Proto: 6, Src: loopback, Dst: node}, nil, "dropped"},
+		"at the loopback":    {Packet{Proto: 6, Src: loopback, Dst: loopback, Loopback: true}, nil, "to 127.0.0.1:80"},
+		"not translated":     {Packet{Proto: 6, Src: loopback, Dst: loopback, Sent: true}, nil, "to 127.0.0.1:80"},
+		"to another machine": {Packet{Proto: 6, Src: loopback, Dst: loopback, Sent: true}, []Rule{{DNATTo{away}}}, "dropped"},
+		"to the node":        {Packet{Proto: 6, Src: loopback, Dst: loopback, Sent: true}, []Rule{{DNATTo{node}}}, "to 10.0.0.9:8080"},
+		"without a source":   {Packet{Proto: 6, Src: loopback, Dst: loopback, Sent: true}, []Rule{hide, {DNATTo{away}}}, "to 10.0.0.100:8080"},
+	} {
+		table := evalTable()
+		table.Chains = append(table.Chains, &Chain{Name: "output", Hook: &Hook{Num: Output, Priority: -100}, Rules: c.output})
+		if got := evaluate(t, table, c.packet); len(got) != 1 || got[0].String() != c.want {
+			t.Errorf("%s: %v, want %s", name, got, c.want)
+		}
+	}
+}
+
 // TestEvalLearned: what is learned from one packet leads the next one, and is not
 // overwritten.
 func TestEvalLearned(t *testing.T) {
