@@ -170,7 +170,8 @@ const (
 	// address and port, alike on all nodes with the same backends: the
 	// connections of one client spread over all backends, and all packets
 	// from one port of a client go to the same backend, even if this node has
-	// forgotten the connection. When the number of backends changes, most
+	// forgotten the connection; it goes on then, unless it is masqueraded,
+	// which takes another port. When the number of backends changes, most
 	// new connections go elsewhere than they would have gone before.
 	SchedulerSourcePortHash
 )
@@ -232,7 +233,7 @@ const (
 // through this node. A backend that reaches itself through its own service is
 // always masqueraded, and so is a process that connects to a loopback address. If
 // the backend has an address of the node itself, packets do not leave the node,
-// and the source is never rewritten. In JSON it is "auto", "always" or "never",
+// and the source is never rewritten. The kernel chooses a random source port. In JSON it is "auto", "always" or "never",
 // in upper or lower case.
 type Masquerade uint8
 

@@ -34,7 +34,10 @@ func (e *ruleEncoder) snatTo(s ruleset.SNATTo) {
 // sixteen bytes of registers in each family, as in nft.
 func (e *ruleEncoder) natTo(typ expr.NATType, to netip.AddrPort) {
 	const port = reg0 + 4
-	nat := &expr.NAT{Type: typ, Family: uint32(e.family), RegAddrMin: reg0, RegAddrMax: reg0}
+	nat := &expr.NAT{
+		Type: typ, Family: uint32(e.family), RegAddrMin: reg0, RegAddrMax: reg0,
+		FullyRandom: typ == expr.NATTypeSourceNAT,
+	}
 	e.add(&expr.Immediate{Register: reg0, Data: to.Addr().AsSlice()})
 	if to.Port() != 0 {
 		e.add(&expr.Immediate{Register: port, Data: binary.BigEndian.AppendUint16(nil, to.Port())})
@@ -52,6 +55,9 @@ func (d *ruleDecoder) nat() {
 	known := uint32(unix.NF_NAT_RANGE_MAP_IPS)
 	if port != 0 { // otherwise the packet keeps its own
 		known |= unix.NF_NAT_RANGE_PROTO_SPECIFIED
+	}
+	if typ == unix.NFT_NAT_SNAT {
+		known |= unix.NF_NAT_RANGE_PROTO_RANDOM_FULLY
 	}
 	same := func(typ uint16, reg uint32) bool { return !d.has(typ) || d.u32(typ) == reg }
 	d.check(d.u32(unix.NFTA_NAT_FAMILY) == uint32(d.family), "family")
@@ -92,14 +98,15 @@ func (d *ruleDecoder) natTo(typ uint32, v *value, port uint32) {
 	case typ == unix.NFT_NAT_DNAT:
 		d.act(ruleset.DNATTo{Addr: netip.AddrPortFrom(addr, number)})
 	case d.check(typ == unix.NFT_NAT_SNAT && port == 0, "type"):
+		d.check(d.optU32(unix.NFTA_NAT_FLAGS)&unix.NF_NAT_RANGE_PROTO_RANDOM_FULLY != 0, "source port that is not random")
 		d.act(ruleset.SNATTo{Addr: addr})
 	}
 }
 
-func (e *ruleEncoder) masquerade(ruleset.Masquerade) { e.add(&expr.Masq{}) }
+func (e *ruleEncoder) masquerade(ruleset.Masquerade) { e.add(&expr.Masq{FullyRandom: true}) }
 
 func (d *ruleDecoder) masq() {
-	d.check(d.optU32(unix.NFTA_MASQ_FLAGS) == 0, "flags")
+	d.check(d.optU32(unix.NFTA_MASQ_FLAGS) == unix.NF_NAT_RANGE_PROTO_RANDOM_FULLY, "flags")
 	d.act(ruleset.Masquerade{})
 }
 

@@ -66,22 +66,27 @@ func (w *walk) bind() effect {
 	return effect{matched: true, verdict: Verdict{Kind: Accept}}
 }
 
-// SNATTo rewrites the source address.
+// SNATTo rewrites the source address, and chooses a source port as Masquerade does.
 type SNATTo struct {
 	Addr netip.Addr
 }
 
-func (s SNATTo) text(Family) string { return "snat to " + s.Addr.String() }
+func (s SNATTo) text(Family) string { return "snat to " + s.Addr.String() + " fully-random" }
 
 func (s SNATTo) eval(w *walk) effect {
 	w.path.SNAT = s.Addr
 	return w.bind()
 }
 
-// Masquerade rewrites the source to the outgoing interface's address.
+// Masquerade rewrites the source to the outgoing interface's address and a random
+// port. Without "fully-random" the kernel keeps the client's port if it can, or
+// takes the next free one. Two packets at the same moment then find the same port
+// free, and the kernel drops the one whose entry is inserted second
+// (nf_nat_l4proto_unique_tuple in net/netfilter/nf_nat_core.c, and
+// __nf_conntrack_confirm).
 type Masquerade struct{}
 
-func (Masquerade) text(Family) string { return "masquerade" }
+func (Masquerade) text(Family) string { return "masquerade fully-random" }
 
 func (Masquerade) eval(w *walk) effect {
 	w.path.Masquerade = true

@@ -111,7 +111,7 @@ func TestChangeText(t *testing.T) {
 			"base chain", in(Add, IPv4, Change{Chain: base}),
 			"add chain ip t b { type nat hook postrouting priority 100; policy accept; }",
 		},
-		{"rule", in(Add, IPv4, Change{Chain: base, Rule: Rule{Masquerade{}}}), "add rule ip t b masquerade"},
+		{"rule", in(Add, IPv4, Change{Chain: base, Rule: Rule{Masquerade{}}}), "add rule ip t b masquerade fully-random"},
 	} {
 		seen[key{c.change.Verb, c.object}] = true
 		if diff := cmp.Diff(c.want, c.change.String()); diff != "" {
@@ -157,7 +157,7 @@ func TestRuleText(t *testing.T) {
 		},
 		{"th dport vmap @m", Rule{VMap{one(Dport), "m"}}},
 		{"dnat ip to th dport map @m", Rule{DNAT{Key: one(Dport), Map: "m"}}},
-		{"meta l4proto tcp masquerade", Rule{Match{Field: L4proto, Value: 6}, Masquerade{}}},
+		{"meta l4proto tcp masquerade fully-random", Rule{Match{Field: L4proto, Value: 6}, Masquerade{}}},
 		{"meta l4proto 47 accept", Rule{Match{Field: L4proto, Value: 47}, Verdict{Kind: Accept}}},
 		{"fib daddr type local drop", Rule{Match{Field: FibDaddr, Value: FibLocal}, Verdict{Kind: Drop}}},
 		{"fib daddr type 3 return", Rule{Match{Field: FibDaddr, Value: 3}, Verdict{Kind: Return}}},
@@ -194,7 +194,7 @@ func TestRuleText(t *testing.T) {
 		{"dnat ip to numgen inc mod 3 map @m", Rule{DNAT{Key: []Operand{{Field: Increment, Mod: 3}}, Map: "m"}}},
 		{"dnat to 10.0.0.1:80", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:80")}}},
 		{"dnat to 10.0.0.1", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:0")}}},
-		{"snat to 10.0.0.1", Rule{SNATTo{netip.MustParseAddr("10.0.0.1")}}},
+		{"snat to 10.0.0.1 fully-random", Rule{SNATTo{netip.MustParseAddr("10.0.0.1")}}},
 		{"ct count over 20 drop", Rule{ConnCount{20}, Verdict{Kind: Drop}}},
 		{
 			"update @m { ip saddr timeout 10s : ip daddr . th dport }",
