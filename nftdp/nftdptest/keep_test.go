@@ -190,7 +190,7 @@ func TestRequirements(t *testing.T) {
 		t.Error("met at first:", n)
 	}
 	changed, err := d.MeetRequirements(t.Context())
-	if len(changed) != 2 || err != nil || met() != 2 {
+	if len(changed) != 3 || err != nil || met() != 3 {
 		t.Error(changed, err)
 	}
 }
