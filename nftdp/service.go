@@ -115,7 +115,9 @@ type Backend struct {
 	// backend.
 	Weight uint16 `json:"weight,omitempty"`
 	// Backup keeps the backend in reserve: it gets new connections only while
-	// the service has no other active backend of its family.
+	// the service has no other active backend of its family. Where a policy
+	// allows only backends on this node, those alone count: a local backup is
+	// used while no other local backend is active, whatever there is elsewhere.
 	Backup bool `json:"backup,omitempty"`
 	// Local says that the backend is on this node, for PolicyLocalOnly and
 	// PolicyExternalLocalOnly.
@@ -232,9 +234,10 @@ const (
 // outgoing interface, or to that of Service.SNAT, so that replies come back
 // through this node. A backend that reaches itself through its own service is
 // always masqueraded, and so is a process that connects to a loopback address. If
-// the backend has an address of the node itself, packets do not leave the node,
-// and the source is never rewritten. The kernel chooses a random source port. In JSON it is "auto", "always" or "never",
-// in upper or lower case.
+// the backend has an address of the node itself, packets from elsewhere end there and
+// keep their source; processes on the node are masqueraded like other clients. The
+// kernel chooses a random source port. In JSON it is "auto", "always" or "never", in
+// upper or lower case.
 type Masquerade uint8
 
 // The ways to masquerade.
