@@ -40,7 +40,7 @@ type Change struct {
 // configuration is a *FieldError. Tables that another Dataplane protects can be
 // opened, to read them.
 //
-// The kernel needs nf_tables, NAT, conntrack, fib and numgen. If a feature is
+// The kernel needs nf_tables, NAT, conntrack, fib, socket and numgen. If a feature is
 // missing, the method that needs it names it in an error that matches
 // ErrNotSupported.
 func (c Config) Open(ctx context.Context) (*Dataplane, error) { return c.open(ctx, here) }
@@ -263,10 +263,9 @@ func (d *Dataplane) Ruleset(ctx context.Context) (*Ruleset, error) {
 
 // Remove deletes both tables, and with them every service. Established connections
 // to services break, as the kernel stops translating them; to keep them, Apply an
-// empty list instead. With Config.Localhost the guard of the loopback addresses is
-// deleted, too: turn route_localnet off first. Without tables Remove does nothing.
-// If others own them, it fails with ErrProtected or ErrNotOwned. The Dataplane can
-// be used again afterwards.
+// empty list instead. Without tables Remove does nothing. If others own them, it
+// fails with ErrProtected or ErrNotOwned. The Dataplane can be used again
+// afterwards.
 func (d *Dataplane) Remove(ctx context.Context) error {
 	return publicError(d.engine.Remove(ctx), nil)
 }

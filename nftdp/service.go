@@ -115,7 +115,9 @@ type Backend struct {
 	// backend.
 	Weight uint16 `json:"weight,omitempty"`
 	// Backup keeps the backend in reserve: it gets new connections only while
-	// the service has no other active backend of its family.
+	// the service has no other active backend of its family. Where a policy
+	// allows only backends on this node, those alone count: a local backup is
+	// used while no other local backend is active, whatever there is elsewhere.
 	Backup bool `json:"backup,omitempty"`
 	// Local says that the backend is on this node, for PolicyLocalOnly and
 	// PolicyExternalLocalOnly.
@@ -170,7 +172,8 @@ const (
 	// address and port, alike on all nodes with the same backends: the
 	// connections of one client spread over all backends, and all packets
 	// from one port of a client go to the same backend, even if this node has
-	// forgotten the connection. When the number of backends changes, most
+	// forgotten the connection; it goes on then, unless it is masqueraded,
+	// which takes another port. When the number of backends changes, most
 	// new connections go elsewhere than they would have gone before.
 	SchedulerSourcePortHash
 )
@@ -231,9 +234,10 @@ const (
 // outgoing interface, or to that of Service.SNAT, so that replies come back
 // through this node. A backend that reaches itself through its own service is
 // always masqueraded, and so is a process that connects to a loopback address. If
-// the backend has an address of the node itself, packets do not leave the node,
-// and the source is never rewritten. In JSON it is "auto", "always" or "never",
-// in upper or lower case.
+// the backend has an address of the node itself, packets from elsewhere end there and
+// keep their source; processes on the node are masqueraded like other clients. The
+// kernel chooses a random source port. In JSON it is "auto", "always" or "never", in
+// upper or lower case.
 type Masquerade uint8
 
 // The ways to masquerade.

@@ -142,7 +142,7 @@ func (d *Delta) Transaction() *ruleset.Transaction {
 	var gone, add []ruleset.Change
 	for i, f := range ruleset.Families {
 		at := ruleset.Change{Family: f, Table: d.state.cfg.Table}
-		out.Ahead = append(out.Ahead, addUnits(d.units(i, 0, 1), at)...)
+		out.Ahead = append(out.Ahead, addUnits(d.state.cfg, d.units(i, 0, 1), at)...)
 		gone = append(gone, deleteUnits(d.units(i, 1, 0), at)...)
 		for id := range d.sets[i] {
 			set, elements := &declared[id], &d.sets[i][id]
@@ -175,7 +175,7 @@ func (d *Delta) units(i, before, after int) []unit {
 }
 
 // addUnits adds chains before rules, since a rule may lead to any chain.
-func addUnits(units []unit, at ruleset.Change) []ruleset.Change {
+func addUnits(cfg Config, units []unit, at ruleset.Change) []ruleset.Change {
 	var sets, chains, rules []ruleset.Change
 	at.Verb = ruleset.Add
 	for _, u := range units {
@@ -187,7 +187,7 @@ func addUnits(units []unit, at ruleset.Change) []ruleset.Change {
 			}
 			continue
 		}
-		c.Chain = u.chain()
+		c.Chain = cfg.chainOf(at.Family, u)
 		chains = append(chains, c)
 		for _, c.Rule = range c.Chain.Rules {
 			rules = append(rules, c)

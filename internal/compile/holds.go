@@ -199,16 +199,18 @@ func verdictOf(rule ruleset.Rule) (v ruleset.Verdict, ok bool) {
 
 // choosing reports whether a chain, which has rules, chooses a slot of a pool.
 func choosing(c *ruleset.Chain) bool {
-	for _, s := range c.Rules[0] {
-		var key []ruleset.Operand
-		switch s := s.(type) {
-		case ruleset.DNAT:
-			key = s.Key
-		case ruleset.VMap:
-			key = s.Key
-		}
-		if n := len(key); n > 0 && key[n-1].Mod > 0 {
-			return true
+	for _, rule := range c.Rules {
+		for _, s := range rule {
+			var key []ruleset.Operand
+			switch s := s.(type) {
+			case ruleset.DNAT:
+				key = s.Key
+			case ruleset.VMap:
+				key = s.Key
+			}
+			if n := len(key); n > 0 && key[n-1].Mod > 0 {
+				return true
+			}
 		}
 	}
 	return false

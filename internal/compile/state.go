@@ -145,7 +145,7 @@ func (s *State) addUnits(to *ruleset.Ruleset) {
 			if set := u.set(); set != nil {
 				t.Sets = append(t.Sets, set)
 			} else {
-				t.Chains = append(t.Chains, u.chain())
+				t.Chains = append(t.Chains, s.cfg.chainOf(t.Family, u))
 			}
 		}
 	}

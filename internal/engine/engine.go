@@ -65,8 +65,8 @@ type Kernel interface {
 
 // Sysctls reads and writes kernel parameters of the namespace.
 type Sysctls interface {
-	Sysctl(name string) (string, error)
-	SetSysctl(name, value string) error
+	Sysctl(ctx context.Context, name string) (string, error)
+	SetSysctl(ctx context.Context, name, value string) error
 }
 
 // Monitor receives the events of all transactions, in the order of their

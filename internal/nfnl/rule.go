@@ -25,10 +25,11 @@ type codec struct {
 }
 
 var codecs = [...]codec{
-	{"payload", unix.NFTA_PAYLOAD_CSUM_FLAGS, (*ruleDecoder).payload, of((*ruleEncoder).setDaddr)},
+	{"payload", unix.NFTA_PAYLOAD_CSUM_FLAGS, (*ruleDecoder).payload, of((*ruleEncoder).setAddr)},
 	{"meta", unix.NFTA_META_KEY, (*ruleDecoder).meta, nil},
 	{"ct", unix.NFTA_CT_DIRECTION, (*ruleDecoder).ct, nil},
 	{"fib", unix.NFTA_FIB_FLAGS, (*ruleDecoder).fib, nil},
+	{"socket", expr.NFTA_SOCKET_LEVEL, (*ruleDecoder).socket, nil},
 	{"numgen", unix.NFTA_NG_OFFSET, (*ruleDecoder).numgen, nil},
 	{"hash", unix.NFTA_HASH_TYPE, (*ruleDecoder).hash, nil},
 	{"byteorder", unix.NFTA_BYTEORDER_SIZE, (*ruleDecoder).byteorder, nil},

@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// Packet is the first packet of a connection.
+// Packet is the first packet of a connection: for TCP a SYN, for SCTP an INIT.
 type Packet struct {
 	Proto    uint8
 	Src, Dst netip.AddrPort
@@ -81,9 +81,9 @@ type Step struct {
 // ruleset. It is immutable and safe for concurrent use.
 //
 // Where the kernel draws a number (numgen), the evaluator tries every number. It
-// assumes that no limit on connections (ct count) is exceeded and that no
-// dynamic map is full. It ignores other tables, routes, and whether anything
-// accepts the packet at its destination.
+// assumes that no limit on connections (ct count) is exceeded, that no dynamic map
+// is full, and that the sysctl route_localnet is off. It ignores other tables,
+// routes, and whether anything accepts the packet at its destination.
 type Evaluator struct {
 	tables map[Family]*Table
 	sets   map[*Set]map[Tuple]*Element // those without intervals
@@ -218,6 +218,7 @@ func (w *walk) run() {
 	}
 	w.traverse(first)
 	if !w.packet.Sent && !w.ended {
+		w.route()
 		if w.local(w.dst.Addr()) {
 			last = Input
 		} else {
@@ -249,7 +250,26 @@ func (w *walk) traverse(hook HookNum) {
 		}
 		if c.Hook.Filter || !w.bound {
 			w.chain(c)
+			w.reroute(c)
 		}
+	}
+}
+
+// route drops packets from outside with a loopback address, as the kernel does
+// (ip_route_input_slow, ip6_rcv_core).
+func (w *walk) route() {
+	if !w.packet.Loopback && (w.packet.Src.Addr().IsLoopback() || w.dst.Addr().IsLoopback()) {
+		w.ended, w.path.Fate = true, Dropped
+	}
+}
+
+// reroute drops packets from an IPv4 loopback address which a chain at output has
+// translated to an address of another machine. The kernel finds no route for them,
+// unless route_localnet is set (nf_nat_ipv4_local_fn, __mkroute_output).
+func (w *walk) reroute(c *Chain) {
+	from, to := w.src.Addr(), w.dst.Addr()
+	if w.hook == Output && !c.Hook.Filter && w.translated && from.Is4() && from.IsLoopback() && !to.IsLoopback() && !w.local(to) {
+		w.ended, w.path.Fate = true, Dropped
 	}
 }
 

@@ -3,7 +3,7 @@ package ruleset
 import "net/netip"
 
 // Match compares a field that is Comparable with a value, or tests a bit of
-// CtStatus. Only IifType can be negated.
+// CtStatus. Only a Negatable field can be compared for inequality.
 type Match struct {
 	Field Field
 	Not   bool
@@ -28,6 +28,8 @@ func (m Match) eval(w *walk) effect {
 	switch {
 	case m.Field == CtStatus:
 		return effect{matched: value&m.Value != 0}
+	case m.Field == TCPFlags && ProtoName(w.packet.Proto) != "tcp":
+		return effect{}
 	case m.Field == IifType && (w.hook == Output || w.hook == Postrouting && w.packet.Sent):
 		return effect{} // without an interface there is nothing to compare with
 	}

@@ -292,7 +292,7 @@ func TestStages(t *testing.T) {
 			add chain ip t class; add chain ip t source;
 			add chain ip t prerouting { type nat hook prerouting priority -100; policy accept; };
 			add chain ip t prerouting-late { type nat hook prerouting priority -99; policy accept; };
-			add rule ip t class drop; add rule ip t source masquerade; add rule ip t prerouting th dport vmap @frontends;
+			add rule ip t class drop; add rule ip t source masquerade fully-random; add rule ip t prerouting th dport vmap @frontends;
 			add rule ip t prerouting-late th dport vmap @frontends; add element ip t frontends { 1 : goto class }
 			behind: flush chain ip t prerouting-late; delete chain ip t prerouting-late`},
 	} {

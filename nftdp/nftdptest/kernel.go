@@ -92,7 +92,7 @@ func (k *kernel) Monitor() engine.Monitor { return k.monitor }
 
 func (k *kernel) Flows() flows.Kernel { return k }
 
-func (k *kernel) Sysctl(name string) (string, error) {
+func (k *kernel) Sysctl(_ context.Context, name string) (string, error) {
 	k.node.mu.Lock()
 	defer k.node.mu.Unlock()
 	value, ok := k.node.sysctls[name]
@@ -102,8 +102,8 @@ func (k *kernel) Sysctl(name string) (string, error) {
 	return value, nil
 }
 
-func (k *kernel) SetSysctl(name, value string) error {
-	if _, err := k.Sysctl(name); err != nil {
+func (k *kernel) SetSysctl(ctx context.Context, name, value string) error {
+	if _, err := k.Sysctl(ctx, name); err != nil {
 		return err
 	}
 	k.node.mu.Lock()

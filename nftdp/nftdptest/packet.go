@@ -53,7 +53,8 @@ type Outcome struct {
 	Source netip.AddrPort
 	// Masqueraded says that the kernel chooses the source: an address of the
 	// interface by which the packet leaves, for which Source has the node's
-	// first address of the family.
+	// first address of the family, and a random port, for which it has the
+	// client's.
 	Masqueraded bool
 }
 
