@@ -142,7 +142,7 @@ func (c *Conn) dumpAll(ctx context.Context, typ int, f ruleset.Family, begin fun
 }
 
 func (c *Conn) readSets(ctx context.Context, t *ruleset.Table, elements func(set string) bool) error {
-	err := c.dumpIn(ctx, unix.NFT_MSG_GETSET, t.Family, text(unix.NFTA_SET_TABLE, t.Name), func(b []byte) error {
+	err := c.dumpIn(ctx, unix.NFT_MSG_GETSET, t.Family, inTable(t.Name), func(b []byte) error {
 		table, _, s, err := nfnl.DecodeSet(b)
 		if err == nil && table == t.Name {
 			t.Sets = append(t.Sets, s)
@@ -179,14 +179,15 @@ func (c *Conn) readElements(ctx context.Context, t *ruleset.Table, s *ruleset.Se
 }
 
 func elementList(table, set string) netlink.Buffer {
-	b := text(unix.NFTA_SET_ELEM_LIST_TABLE, table)
+	b := inTable(table)
 	b.PutString(unix.NFTA_SET_ELEM_LIST_SET, set)
 	return b
 }
 
-// text returns an attribute with a string.
-func text(typ uint16, s string) (b netlink.Buffer) {
-	b.PutString(typ, s)
+// inTable returns the attribute that restricts a request to a table. In messages
+// about objects of every kind it is the first one.
+func inTable(name string) (b netlink.Buffer) {
+	b.PutString(unix.NFTA_TABLE_NAME, name)
 	return b
 }
 
@@ -201,7 +202,7 @@ func (c *Conn) readChains(ctx context.Context, t *ruleset.Table) error {
 }
 
 func (c *Conn) readRules(ctx context.Context, t *ruleset.Table) error {
-	return c.dumpIn(ctx, unix.NFT_MSG_GETRULE, t.Family, text(unix.NFTA_RULE_TABLE, t.Name), func(b []byte) error {
+	return c.dumpIn(ctx, unix.NFT_MSG_GETRULE, t.Family, inTable(t.Name), func(b []byte) error {
 		table, _, chain, rule, err := nfnl.DecodeRule(b, t)
 		if err != nil || table != t.Name {
 			return err
