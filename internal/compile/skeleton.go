@@ -120,6 +120,7 @@ const (
 	affinityChain    = "affinities"
 	masqChain        = "masquerading"
 	postroutingChain = "postrouting"
+	loopbackGuard    = "loopback-guard"
 )
 
 // setNames by SetID.
@@ -347,7 +348,7 @@ func frontendRules(node bool) []ruleset.Rule {
 func localhostChains(f ruleset.Family) []*ruleset.Chain {
 	fromOutside := ruleset.Match{Field: ruleset.IifType, Not: true, Value: ruleset.IifLoopback}
 	if f == ruleset.IPv4 {
-		return []*ruleset.Chain{baseChain("loopback-guard",
+		return []*ruleset.Chain{baseChain(loopbackGuard,
 			ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityRaw, Filter: true},
 			ruleset.Rule{fromOutside, ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: loopback(f)}, ruleset.Verdict{Kind: ruleset.Drop}},
 			ruleset.Rule{fromOutside, ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: loopback(f)}, ruleset.Verdict{Kind: ruleset.Drop}},
