@@ -37,6 +37,7 @@ func children() map[string]func() error {
 		"unprivileged, handle":   func() error { return applyUnprivileged(openHandle) },
 		"open often":             openOften,
 		"update often":           updateOften,
+		"trace":                  traceForever,
 		"require":                func() error { return meetRequirements() },
 		"require without IPv6":   func() error { return meetRequirements(hideIPv6) },
 		"require, but read-only": func() error { return meetRequirements(makeReadOnly) },

@@ -95,5 +95,12 @@ func oneCapability() error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), silence)
+	defer cancel()
+	for _, err := range d.Trace(ctx, nftdp.TraceFilter{}) {
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("trace: %w", err)
+		}
+	}
 	return everyMethod(d)
 }

@@ -107,6 +107,7 @@ var (
 	ErrOutdated     = errors.New("table was made by an older version")
 	ErrConflict     = errors.New("rules kept changing")
 	ErrClosed       = errors.New("dataplane is closed")
+	ErrMissed       = ruleset.ErrMissed
 )
 
 // Engine programs services into one network namespace. Its methods may be

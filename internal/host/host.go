@@ -133,3 +133,12 @@ func (h *Host) inNamespace(do func() error) error {
 	defer ns.Close()
 	return sysctl.In(int(ns.Fd()), do)
 }
+
+// Tracer opens a Tracer of the namespace.
+func (h *Host) Tracer(table string) (t engine.Tracer, err error) {
+	err = h.inNamespace(func() error { t, err = kernel.NewTracer(Here, table); return err })
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}

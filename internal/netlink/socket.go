@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"syscall"
 	"time"
@@ -348,10 +349,14 @@ func (s *Socket) Discard() error {
 // Drain reads all datagrams that have arrived and calls each for their messages,
 // until each fails. It does not wait, and so does not block a Waker. With ErrLost,
 // some messages were lost, and the rest is dropped.
-func (s *Socket) Drain(each func(*Message) error) error {
+func (s *Socket) Drain(each func(*Message) error) error { return s.DrainSome(math.MaxInt, each) }
+
+// DrainSome is Drain for at most n datagrams, and comes to an end although others
+// keep arriving.
+func (s *Socket) DrainSome(n int, each func(*Message) error) error {
 	var failed error
 	err := s.raw.Control(func(fd uintptr) {
-		for {
+		for range n {
 			n, fromKernel, err := s.receive(fd)
 			switch {
 			case errors.Is(err, unix.EINTR):
@@ -371,4 +376,11 @@ func (s *Socket) Drain(each func(*Message) error) error {
 		return fmt.Errorf("netlink socket: %w", err)
 	}
 	return failed
+}
+
+// Ioctl makes a request about a device of the socket's namespace.
+func (s *Socket) Ioctl(request uint, value *unix.Ifreq) error {
+	var got error
+	err := s.raw.Control(func(fd uintptr) { got = unix.IoctlIfreq(int(fd), request, value) })
+	return errors.Join(err, got)
 }

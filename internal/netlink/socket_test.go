@@ -366,3 +366,34 @@ func FuzzReply(f *testing.F) {
 		_, _ = walkMessages(b, func(m *Message) (bool, error) { return false, m.failure() })
 	})
 }
+
+// TestDrainSome: what is left after some datagrams is read later. Each commit is an
+// event of its own.
+func TestDrainSome(t *testing.T) {
+	ns := newNamespace(t)
+	s, other := dial(t, ns, unix.NETLINK_NETFILTER), dial(t, ns, unix.NETLINK_NETFILTER)
+	if err := s.Conn().JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		tables(t, other, unix.NFT_MSG_NEWTABLE, name)
+	}
+	commits := 0
+	count := func(m *Message) error {
+		if m.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
+			commits++
+		}
+		return nil
+	}
+	if err := s.Wait(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DrainSome(1, count); err != nil || commits > 1 {
+		t.Errorf("%d commits in one datagram, error %v", commits, err)
+	}
+	for commits < 3 {
+		if err := errors.Join(s.Wait(t.Context(), time.Minute), s.DrainSome(1, count)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -258,7 +258,11 @@ func (w *walk) traverse(hook HookNum) {
 // route drops packets from outside with a loopback address, as the kernel does
 // (ip_route_input_slow, ip6_rcv_core).
 func (w *walk) route() {
-	if !w.packet.Loopback && (w.packet.Src.Addr().IsLoopback() || w.dst.Addr().IsLoopback()) {
+	fromLoopback := func(w *walk) answer { return answer{yes: w.packet.Src.Addr().IsLoopback()} }
+	if w.packet.Loopback {
+		return
+	}
+	if w.asked([]Operand{{Field: OrigSaddr}}, fromLoopback); fromLoopback(w).yes || w.dst.Addr().IsLoopback() {
 		w.ended, w.path.Fate = true, Dropped
 	}
 }
@@ -267,8 +271,12 @@ func (w *walk) route() {
 // translated to an address of another machine. The kernel finds no route for them,
 // unless route_localnet is set (nf_nat_ipv4_local_fn, __mkroute_output).
 func (w *walk) reroute(c *Chain) {
-	from, to := w.src.Addr(), w.dst.Addr()
-	if w.hook == Output && !c.Hook.Filter && w.translated && from.Is4() && from.IsLoopback() && !to.IsLoopback() && !w.local(to) {
+	to := w.dst.Addr()
+	if w.hook != Output || c.Hook.Filter || !w.translated || !to.Is4() || to.IsLoopback() || w.local(to) {
+		return
+	}
+	fromLoopback := func(w *walk) answer { return answer{yes: w.src.Addr().IsLoopback()} }
+	if w.asked([]Operand{{Field: Saddr}}, fromLoopback); fromLoopback(w).yes {
 		w.ended, w.path.Fate = true, Dropped
 	}
 }
