@@ -92,11 +92,7 @@ func newReader(t *ruleset.Table) *reader {
 		r.chains[c.Name] = c
 	}
 	for id := Backends; id <= NodeRangeBackends; id++ {
-		for e := range elements(t, id) {
-			if key, ok := FrontendOf(id, t.Family, e.Key); ok {
-				r.slots[key] = append(r.slots[key], e)
-			}
-		}
+		r.addSlots(id)
 	}
 	for id := Masq; id <= NodeSourceRanges; id++ {
 		for e := range elements(t, id) {
@@ -120,6 +116,25 @@ func newReader(t *ruleset.Table) *reader {
 		}
 	}
 	return r
+}
+
+// addSlots indexes the elements of a map of pools. Those of one frontend mostly
+// follow each other.
+func (r *reader) addSlots(id SetID) {
+	var at Key
+	var slots []*ruleset.Element
+	for e := range elements(r.Table, id) {
+		key, ok := FrontendOf(id, r.Family, e.Key)
+		if !ok {
+			continue
+		}
+		if key != at {
+			r.slots[at] = slots
+			at, slots = key, r.slots[key]
+		}
+		slots = append(slots, e)
+	}
+	r.slots[at] = slots
 }
 
 func (r *reader) frontend(byName map[string]*Held, id SetID, e *ruleset.Element) {
@@ -301,8 +316,11 @@ const (
 
 // limitOf reads a backend and its limit from the name that limit.name made.
 func limitOf(f ruleset.Family, chain string) (l limit, ok bool) {
+	if !strings.HasPrefix(chain, limitPrefix) && !strings.HasPrefix(chain, backendPrefix) {
+		return l, false
+	}
 	words := strings.Split(chain, "-")
-	if len(words) < 4 || !strings.HasPrefix(chain, limitPrefix) && !strings.HasPrefix(chain, backendPrefix) {
+	if len(words) < 4 {
 		return l, false
 	}
 	text := words[len(words)-2]

@@ -2,7 +2,6 @@ package ruleset
 
 import (
 	"iter"
-	"maps"
 	"slices"
 )
 
@@ -309,21 +308,23 @@ func diffElements(a, b *Set) (del, add []Element) {
 	for i := range a.Elements {
 		old[a.Elements[i].Key] = i
 	}
+	kept := make([]bool, len(a.Elements))
 	for i := range b.Elements {
 		e := &b.Elements[i]
-		j, ok := old[e.Key]
-		if ok && a.Elements[j].Same(e) {
-			delete(old, e.Key)
-			continue
+		if j, ok := old[e.Key]; ok && a.Elements[j].Same(e) {
+			kept[j] = true
+		} else {
+			add = append(add, *e)
 		}
-		add = append(add, *e)
 	}
-	for _, i := range slices.Sorted(maps.Values(old)) {
-		del = append(del, a.Elements[i])
+	for i := range a.Elements {
+		if e := &a.Elements[i]; !kept[i] && old[e.Key] == i {
+			del = append(del, *e)
+		}
 	}
 	inheritors := b.Inheritors(del, add, func(yield func(*Element) bool) {
 		for i := range a.Elements {
-			if _, gone := old[a.Elements[i].Key]; !gone && !yield(&a.Elements[i]) {
+			if kept[i] && !yield(&a.Elements[i]) {
 				return
 			}
 		}
