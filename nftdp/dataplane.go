@@ -247,7 +247,7 @@ func (d *Dataplane) Inspect(ctx context.Context) ([]ServiceStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	return (&Ruleset{r}).status(), nil
+	return (&Ruleset{rules: r}).status(), nil
 }
 
 // Ruleset reads our tables from the kernel, with counters, also those of an older
@@ -257,7 +257,7 @@ func (d *Dataplane) Ruleset(ctx context.Context) (*Ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Ruleset{r}, nil
+	return &Ruleset{rules: r}, nil
 }
 
 // Remove deletes both tables, and with them every service. Established connections

@@ -75,7 +75,7 @@ func (n *node) read(t *testing.T, table string) *Ruleset {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Ruleset{r}
+	return &Ruleset{rules: r}
 }
 
 func everySet(ruleset.Family, string) bool { return true }
@@ -274,7 +274,7 @@ func (n *node) load(t *testing.T, from, to *Ruleset) {
 }
 
 // nothing returns a ruleset without tables.
-func nothing() *Ruleset { return &Ruleset{&ruleset.Ruleset{}} }
+func nothing() *Ruleset { return &Ruleset{rules: &ruleset.Ruleset{}} }
 
 // disturb adds a table and deletes it again, as another process would.
 func (n *node) disturb(t *testing.T) {

@@ -50,12 +50,40 @@ func Holds(r *ruleset.Ruleset) []Held {
 			return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port), cmp.Compare(x.End, y.End))
 		})
 		for i := range h.Slots {
+			if i > 0 {
+				h.Slots[i].sharePools(&h.Slots[i-1].Frontend)
+			}
 			h.Frontends = append(h.Frontends, h.Slots[i].Frontend)
 		}
 		h.Adopted = true
 		out = append(out, *h)
 	}
 	slices.SortFunc(out, func(x, y Held) int { return cmp.Compare(x.Name, y.Name) })
+	return out
+}
+
+// sharePools makes equal pools of two frontends the same slices, as lowering does.
+func (f *Frontend) sharePools(o *Frontend) {
+	if slices.Equal(f.Pool, o.Pool) {
+		f.Pool = o.Pool
+	}
+	if f.Internal != nil && o.Internal != nil && slices.Equal(f.Internal, o.Internal) {
+		f.Internal = o.Internal
+	}
+}
+
+// HeldByName is Holds without the slots. It is empty if a table has another schema.
+func HeldByName(r *ruleset.Ruleset) map[string]*Service {
+	for _, t := range r.Tables {
+		if t.Comment != Schema {
+			return nil
+		}
+	}
+	held := Holds(r)
+	out := make(map[string]*Service, len(held))
+	for i := range held {
+		out[held[i].Name] = &held[i].Service
+	}
 	return out
 }
 
