@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -38,15 +39,25 @@ func slotKeys(t *ruleset.Table, id SetID) []ruleset.Tuple {
 		chosen.chains[c.Name] = c
 	}
 	var out []ruleset.Tuple
-	for _, kind := range []SetID{Frontends, FrontendRanges} {
-		for e := range elements(t, kind.of(id.NodeWide())) {
-			for _, s := range chosen.from(e.Verdict.Chain) {
-				if s.set == id {
-					out = appendSlots(out, e.Key, s, id)
-				}
+	for _, e := range inOrderOfServices(t, id.NodeWide()) {
+		for _, s := range chosen.from(e.Verdict.Chain) {
+			if s.set == id {
+				out = appendSlots(out, e.Key, s, id)
 			}
 		}
 	}
+	return out
+}
+
+// inOrderOfServices lists the frontends in the order in which State.Ruleset compiles
+// services: ruleset.Diff is faster with lists of the same order.
+func inOrderOfServices(t *ruleset.Table, nodeWide bool) (out []*ruleset.Element) {
+	for _, kind := range []SetID{Frontends, FrontendRanges} {
+		out = slices.AppendSeq(out, elements(t, kind.of(nodeWide)))
+	}
+	slices.SortFunc(out, func(x, y *ruleset.Element) int {
+		return cmp.Or(cmp.Compare(x.Comment, y.Comment), x.Key.Compare(&y.Key))
+	})
 	return out
 }
 
@@ -121,19 +132,21 @@ func chosenSlots(rule ruleset.Rule) (s slots, ok bool) {
 
 // hairpinKeys returns a key for each address of a backend.
 func hairpinKeys(t *ruleset.Table) []ruleset.Tuple {
-	var addrs []netip.Addr
+	n := 0
 	for id := Backends; id <= NodeRangeBackends; id++ {
-		for e := range elements(t, id) {
-			if b, ok := BackendOf(t.Family, e); ok {
-				addrs = append(addrs, b.Addr())
-			}
+		if s := t.Set(id.name()); s != nil {
+			n += len(s.Elements)
 		}
 	}
-	slices.SortFunc(addrs, netip.Addr.Compare)
-	addrs = slices.Compact(addrs)
-	out := make([]ruleset.Tuple, len(addrs))
-	for i, a := range addrs {
-		out[i] = hairpinElement(a).Key
+	seen := make(map[netip.Addr]bool, n)
+	out := make([]ruleset.Tuple, 0, n)
+	for id := Backends; id <= NodeRangeBackends; id++ {
+		for e := range elements(t, id) {
+			if b, ok := BackendOf(t.Family, e); ok && !seen[b.Addr()] {
+				seen[b.Addr()] = true
+				out = append(out, hairpinElement(b.Addr()).Key)
+			}
+		}
 	}
 	return out
 }
