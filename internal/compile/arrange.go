@@ -16,7 +16,7 @@ import (
 // depends on nothing but the backends: that of schedulers that hash, and of a
 // rotation with weights, which are spread evenly.
 func (s *Service) Arranged(like *Service) *Service {
-	if like == nil || !schedulers[s.Scheduler].anySlot {
+	if like == nil || !schedulers[s.Scheduler].anySlot || s.arrangedAs(like) {
 		return s
 	}
 	var known arrangements
@@ -42,11 +42,28 @@ func (s *Service) Arranged(like *Service) *Service {
 		f.Pool, f.Ordered = known.like(f.Pool, f.Ordered)
 		f.Internal, f.OrderedInternal = known.like(f.Internal, f.OrderedInternal)
 	}
-	if out.Equal(s) {
+	if out.arrangedAs(s) {
 		return s
 	}
 	return &out
 }
+
+// arrangedAs reports whether both services have the same frontends, with the same
+// slots.
+func (s *Service) arrangedAs(o *Service) bool {
+	if len(s.Frontends) != len(o.Frontends) {
+		return false
+	}
+	for i := range s.Frontends {
+		f, l := &s.Frontends[i], &o.Frontends[i]
+		if f.order(l) != 0 || !equal(f.Pool, l.Pool) || !equal(f.Internal, l.Internal) {
+			return false
+		}
+	}
+	return true
+}
+
+func equal(a, b []netip.AddrPort) bool { return same(a, b) || slices.Equal(a, b) }
 
 // paired iterates over two lists of frontends, each in the order of Frontend.order,
 // and yields those of both lists at the same place together, others beside nil.

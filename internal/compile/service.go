@@ -71,7 +71,7 @@ func (f *Frontend) equal(o *Frontend) bool {
 
 // equalPools reports whether two pools of the frontend have the same slots.
 func (f *Frontend) equalPools(a, b []netip.AddrPort) bool {
-	return same(a, b) || slices.Equal(a, b) || f.End == 0 && slices.EqualFunc(a, b, func(x, y netip.AddrPort) bool {
+	return equal(a, b) || f.End == 0 && slices.EqualFunc(a, b, func(x, y netip.AddrPort) bool {
 		return withPort(x, f.Port) == withPort(y, f.Port)
 	})
 }
