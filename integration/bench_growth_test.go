@@ -36,6 +36,14 @@ var growing = []struct {
 	}},
 }
 
+// shortened returns the first n sizes only, with -short.
+func shortened(sizes []int, n int) []int {
+	if testing.Short() {
+		return sizes[:n]
+	}
+	return sizes
+}
+
 // eachOf returns n services that are changed by a function.
 func eachOf(n int, change func(i int, s *nftdp.Service)) []nftdp.Service {
 	all := manyServices(n)
@@ -48,7 +56,7 @@ func eachOf(n int, change func(i int, s *nftdp.Service)) []nftdp.Service {
 // BenchmarkGrowth loads services of a kind, and restarts with them.
 func BenchmarkGrowth(b *testing.B) {
 	for _, kind := range growing {
-		for _, n := range kind.sizes {
+		for _, n := range shortened(kind.sizes, 1) {
 			b.Run(fmt.Sprintf("of=%s/services=%d", kind.name, n), func(b *testing.B) {
 				services := kind.services(n)
 				loads, restarts := newLaps(), newLaps()
@@ -73,7 +81,7 @@ func BenchmarkGrowth(b *testing.B) {
 
 // BenchmarkManyFrontends changes one frontend of a service with many.
 func BenchmarkManyFrontends(b *testing.B) {
-	for _, n := range []int{60, 6_000, 60_000} {
+	for _, n := range shortened([]int{60, 6_000, 60_000}, 2) {
 		b.Run(fmt.Sprintf("frontends=%d", n), func(b *testing.B) {
 			s := service(0, poolSize)
 			for i := 1; i < n; i++ {
