@@ -240,15 +240,16 @@ func (e *refusal) Unwrap() []error { return []error{e.refused, e.all} }
 
 // Inspect reads from the kernel which services it holds, with counters, sorted by
 // name. A service without frontends is not among them, since nothing of it is in
-// the kernel. Tables of an older version are not read (ErrOutdated). Inspect's time
-// grows with the square of the largest map's size: half a second for 10,000
-// services with 10 backends each. Other methods wait meanwhile.
+// the kernel. Tables of an older version are not read (ErrOutdated). Inspect takes
+// half a second for 10,000 services with 10 backends each; before Linux 6.16 its
+// time grows with the square of the largest map's size. Other methods wait
+// meanwhile.
 func (d *Dataplane) Inspect(ctx context.Context) ([]ServiceStatus, error) {
 	r, err := d.engine.Ruleset(ctx, true)
 	if err != nil {
 		return nil, err
 	}
-	return (&Ruleset{r}).status(), nil
+	return (&Ruleset{rules: r}).status(), nil
 }
 
 // Ruleset reads our tables from the kernel, with counters, also those of an older
@@ -258,7 +259,7 @@ func (d *Dataplane) Ruleset(ctx context.Context) (*Ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Ruleset{r}, nil
+	return &Ruleset{rules: r}, nil
 }
 
 // Remove deletes both tables, and with them every service. Established connections

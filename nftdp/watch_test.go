@@ -422,7 +422,7 @@ func (n *node) eventuallyHolds(t *testing.T, services []Service) {
 	want := mustCompile(t, Config{}, services)
 	eventually(t, func() bool {
 		got, err := n.conn.Read(t.Context(), DefaultTable, ruleset.Families[:], everySet)
-		return err == nil && (&Ruleset{got}).PlanTo(want).Empty()
+		return err == nil && (&Ruleset{rules: got}).PlanTo(want).Empty()
 	})
 }
 

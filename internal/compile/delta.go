@@ -42,10 +42,11 @@ func (s *State) Stage(set []*Service, remove []string) *Delta {
 			continue
 		}
 		d.set = append(d.set, svc)
-		if old != nil {
-			old.emit((*removing)(d))
+		if old == nil {
+			svc.emit((*adding)(d))
+		} else {
+			d.replace(old, svc)
 		}
-		svc.emit((*adding)(d))
 	}
 	d.stageHairpins()
 	for i := range d.sets {
@@ -71,6 +72,47 @@ func (d *removing) hairpin(f int, a netip.Addr) { d.shared.hairpins[f][a]-- }
 func (d *removing) element(f int, id SetID, e ruleset.Element) {
 	d.sets[f][id].del = append(d.sets[f][id].del, e)
 }
+
+// replace stages the replacement of a service by another one of its name.
+// Whatever both compile to is left out.
+func (d *Delta) replace(old, svc *Service) {
+	if !old.alike(svc) {
+		old.emit((*removing)(d))
+		svc.emit((*adding)(d))
+		return
+	}
+	var lists addrLists
+	pools := poolChange{lists: &lists}
+	for o, f := range paired(old.Frontends, svc.Frontends) {
+		switch {
+		case o == nil:
+			svc.emitFrontend(f, lists.of(f), nil, (*adding)(d))
+		case f == nil:
+			old.emitFrontend(o, lists.of(o), nil, (*removing)(d))
+		case o.equal(f):
+		case !o.alike(f) || !o.reachable() || !f.reachable():
+			old.emitFrontend(o, lists.of(o), nil, (*removing)(d))
+			svc.emitFrontend(f, lists.of(f), nil, (*adding)(d))
+		default:
+			pools.compare(o, f)
+			old.emitFrontend(o, pools.gone, &pools.removed, (*removing)(d))
+			svc.emitFrontend(f, pools.come, &pools.added, (*adding)(d))
+		}
+	}
+	before, after := old.addrs(&lists), svc.addrs(&lists)
+	for family := range before {
+		gone, come := differing(before[family], after[family], netip.Addr.Compare)
+		for _, a := range gone {
+			(*removing)(d).hairpin(family, a)
+		}
+		for _, a := range come {
+			(*adding)(d).hairpin(family, a)
+		}
+	}
+}
+
+// reachable reports whether some clients reach a backend.
+func (f *Frontend) reachable() bool { return len(f.Pool)+len(f.Internal) > 0 }
 
 // stageHairpins finds the addresses that come into use or fall out of use.
 func (d *Delta) stageHairpins() {
@@ -224,11 +266,19 @@ func (d *Delta) Commit() {
 	}
 	for _, svc := range d.set {
 		if old := s.services[svc.Name]; old != nil {
-			s.index.remove(old)
+			for f := range s.index.moved(old, svc) {
+				s.index.removeFrontend(old, f)
+			}
 		}
 	}
 	for _, svc := range d.set {
-		s.index.add(svc)
+		if old := s.services[svc.Name]; old == nil {
+			s.index.add(svc)
+		} else {
+			for f := range s.index.moved(svc, old) {
+				s.index.addFrontend(svc, f)
+			}
+		}
 		s.services[svc.Name] = svc
 	}
 	for _, svc := range d.equal {

@@ -63,9 +63,9 @@ func New(cfg Config, services []*Service) *State {
 	return s
 }
 
-// With returns a copy of s with the services of set added or replaced, and those
-// named in remove removed.
-func (s *State) With(set []*Service, remove []string) *State {
+// Replaced returns the services of s with those of set added or replaced, and those
+// named in remove removed, in no particular order.
+func (s *State) Replaced(set []*Service, remove []string) []*Service {
 	services := maps.Clone(s.services)
 	for _, name := range remove {
 		delete(services, name)
@@ -73,7 +73,21 @@ func (s *State) With(set []*Service, remove []string) *State {
 	for _, svc := range set {
 		services[svc.Name] = svc
 	}
-	return New(s.cfg, slices.Collect(maps.Values(services)))
+	return slices.Collect(maps.Values(services))
+}
+
+// ArrangedAs returns the state with each service arranged as another version of it.
+func (s *State) ArrangedAs(former map[string]*Service) *State {
+	services := make([]*Service, 0, len(s.services))
+	changed := false
+	for name, svc := range s.services {
+		services = append(services, svc.Arranged(former[name]))
+		changed = changed || services[len(services)-1] != svc
+	}
+	if !changed {
+		return s
+	}
+	return New(s.cfg, services)
 }
 
 // counting adds a service to the state's counts.

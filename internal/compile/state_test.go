@@ -29,7 +29,7 @@ func FuzzStage(f *testing.F) {
 func checkStage(t *testing.T, state *State, set []*Service, remove []string) {
 	t.Helper()
 	former := state.Ruleset()
-	full := state.With(set, remove)
+	full := New(state.cfg, state.Replaced(set, remove))
 	want := full.Ruleset()
 
 	wantNamesOnce(t, want)

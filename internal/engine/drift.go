@@ -316,9 +316,7 @@ func (e *Engine) readDeep(ctx context.Context) (*ruleset.Ruleset, error) {
 			whole[f] = e.drift.depth[i] == tableChanged
 		}
 	}
-	out, err := e.kernel.Read(ctx, e.cfg.Table, families, func(f ruleset.Family, set string) bool {
-		return whole[f] || compile.SetNamed(set) == compile.NumSets
-	})
+	out, err := e.readTables(ctx, families, func(f ruleset.Family) bool { return whole[f] })
 	if err != nil {
 		return nil, err
 	}

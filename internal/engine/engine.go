@@ -32,6 +32,10 @@ type Kernel interface {
 	// generations, or monitors events.
 	Read(ctx context.Context, table string, families []ruleset.Family,
 		elements func(f ruleset.Family, set string) bool) (*ruleset.Ruleset, error)
+	// ReadElements reads the elements of a set of a table that Read has left
+	// out. The keys are those that the set probably has, each once, which can
+	// make it faster.
+	ReadElements(ctx context.Context, t *ruleset.Table, s *ruleset.Set, keys []ruleset.Tuple) error
 	// ReadCounters reads the counters of elements of a set. An element that the
 	// kernel does not have keeps its counters.
 	ReadCounters(ctx context.Context, c *ruleset.Change, elements []ruleset.Element) error

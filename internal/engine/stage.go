@@ -112,14 +112,14 @@ func (e *Engine) stageKnown(ctx context.Context, ed *Edit) (*staged, error) {
 	if err := conflicts(e.state, ed); err != nil {
 		return nil, err
 	}
-	gone := ed.gone(e.state)
-	delta := e.state.Stage(ed.Set, gone)
+	gone, set := ed.gone(e.state), arranged(ed.Set, func(s *compile.Service) *compile.Service { return e.state.Service(s.Name) })
+	delta := e.state.Stage(set, gone)
 	if !delta.Fits() {
 		return e.stageRead(ctx, ed)
 	}
 	st := &staged{
 		Transaction: delta.Transaction(), generation: e.held, state: e.state,
-		set: ed.Set, gone: gone, assumed: true, next: e.state, clients: e.drift.clients && !ed.partial(),
+		set: set, gone: gone, assumed: true, next: e.state, clients: e.drift.clients && !ed.partial(),
 	}
 	st.adopt = func() {
 		delta.Commit()
@@ -128,6 +128,16 @@ func (e *Engine) stageKnown(ctx context.Context, ed *Edit) (*staged, error) {
 		}
 	}
 	return st, e.carryCounters(ctx, st.Now)
+}
+
+// arranged returns services with their backends at the slots that they have in
+// former versions.
+func arranged(services []*compile.Service, former func(*compile.Service) *compile.Service) []*compile.Service {
+	out := make([]*compile.Service, len(services))
+	for i, s := range services {
+		out[i] = s.Arranged(former(s))
+	}
+	return out
 }
 
 func conflicts(state *compile.State, ed *Edit) error {
@@ -150,7 +160,7 @@ func (e *Engine) current(ctx context.Context) (*compile.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.takeOver(held, false)
+	return e.takeOver(held, compile.HeldByName(held), false)
 }
 
 // Conflicts lists the frontends of an edit that other services claim already.
@@ -190,9 +200,9 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 	if err != nil {
 		return nil, err
 	}
-	state := e.state
+	state, held := e.state, compile.HeldByName(current)
 	if state == nil {
-		if state, err = e.takeOver(current, ed.Whole); err != nil {
+		if state, err = e.takeOver(current, held, ed.Whole); err != nil {
 			return nil, err
 		}
 	}
@@ -200,13 +210,18 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 		return nil, err
 	}
 	gone := ed.gone(state)
-	next := state
-	switch {
-	case ed.Whole:
-		next = compile.New(e.cfg, ed.Set)
-	case ed.partial():
-		next = state.With(ed.Set, gone)
+	wanted := ed.Set
+	if !ed.Whole {
+		wanted = state.Replaced(ed.Set, gone)
 	}
+	wanted = arranged(wanted, func(s *compile.Service) *compile.Service {
+		known, found := state.Service(s.Name), held[s.Name]
+		if known == nil || found != nil && s.Arranged(found).Equal(found) {
+			return found // equal services stay, in whatever arrangement
+		}
+		return known // others may have damaged what was found
+	})
+	next := compile.New(e.cfg, wanted)
 	st := &staged{
 		Transaction: ruleset.Diff(current, next.Ruleset()), generation: generation, state: state, set: ed.Set, gone: gone,
 		next: next, clients: true,
@@ -221,18 +236,17 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 // the services. If an edit replaces all of them, those of UDP suffice, since their
 // flows may have to be reconciled. Tables of an older version can be replaced as a
 // whole only.
-func (e *Engine) takeOver(current *ruleset.Ruleset, whole bool) (*compile.State, error) {
+func (e *Engine) takeOver(current *ruleset.Ruleset, held map[string]*compile.Service, whole bool) (*compile.State, error) {
 	if err := checkCurrent(current); err != nil {
 		if whole {
 			err = nil
 		}
 		return compile.New(e.cfg, nil), err
 	}
-	held := compile.Holds(current)
 	services := make([]*compile.Service, 0, len(held))
-	for i := range held {
-		if !whole || held[i].Proto == compile.UDP {
-			services = append(services, &held[i].Service)
+	for _, s := range held {
+		if !whole || s.Proto == compile.UDP {
+			services = append(services, s)
 		}
 	}
 	return compile.New(e.cfg, services), nil

@@ -156,17 +156,21 @@ func (c *Conn) readSets(ctx context.Context, t *ruleset.Table, elements func(set
 		return err
 	}
 	for _, s := range t.Sets {
-		if s.Dynamic || !elements(s.Name) {
-			continue // packets add the elements of dynamic sets, which are not part of the ruleset
+		if !elements(s.Name) {
+			continue
 		}
-		if err := c.readElements(ctx, t, s); err != nil {
+		if err := c.dumpElements(ctx, t, s); err != nil {
 			return fmt.Errorf("elements of %s: %w", s.Name, err)
 		}
 	}
 	return nil
 }
 
-func (c *Conn) readElements(ctx context.Context, t *ruleset.Table, s *ruleset.Set) error {
+func (c *Conn) dumpElements(ctx context.Context, t *ruleset.Table, s *ruleset.Set) error {
+	if s.Dynamic {
+		return nil // packets add the elements of dynamic sets, which are not part of the ruleset
+	}
+	s.Elements = nil
 	filter := elementList(t.Name, s.Name)
 	err := c.dumpIn(ctx, unix.NFT_MSG_GETSETELEM, t.Family, filter, func(b []byte) error {
 		_, _, err := nfnl.DecodeElements(b, s, t.Family, func(e ruleset.Element) {
@@ -238,38 +242,4 @@ func (c *Conn) readRules(ctx context.Context, t *ruleset.Table) error {
 		in.Rules = append(in.Rules, rule)
 		return nil
 	})
-}
-
-// ReadCounters reads the counters of these elements of a set. An element that the
-// kernel does not have keeps its counters.
-func (c *Conn) ReadCounters(ctx context.Context, change *ruleset.Change, elements []ruleset.Element) error {
-	// Each element is answered by a separate message, and all answers to a request
-	// must fit into the receive buffer.
-	const chunk = 32
-	for len(elements) > 0 {
-		n := min(chunk, len(elements))
-		if err := c.readCounters(ctx, change, elements[:n]); err != nil {
-			return fmt.Errorf("read counters of %s: %w", change.Set.Name, err)
-		}
-		elements = elements[n:]
-	}
-	return nil
-}
-
-func (c *Conn) readCounters(ctx context.Context, change *ruleset.Change, elements []ruleset.Element) error {
-	attrs := append(elementList(change.Table, change.Set.Name), nfnl.ElementKeys(change, elements)...)
-	err := c.ask(ctx, c.socket, unix.NFT_MSG_GETSETELEM, unix.NLM_F_ACK, change.Family, attrs, func(b []byte) error {
-		_, _, err := nfnl.DecodeElements(b, change.Set, change.Family, func(e ruleset.Element) {
-			for i := range elements {
-				if elements[i].Key == e.Key {
-					elements[i].Packets, elements[i].Bytes = e.Packets, e.Bytes
-				}
-			}
-		})
-		return err
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return nil // another process has deleted an element
-	}
-	return err
 }

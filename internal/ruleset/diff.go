@@ -2,7 +2,6 @@ package ruleset
 
 import (
 	"iter"
-	"maps"
 	"slices"
 )
 
@@ -324,25 +323,24 @@ func diffElements(a, b *Set) (del, add []Element) {
 	if len(a.Elements) == 0 {
 		return nil, b.Elements
 	}
-	old := make(map[Tuple]int, len(a.Elements))
-	for i := range a.Elements {
-		old[a.Elements[i].Key] = i
-	}
+	old := places{elements: a.Elements}
+	kept := make([]bool, len(a.Elements))
+	left := len(a.Elements)
 	for i := range b.Elements {
 		e := &b.Elements[i]
-		j, ok := old[e.Key]
-		if ok && a.Elements[j].Same(e) {
-			delete(old, e.Key)
-			continue
+		if j, ok := old.find(e.Key); ok && a.Elements[j].Same(e) {
+			kept[j] = true
+			left--
+		} else {
+			add = append(add, *e)
 		}
-		add = append(add, *e)
 	}
-	for _, i := range slices.Sorted(maps.Values(old)) {
-		del = append(del, a.Elements[i])
+	if left > 0 {
+		del = others(a.Elements, kept)
 	}
 	inheritors := b.Inheritors(del, add, func(yield func(*Element) bool) {
 		for i := range a.Elements {
-			if _, gone := old[a.Elements[i].Key]; !gone && !yield(&a.Elements[i]) {
+			if kept[i] && !yield(&a.Elements[i]) {
 				return
 			}
 		}
@@ -353,6 +351,53 @@ func diffElements(a, b *Set) (del, add []Element) {
 		add = append(add, e)
 	}
 	return del, add
+}
+
+// others returns the elements that are not kept, in order. A set that was read may
+// have an element twice, which is then kept as well.
+func others(elements []Element, kept []bool) (out []Element) {
+	last := map[Tuple]int{}
+	for i := range elements {
+		if !kept[i] {
+			last[elements[i].Key] = i
+		}
+	}
+	for i := range elements {
+		if kept[i] {
+			delete(last, elements[i].Key)
+		}
+	}
+	for i := range elements {
+		if j, ok := last[elements[i].Key]; ok && i == j {
+			out = append(out, elements[i])
+		}
+	}
+	return out
+}
+
+// places finds elements by their keys. Two lists of elements mostly have the same
+// order, so the next one that is asked for is expected to be the next one.
+type places struct {
+	elements []Element
+	next     int
+	byKey    map[Tuple]int // nil before it is needed
+}
+
+func (p *places) find(k Tuple) (i int, ok bool) {
+	if i = p.next; i < len(p.elements) && p.elements[i].Key == k {
+		p.next++
+		return i, true
+	}
+	if p.byKey == nil {
+		p.byKey = make(map[Tuple]int, len(p.elements))
+		for i := range p.elements {
+			p.byKey[p.elements[i].Key] = i
+		}
+	}
+	if i, ok = p.byKey[k]; ok {
+		p.next = i + 1
+	}
+	return i, ok
 }
 
 // Same reports whether both elements are equal, whatever their counters.

@@ -462,3 +462,35 @@ func TestPrefixesAreComparedAsText(t *testing.T) {
 		t.Error("rules are compared wrongly")
 	}
 }
+
+// TestDiffRepeated: an element that was read twice is not deleted if it is wanted,
+// and deleted once if it is not.
+func TestDiffRepeated(t *testing.T) {
+	element := func(port uint16) Element { return Element{Key: Tuple{}.Port(port)} }
+	set := func(ports ...uint16) *Ruleset {
+		s := &Set{Name: "s", Key: []Type{Port}, Size: 64}
+		for _, p := range ports {
+			s.Elements = append(s.Elements, element(p))
+		}
+		return &Ruleset{Tables: []*Table{{Family: IPv4, Name: "t", Sets: []*Set{s}}}}
+	}
+	for _, c := range []struct {
+		held, wanted *Ruleset
+		deleted      []Element
+	}{
+		{set(1, 1), set(1), nil},
+		{set(1, 2, 1), set(1), []Element{element(2)}},
+		{set(2, 1, 1), set(1, 3), []Element{element(2)}},
+		{set(1, 2, 2), set(1), []Element{element(2)}},
+	} {
+		var got []Element
+		for _, change := range Diff(c.held, c.wanted).Changes() {
+			if change.Verb == Delete {
+				got = append(got, change.Elements...)
+			}
+		}
+		if !slices.Equal(got, c.deleted) {
+			t.Errorf("from %v to %v, %v is deleted, want %v", c.held, c.wanted, got, c.deleted)
+		}
+	}
+}

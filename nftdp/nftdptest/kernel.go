@@ -54,6 +54,19 @@ func (k *kernel) Read(ctx context.Context, table string, families []ruleset.Fami
 	return out, ctx.Err()
 }
 
+func (k *kernel) ReadElements(ctx context.Context, t *ruleset.Table, s *ruleset.Set, _ []ruleset.Tuple) error {
+	k.node.mu.Lock()
+	defer k.node.mu.Unlock()
+	held := k.node.set(place{t.Family, t.Name, s.Name})
+	if held == nil {
+		return errors.Join(ruleset.ErrStale, ctx.Err()) // it was deleted meanwhile
+	}
+	if !held.Dynamic {
+		s.Elements = slices.Clone(held.Elements)
+	}
+	return ctx.Err()
+}
+
 func (k *kernel) ReadCounters(ctx context.Context, c *ruleset.Change, elements []ruleset.Element) error {
 	k.node.mu.Lock()
 	defer k.node.mu.Unlock()
