@@ -343,28 +343,57 @@ func TestListAllocations(t *testing.T) {
 }
 
 // BenchmarkDelete finds and deletes 50,000 flows to one backend among 200,000 at one
-// frontend.
+// frontend: with a request and an answer for each, in bulk, and while they are
+// listed. It needs net.netfilter.nf_conntrack_max of 200,000, which only root in the
+// initial user namespace can raise.
 func BenchmarkDelete(b *testing.B) {
 	const total, gone = 200_000, 50_000
-	for b.Loop() {
-		b.StopTimer()
-		ns, c := dial(b)
-		track(b, ns, total, func(i int) nstest.Tracked {
-			f := nstest.Tracked{Src: addrPort("10.0.0.1:1000"), Dst: frontend, To: backend, Replied: true}
-			f.Src = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 16), byte(i >> 8)}), 1000+uint16(i&0xff))
-			if i >= gone {
-				f.To = netip.AddrPortFrom(backend.Addr().Next(), 5353)
-			}
-			return f
-		})
-		b.StartTimer()
-		filter := udp()
-		filter.Addr, filter.Port, filter.To = frontend.Addr(), frontend.Port(), backend
-		n, err := c.DeleteMatching(b.Context(), filter, all)
-		if err != nil || n != gone {
-			b.Fatalf("deleted %d of %d, error %v", n, gone, err)
+	filter := udp()
+	filter.Addr, filter.Port, filter.To = frontend.Addr(), frontend.Port(), backend
+	list := func(b *testing.B, c *Conn) []Flow {
+		b.Helper()
+		found, err := c.List(b.Context(), filter, all)
+		if err != nil {
+			b.Fatal(err)
 		}
+		return found
 	}
+	for _, way := range []struct {
+		name string
+		do   func(b *testing.B, c *Conn) (int, error)
+	}{
+		{"each", func(b *testing.B, c *Conn) (n int, err error) {
+			for flow := range slices.Chunk(list(b, c), 1) {
+				deleted, failed := c.Delete(b.Context(), flow)
+				n, err = n+deleted, errors.Join(err, failed)
+			}
+			return n, err
+		}},
+		{"bulk", func(b *testing.B, c *Conn) (int, error) { return c.Delete(b.Context(), list(b, c)) }},
+		{"matching", func(b *testing.B, c *Conn) (int, error) { return c.DeleteMatching(b.Context(), filter, all) }},
+	} {
+		b.Run(way.name, func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				ns, c := dial(b)
+				track(b, ns, total, func(i int) nstest.Tracked { return toTwoBackends(i, i < gone) })
+				b.StartTimer()
+				if n, err := way.do(b, c); n != gone || err != nil {
+					b.Fatalf("deleted %d of %d, error %v", n, gone, err)
+				}
+			}
+		})
+	}
+}
+
+// toTwoBackends returns the flow of a client, to the backend or to its neighbour.
+func toTwoBackends(i int, first bool) nstest.Tracked {
+	addr := netip.AddrFrom4([4]byte{10, 0, byte(i >> 16), byte(i >> 8)})
+	f := nstest.Tracked{Src: netip.AddrPortFrom(addr, 1000+uint16(i&0xff)), Dst: frontend, To: backend, Replied: true}
+	if !first {
+		f.To = netip.AddrPortFrom(backend.Addr().Next(), backend.Port())
+	}
+	return f
 }
 
 // TestDeleteMatching: flows are deleted while they are listed, and counted exactly;
