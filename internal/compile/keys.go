@@ -32,6 +32,10 @@ type slots struct {
 	first, n uint32
 }
 
+// maxKeys bounds the keys of a set, 36 bytes each: the chains of a table that another
+// process has changed can choose from any number of slots.
+const maxKeys = 1 << 22
+
 // slotKeys returns the keys of the slots of all pools in one map.
 func slotKeys(t *ruleset.Table, id SetID) []ruleset.Tuple {
 	chosen := slotsByChain{t: t, chains: map[string]*ruleset.Chain{}, known: map[string][]slots{}}
@@ -43,6 +47,9 @@ func slotKeys(t *ruleset.Table, id SetID) []ruleset.Tuple {
 		for _, s := range chosen.from(e.Verdict.Chain) {
 			if s.set == id {
 				out = appendSlots(out, e.Key, s, id)
+			}
+			if len(out) > maxKeys {
+				return nil
 			}
 		}
 	}

@@ -1,7 +1,9 @@
 package compile
 
 import (
+	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -44,6 +46,32 @@ func FuzzKeys(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestKeysBounded: a chain that another process has changed does not make us ask for
+// more keys than there can be.
+func TestKeysBounded(t *testing.T) {
+	var services []*Service
+	pool := []netip.AddrPort{netip.MustParseAddrPort("10.8.0.1:80"), netip.MustParseAddrPort("10.8.0.2:80")}
+	for i := range 100 {
+		services = append(services, &Service{Name: fmt.Sprint(i), Proto: TCP, Frontends: []Frontend{
+			{Addr: addr("10.9.0.1"), Port: uint16(80 + i), Pool: pool},
+		}})
+	}
+	table := New(Config{}, services).Ruleset().Table(ruleset.IPv4)
+	if n := len(Keys(table, Backends)); n != 200 {
+		t.Errorf("%d keys, want 200", n)
+	}
+	rule := table.Chain("random-2").Rules[0]
+	for i, s := range rule {
+		if d, ok := s.(ruleset.DNAT); ok {
+			d.Key[len(d.Key)-1].Mod = 1 << 31
+			rule[i] = d
+		}
+	}
+	if n := len(Keys(table, Backends)); n > 0 {
+		t.Errorf("%d keys with a chain of 2^31 slots", n)
+	}
 }
 
 func keysText(keys map[ruleset.Tuple]int) []string {

@@ -210,18 +210,21 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 		return nil, err
 	}
 	gone := ed.gone(state)
-	wanted := ed.Set
+	services := ed.Set
 	if !ed.Whole {
-		wanted = state.Replaced(ed.Set, gone)
+		services = state.Replaced(ed.Set, gone)
 	}
-	wanted = arranged(wanted, func(s *compile.Service) *compile.Service {
+	wanted := arranged(services, func(s *compile.Service) *compile.Service {
 		known, found := state.Service(s.Name), held[s.Name]
 		if known == nil || found != nil && s.Arranged(found).Equal(found) {
 			return found // equal services stay, in whatever arrangement
 		}
 		return known // others may have damaged what was found
 	})
-	next := compile.New(e.cfg, wanted)
+	next := state
+	if !ed.empty() || !slices.Equal(services, wanted) {
+		next = compile.New(e.cfg, wanted)
+	}
 	st := &staged{
 		Transaction: ruleset.Diff(current, next.Ruleset()), generation: generation, state: state, set: ed.Set, gone: gone,
 		next: next, clients: true,

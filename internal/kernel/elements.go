@@ -53,7 +53,7 @@ const ManyKeys = 1 << 16
 // readKeys reads elements by their keys, if that is faster, and reports whether
 // the set has no others.
 func (c *Conn) readKeys(ctx context.Context, t *ruleset.Table, s *ruleset.Set, keys []ruleset.Tuple) (complete bool, err error) {
-	if len(keys) < ManyKeys || s.Dynamic {
+	if len(keys) < ManyKeys || s.Dynamic || s.Interval {
 		return false, nil
 	}
 	count, err := c.count(ctx, t, s)
