@@ -25,8 +25,8 @@ type Flow struct {
 	// address of the node if the flow is masqueraded.
 	Source netip.AddrPort `json:"source"`
 	// Ended says that both sides have ended the connection (TCP in TIME_WAIT
-	// or CLOSE, SCTP in CLOSED): the kernel keeps the entry for stray packets
-	// only.
+	// or CLOSE, SCTP in CLOSED after a reply): the kernel keeps the entry for
+	// stray packets only.
 	Ended bool `json:"ended,omitempty"`
 }
 
