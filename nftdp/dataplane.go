@@ -47,9 +47,8 @@ func (c Config) Open(ctx context.Context) (*Dataplane, error) { return c.open(ct
 
 // OpenIn is Open for the network namespace of a handle, which may be closed
 // afterwards. A closed handle, and a descriptor of anything but a network
-// namespace, are refused. Entering the namespace takes CAP_SYS_ADMIN, as setns(2)
-// does, even if it is the thread's own; without it, the error matches
-// fs.ErrPermission.
+// namespace, are refused. Entering another namespace than the thread's own takes
+// CAP_SYS_ADMIN, as setns(2) does; without it, the error matches fs.ErrPermission.
 func (c Config) OpenIn(ctx context.Context, ns netns.NsHandle) (*Dataplane, error) {
 	if !ns.IsOpen() {
 		return nil, errors.New("open network namespace: the handle is closed: use Open for the namespace of the calling thread")
