@@ -16,16 +16,19 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Kernel has the operations on one network namespace that a Table needs.
+// Kernel has the operations on one network namespace that a Table needs. It may be
+// used concurrently, also by accept.
 type Kernel interface {
 	// List lists the flows that pass a filter and that accept accepts. The
 	// flow passed to accept is valid until it returns.
 	List(ctx context.Context, f conntrack.Filter, accept func(*conntrack.Flow) bool) ([]conntrack.Flow, error)
-	// Delete deletes a flow that List returned, and reports whether it was
-	// still there.
-	Delete(ctx context.Context, f *conntrack.Flow) (bool, error)
-	// LocalAddrs lists the prefixes of a family that are the node's own. It
-	// may be called while List is running.
+	// Delete deletes flows that List returned, and returns how many were still
+	// there, also with an error.
+	Delete(ctx context.Context, flows []conntrack.Flow) (int, error)
+	// DeleteMatching deletes the flows that List would return, and returns how
+	// many it deleted, also with an error.
+	DeleteMatching(ctx context.Context, f conntrack.Filter, accept func(*conntrack.Flow) bool) (int, error)
+	// LocalAddrs lists the prefixes of a family that are the node's own.
 	LocalAddrs(ctx context.Context, f ruleset.Family) ([]netip.Prefix, error)
 }
 
@@ -162,17 +165,9 @@ func filters(at []compile.Key, translated bool) []conntrack.Filter {
 }
 
 // Delete deletes flows and returns how many were still there.
-func (t *Table) Delete(ctx context.Context, flows []conntrack.Flow) (n int, err error) {
-	for i := range flows {
-		deleted, err := t.kernel.Delete(ctx, &flows[i])
-		if err != nil {
-			return n, explain(err)
-		}
-		if deleted {
-			n++
-		}
-	}
-	return n, nil
+func (t *Table) Delete(ctx context.Context, flows []conntrack.Flow) (int, error) {
+	n, err := t.kernel.Delete(ctx, flows)
+	return n, explain(err)
 }
 
 // explain names the kernel option that an error of the kernel points to.

@@ -58,7 +58,7 @@ func TestFilters(t *testing.T) {
 		{"many ports", at("10.0.0.1", 1, 2, 3, 4, 5), false, []conntrack.Filter{filter("10.0.0.1", 0, false)}},
 	} {
 		byPort := cmpopts.SortSlices(func(x, y conntrack.Filter) bool { return x.Port < y.Port })
-		if diff := cmp.Diff(c.want, filters(c.at, c.translated), byPort, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		if diff := cmp.Diff(c.want, filters(c.at, c.translated), byPort, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -64,7 +65,11 @@ func Dial(protocol, ns int, options ...netlink.ConnOption) (*Socket, error) {
 			return nil, err
 		}
 		defer own.Close()
-		config.NetNS = int(own.Fd())
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if !ofThread(own) {
+			config.NetNS = int(own.Fd())
+		}
 	}
 	nl, err := netlink.Dial(protocol, config)
 	if err != nil {
@@ -93,6 +98,14 @@ func namespace(fd int) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("open network namespace: file descriptor %d is not a network namespace", fd), file.Close())
 	}
 	return file, nil
+}
+
+// ofThread reports whether a network namespace is that of the calling thread.
+// Entering even that takes CAP_SYS_ADMIN.
+func ofThread(ns *os.File) bool {
+	var this, that unix.Stat_t
+	err := errors.Join(unix.Stat("/proc/thread-self/ns/net", &this), unix.Fstat(int(ns.Fd()), &that))
+	return err == nil && this.Dev == that.Dev && this.Ino == that.Ino
 }
 
 // Close closes the socket.

@@ -55,7 +55,7 @@ const many = 20_000
 func TestAskAbandoned(t *testing.T) {
 	ns := newNamespace(t)
 	s := dial(t, ns, unix.NETLINK_NETFILTER)
-	addNumbers(t, s, many)
+	addNumbers(t, s)
 	enough := errors.New("enough")
 	for n := 1; n <= 4; n++ { // the datagram at which it is abandoned
 		for name, abandon := range map[string]func() (err, want error){
@@ -201,7 +201,7 @@ func TestAskInterrupted(t *testing.T) {
 func TestAskForged(t *testing.T) {
 	ns := newNamespace(t)
 	s := dial(t, ns, unix.NETLINK_NETFILTER)
-	addNumbers(t, s, many)
+	addNumbers(t, s)
 	for _, typ := range []uint16{unix.NLMSG_ERROR, unix.NLMSG_DONE} {
 		forge(t, ns, s, typ)
 		wantNumbers(t, s)

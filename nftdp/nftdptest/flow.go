@@ -98,13 +98,26 @@ func (k *kernel) List(ctx context.Context, f conntrack.Filter, accept func(*conn
 }
 
 // Delete implements flows.Kernel.
-func (k *kernel) Delete(ctx context.Context, f *conntrack.Flow) (bool, error) {
+func (k *kernel) Delete(ctx context.Context, flows []conntrack.Flow) (n int, err error) {
 	k.node.mu.Lock()
 	defer k.node.mu.Unlock()
-	at := tuple{f.Proto, f.Src, f.Dst}
-	there := k.node.flows[at] != nil
-	delete(k.node.flows, at)
-	return there, ctx.Err()
+	for _, f := range flows {
+		at := tuple{f.Proto, f.Src, f.Dst}
+		if k.node.flows[at] != nil {
+			n++
+		}
+		delete(k.node.flows, at)
+	}
+	return n, ctx.Err()
+}
+
+// DeleteMatching implements flows.Kernel.
+func (k *kernel) DeleteMatching(ctx context.Context, f conntrack.Filter, accept func(*conntrack.Flow) bool) (int, error) {
+	found, err := k.List(ctx, f, accept)
+	if err != nil {
+		return 0, err
+	}
+	return k.Delete(ctx, found)
 }
 
 // LocalAddrs implements flows.Kernel.
