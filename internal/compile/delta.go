@@ -218,6 +218,8 @@ func deleteUnits(units []unit, at ruleset.Change) []ruleset.Change {
 // Commit applies the delta to the State that it was computed from.
 func (d *Delta) Commit() {
 	s := d.state
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, name := range d.delete {
 		s.index.remove(s.services[name])
 		delete(s.services, name)
@@ -228,7 +230,7 @@ func (d *Delta) Commit() {
 		}
 	}
 	for _, svc := range d.set {
-		s.index.add(svc)
+		s.index.add(svc, svc.Name)
 		s.services[svc.Name] = svc
 	}
 	for _, svc := range d.equal {

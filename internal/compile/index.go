@@ -103,13 +103,14 @@ func (x *Index) Add(k Key, last uint16, owner string) {
 	}
 }
 
-// add adds the frontends of a service, except those that another service claims
-// already: tables that another process has changed can be contradictory.
-func (x *Index) add(s *Service) {
+// add adds the frontends of a service under a name, except those that another
+// service claims already: tables that another process has changed can be
+// contradictory.
+func (x *Index) add(s *Service, name string) {
 	for i := range s.Frontends {
 		f := &s.Frontends[i]
 		if _, taken := x.Conflict(s.Key(f), f.End, nil); !taken {
-			x.Add(s.Key(f), f.End, s.Name)
+			x.Add(s.Key(f), f.End, name)
 		}
 	}
 }

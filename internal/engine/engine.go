@@ -134,7 +134,7 @@ func Open(ctx context.Context, cfg compile.Config, kernel Kernel) (*Engine, erro
 	e := &Engine{
 		cfg: cfg, kernel: kernel, monitor: kernel.Monitor(), turn: make(chan struct{}, 1), watchers: map[*watcher]bool{},
 	}
-	e.flows = flows.New(cfg, kernel.Flows(), affinities{e})
+	e.flows = flows.New(cfg, kernel.Flows(), lockingAffinities{e})
 	if _, err := e.tables(ctx); err != nil {
 		return nil, errors.Join(Explain(err), kernel.Close())
 	}

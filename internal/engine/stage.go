@@ -62,8 +62,20 @@ type staged struct {
 	state      *compile.State // before the edit
 	set        []*compile.Service
 	gone       []string
-	assumed    bool   // computed from what the kernel is assumed to hold, without reading all of it
-	adopt      func() // makes the edit's state the engine's, once Now is committed
+	assumed    bool             // computed from what the kernel is assumed to hold, without reading all of it
+	known      bool             // computed from the services alone
+	adopts     bool             // this Engine has not committed anything yet
+	found      *ruleset.Ruleset // what it adopts, unless that is of an older version
+	adopt      func()           // makes the edit's state the engine's, once Now is committed
+}
+
+// flows returns what the edit can make stale.
+func (st *staged) flows() flows.Change {
+	out := flows.Change{Replaced: flows.Replacements(st.state, st.set, st.gone), Adopted: st.adopts, Found: st.found}
+	if !st.known && !st.adopts {
+		out.Repairs = st.Changes()
+	}
+	return out
 }
 
 // owner returns the service that claims a frontend, before or after the edit.
@@ -117,7 +129,7 @@ func (e *Engine) stageKnown(ctx context.Context, ed *Edit) (*staged, error) {
 	}
 	st := &staged{
 		Transaction: delta.Transaction(), generation: e.held, state: e.state,
-		set: ed.Set, gone: gone, assumed: true, adopt: delta.Commit,
+		set: ed.Set, gone: gone, assumed: true, known: true, adopt: delta.Commit,
 	}
 	return st, e.carryCounters(ctx, st.Now)
 }
@@ -158,17 +170,18 @@ func (e *Engine) Conflicts(ctx context.Context, ed *Edit) (ConflictError, error)
 	return state.Conflicts(ed.Set, ed.Delete), nil
 }
 
-// Flows runs a function on the flows of the namespace and the wanted state.
+// Flows runs a function on the flows of the namespace and the wanted state. Other
+// methods do not wait for it.
 func (e *Engine) Flows(ctx context.Context, do func(*flows.Table, *compile.State) error) error {
 	if err := e.lock(ctx); err != nil {
 		return err
 	}
-	defer e.unlock()
 	state, err := e.current(ctx)
+	e.unlock()
 	if err != nil {
 		return err
 	}
-	return explainPermission(do(e.flows, state))
+	return e.orClosed(explainPermission(do(e.flows, state)))
 }
 
 // stageRead reads what the kernel holds and compares it with the whole wanted
@@ -201,6 +214,10 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 	}
 	st := &staged{
 		Transaction: ruleset.Diff(current, next.Ruleset()), generation: generation, state: state, set: ed.Set, gone: gone,
+		adopts: e.state == nil,
+	}
+	if st.adopts && checkCurrent(current) == nil {
+		st.found = current
 	}
 	next.SetSizes(current, st.Changes())
 	st.adopt = func() { e.state, e.drift = next, drift{} }
@@ -209,9 +226,8 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 
 // takeOver returns the state of the services that the kernel holds. It becomes
 // the engine's only when an edit of it is committed: until then others may change
-// the services. If an edit replaces all of them, those of UDP suffice, since their
-// flows may have to be reconciled. Tables of an older version can be replaced as a
-// whole only.
+// the services. If an edit replaces all of them, none is needed. Tables of an older
+// version can be replaced as a whole only.
 func (e *Engine) takeOver(current *ruleset.Ruleset, whole bool) (*compile.State, error) {
 	if err := checkCurrent(current); err != nil {
 		if whole {
@@ -219,12 +235,13 @@ func (e *Engine) takeOver(current *ruleset.Ruleset, whole bool) (*compile.State,
 		}
 		return compile.New(e.cfg, nil), err
 	}
+	if whole {
+		return compile.New(e.cfg, nil), nil
+	}
 	held := compile.Holds(current)
 	services := make([]*compile.Service, 0, len(held))
 	for i := range held {
-		if !whole || held[i].Proto == compile.UDP {
-			services = append(services, &held[i].Service)
-		}
+		services = append(services, &held[i].Service)
 	}
 	return compile.New(e.cfg, services), nil
 }

@@ -77,22 +77,30 @@ func (t *Table) AddAffinities(ctx context.Context, state *compile.State, list []
 			return total, err
 		}
 	}
-	return total, nil
+	// A commit meanwhile may have taken a backend away, and deleted its clients
+	// before these were added.
+	return total, t.purgeClients(ctx, t.current.Load() != nil && total > 0)
 }
 
 // purgeClients deletes the affinities of clients whose backend no longer gets
-// connections from their frontend. It runs after a change that may have left
-// some: from then on, packets do not add them again.
-func (t *Table) purgeClients(ctx context.Context, state *compile.State) error {
-	if !t.purge {
+// connections from their frontend, if there can be any. It runs after a change that
+// may have left some: from then on, packets do not add them again.
+func (t *Table) purgeClients(ctx context.Context, can bool) error {
+	t.mu.Lock()
+	t.purge = t.purge || can
+	can = t.purge
+	t.mu.Unlock()
+	if !can {
 		return nil
 	}
-	known := clients{state: state}
+	known := clients{state: t.current.Load()}
 	for _, f := range ruleset.Families {
 		if err := t.purgeFamily(ctx, f, &known); err != nil {
 			return fmt.Errorf("services are programmed, but clients of former backends are still remembered: %w", err)
 		}
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.purge = false
 	return nil
 }
@@ -130,19 +138,10 @@ type clients struct {
 	frontends map[compile.Key]*compile.Frontend
 }
 
-func (c *clients) key(a *Affinity) (compile.Key, bool) {
-	k := compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto}
-	return matching(c.state, k, nodeWide(k))
-}
-
 // service returns the service that the client's frontend belongs to, or nil.
 func (c *clients) service(a *Affinity) *compile.Service {
-	k, ok := c.key(a)
-	if !ok {
-		return nil
-	}
-	name, _ := c.state.Index().Owner(k)
-	return c.state.Service(name)
+	s, _ := c.state.Find(compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto})
+	return s
 }
 
 // seconds returns how long the client's service remembers the client: 0 if it
@@ -152,8 +151,7 @@ func (c *clients) seconds(a *Affinity) uint32 {
 	if s == nil || s.Affinity == 0 || a.Service != "" && a.Service != s.Name {
 		return 0
 	}
-	k, _ := c.key(a)
-	f := c.frontend(s, k)
+	f := c.frontend(s, compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto})
 	b := unmapped(a.Backend)
 	if f == nil || !slices.Contains(f.Pool, b) && !slices.Contains(f.Internal, b) {
 		return 0
@@ -161,6 +159,8 @@ func (c *clients) seconds(a *Affinity) uint32 {
 	return s.Affinity
 }
 
+// frontend returns the frontend of a service with that address, or else the
+// node-wide one.
 func (c *clients) frontend(s *compile.Service, k compile.Key) *compile.Frontend {
 	if f, ok := c.frontends[k]; ok {
 		return f
@@ -168,10 +168,10 @@ func (c *clients) frontend(s *compile.Service, k compile.Key) *compile.Frontend 
 	if c.frontends == nil {
 		c.frontends = map[compile.Key]*compile.Frontend{}
 	}
-	i := slices.IndexFunc(s.Frontends, func(f compile.Frontend) bool { return !k.Ranged && s.Key(&f) == k })
-	c.frontends[k] = nil
-	if i >= 0 {
-		c.frontends[k] = &s.Frontends[i]
+	for _, at := range [...]compile.Key{k.NodeWide(), k} {
+		if i := slices.IndexFunc(s.Frontends, func(f compile.Frontend) bool { return s.Key(&f) == at }); i >= 0 {
+			c.frontends[k] = &s.Frontends[i]
+		}
 	}
 	return c.frontends[k]
 }
@@ -203,29 +203,3 @@ func entryOf(a *Affinity, timeout time.Duration) ruleset.Entry {
 }
 
 func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
-
-// endsAffinities reports whether a change removes backends that clients may be
-// remembered for.
-func endsAffinities(state *compile.State, set []*compile.Service, gone []string) bool {
-	return slices.ContainsFunc(set, func(s *compile.Service) bool { return endsAffinity(state.Service(s.Name), s) }) ||
-		slices.ContainsFunc(gone, func(name string) bool { return endsAffinity(state.Service(name), nil) })
-}
-
-func endsAffinity(old, next *compile.Service) bool {
-	if old == nil || old.Affinity == 0 {
-		return false
-	}
-	if next == nil || next.Affinity == 0 {
-		return true
-	}
-	return slices.ContainsFunc(old.Frontends, func(f compile.Frontend) bool {
-		i := slices.IndexFunc(next.Frontends, func(n compile.Frontend) bool { return n.Addr == f.Addr && n.Port == f.Port })
-		return i < 0 || !within(&f, &next.Frontends[i])
-	})
-}
-
-// within reports whether all backends of a frontend are also those of another.
-func within(f, of *compile.Frontend) bool {
-	outside := func(b netip.AddrPort) bool { return !slices.Contains(of.Pool, b) && !slices.Contains(of.Internal, b) }
-	return !slices.ContainsFunc(f.Pool, outside) && !slices.ContainsFunc(f.Internal, outside)
-}
