@@ -128,19 +128,24 @@ func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error)
 // cannot be split. Once a message is sent, the kernel applies it even if the
 // context ends.
 //
-// After the transaction, Apply deletes stale UDP flows of the frontends that it
-// changed: those that lead to a backend that is removed or down, and those that
-// began before the frontend existed. A client that keeps its socket then reaches a
-// usable backend with its next datagram. Flows to draining backends, and to backups
-// that are in reserve again, stay. The first Apply of a Dataplane checks the flows
-// of every given service; it does not look for those of services that only an older
-// version knew. Flows that do not go to a frontend stay, and so do flows to
-// destinations that the frontend never led to, unless the frontend is new. A
-// datagram that passes the node while the transaction takes effect can still begin
-// a flow by the former rules. A transaction that takes nothing from a UDP frontend
-// costs nothing here; for others the kernel walks its table of connections, which
-// takes about ten milliseconds for 262,144 buckets, thirty with 100,000
-// connections.
+// After the transaction, Apply deletes stale flows: those that the rules would now
+// treat otherwise than they are treated, since their backend is removed or down, their
+// client may not connect any more, the policy or the source that backends see has
+// changed, or since they began before the frontend existed. With its next datagram a
+// client that keeps its socket goes where the rules say. TCP connections and SCTP
+// associations are deleted only if nobody has answered them or if they have ended,
+// unless the service has CutStale. Flows to draining backends, and to backups that are
+// in reserve again, stay. So do flows that go to no frontend, those that a process on
+// the node has begun, and flows to destinations that the frontend never led to, unless
+// the frontend is new. The first change of a Dataplane looks at all flows, with the
+// rules that it found as those of before; it does not look for those of services that
+// only an older version knew. A datagram that passes the node while the transaction
+// takes effect can still begin a flow by the former rules.
+//
+// That takes no time if the change can make nothing stale, or if there are no flows.
+// Otherwise Apply waits while the kernel walks its table of connections, which takes
+// about ten milliseconds for 262,144 buckets, thirty with 100,000 connections. No other
+// method waits for it.
 //
 // If that fails, the Plan is returned together with the error, since the services
 // are programmed, and the next Apply or Update continues. An error that matches

@@ -129,6 +129,7 @@ func protocolOf(n uint8) Protocol {
 func (s *Service) lower() *compile.Service {
 	out := &compile.Service{
 		Name: s.Name, Proto: s.Protocol.protoNumber(), Scheduler: compile.Scheduler(s.Scheduler), Affinity: uint32(s.Affinity / Duration(time.Second)),
+		CutStale: s.CutStale,
 	}
 	out.Frontends = make([]compile.Frontend, 0, len(s.Frontends))
 	var pools [len(ruleset.Families)]pools
@@ -228,8 +229,7 @@ func (s *Service) source(f *Frontend, addr netip.Addr) (out compile.Source) {
 // in use.
 func (s *Service) lowerStates(out *compile.Service) {
 	var used []netip.AddrPort
-	if slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.Backup || b.MaxConns > 0 }) ||
-		slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != PolicyAnyBackend }) {
+	if slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.Backup || b.MaxConns > 0 }) {
 		used = out.Backends()
 	}
 	for i := range s.Backends {
@@ -241,9 +241,10 @@ func (s *Service) lowerStates(out *compile.Service) {
 		if b.State != StateActive || used == nil {
 			continue
 		}
-		if _, ok := slices.BinarySearchFunc(used, addr, netip.AddrPort.Compare); !ok {
+		switch _, ok := slices.BinarySearchFunc(used, addr, netip.AddrPort.Compare); {
+		case !ok && b.Backup:
 			out.Reserve = append(out.Reserve, addr)
-		} else if b.MaxConns > 0 {
+		case ok && b.MaxConns > 0:
 			if out.Limits == nil {
 				out.Limits = map[netip.AddrPort]uint32{}
 			}

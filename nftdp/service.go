@@ -43,6 +43,14 @@ type Service struct {
 	// always 16381. A change of the size moves almost every client, so set it
 	// where the number of backends often crosses these limits.
 	MaglevSize uint16 `json:"maglevSize,omitempty"`
+	// CutStale breaks established TCP connections and SCTP associations that are
+	// stale, as UDP flows are always: those that lead to a backend which is
+	// removed or down, or which their client may not reach any more, also when
+	// the service is deleted. The next segment of a client is answered with a
+	// reset. Without it they go on until they end, or until Dataplane.Cut. It
+	// takes effect with the change that it is set in, and makes nothing stale by
+	// itself.
+	CutStale bool `json:"cutStale,omitempty"`
 }
 
 // Frontend is an address and port, or a port on the node's own addresses, that
@@ -258,11 +266,11 @@ const (
 type State uint8
 
 // The states. Established TCP connections and SCTP associations continue in every
-// state: the kernel translates them until they end.
+// state, unless Service.CutStale is set: the kernel translates them until they end.
 const (
 	// StateActive backends get new connections.
 	StateActive State = iota
-	// StateDraining backends get no new connections and keep their UDP flows.
+	// StateDraining backends get no new connections and keep their flows.
 	StateDraining
 	// StateDown backends get no new connections and lose their UDP flows to
 	// other backends.

@@ -48,7 +48,7 @@ func (d *Dataplane) Watch(ctx context.Context) iter.Seq2[*Drift, error] { return
 // of receiving events, are those of Watch.
 //
 // It calls report, unless that is nil, after each repair, and for each error, after
-// which it tries again. With both, the repair was made but UDP flows were not
+// which it tries again. With both, the repair was made but flows were not
 // reconciled (see Apply). If another process insists on another state, repairs that
 // follow each other within two seconds become less frequent, down to one each
 // second.

@@ -260,6 +260,8 @@ func deleteUnits(units []unit, at ruleset.Change) []ruleset.Change {
 // Commit applies the delta to the State that it was computed from.
 func (d *Delta) Commit() {
 	s := d.state
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, name := range d.delete {
 		s.index.remove(s.services[name])
 		delete(s.services, name)
@@ -273,10 +275,10 @@ func (d *Delta) Commit() {
 	}
 	for _, svc := range d.set {
 		if old := s.services[svc.Name]; old == nil {
-			s.index.add(svc)
+			s.index.add(svc, svc.Name)
 		} else {
 			for f := range s.index.moved(svc, old) {
-				s.index.addFrontend(svc, f)
+				s.index.addFrontend(svc, f, svc.Name)
 			}
 		}
 		s.services[svc.Name] = svc

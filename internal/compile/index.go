@@ -104,17 +104,18 @@ func (x *Index) Add(k Key, last uint16, owner string) {
 	}
 }
 
-// add adds the frontends of a service, except those that another service claims
-// already: tables that another process has changed can be contradictory.
-func (x *Index) add(s *Service) {
+// add adds the frontends of a service under a name, except those that another
+// service claims already: tables that another process has changed can be
+// contradictory.
+func (x *Index) add(s *Service, name string) {
 	for i := range s.Frontends {
-		x.addFrontend(s, &s.Frontends[i])
+		x.addFrontend(s, &s.Frontends[i], name)
 	}
 }
 
-func (x *Index) addFrontend(s *Service, f *Frontend) {
+func (x *Index) addFrontend(s *Service, f *Frontend, name string) {
 	if _, taken := x.Conflict(s.Key(f), f.End, nil); !taken {
-		x.Add(s.Key(f), f.End, s.Name)
+		x.Add(s.Key(f), f.End, name)
 	}
 }
 

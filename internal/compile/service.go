@@ -22,8 +22,9 @@ type Service struct {
 	// The following fields matter for established flows only and compile to
 	// nothing. The lists are sorted.
 	Draining []netip.AddrPort
-	Reserve  []netip.AddrPort // usable backends that no frontend leads to now
-	Adopted  bool             // read from a ruleset, which does not hold these lists
+	Reserve  []netip.AddrPort // active backups that no frontend leads to now
+	CutStale bool             // established connections that are stale are deleted
+	Adopted  bool             // read from a ruleset, which does not hold these fields
 }
 
 // Frontend is an address and port; an unspecified address is node-wide.

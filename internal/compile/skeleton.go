@@ -83,6 +83,9 @@ func (id SetID) Ranged() bool {
 // Frontends reports whether the set holds the frontends themselves.
 func (id SetID) Frontends() bool { return id <= NodeFrontendRanges }
 
+// Sources reports whether the set says how the sources of connections are treated.
+func (id SetID) Sources() bool { return id >= Masq && id <= NodeSourceRanges }
+
 // Backends reports whether the set holds the slots of pools.
 func (id SetID) Backends() bool { return id >= Backends && id <= NodeRangeBackends }
 

@@ -13,9 +13,8 @@ import (
 // State is a set of services with what they share, so that the effect of
 // changing a few of them can be computed without the others.
 type State struct {
+	*Directory
 	cfg      Config
-	services map[string]*Service
-	index    *Index
 	shared   shared
 	elements [2][NumSets]int    // numbers of elements
 	sizes    [2][NumSets]uint32 // sizes of the kernel's sets; 0 is unlimited
@@ -49,12 +48,10 @@ func New(cfg Config, services []*Service) *State {
 			}
 		}
 	}
-	s := &State{
-		cfg: cfg, services: make(map[string]*Service, len(services)), index: NewIndex(len(services)), shared: newShared(backends),
-	}
+	s := &State{Directory: newDirectory(len(services)), cfg: cfg, shared: newShared(backends)}
 	for _, svc := range services {
 		s.services[svc.Name] = svc
-		s.index.add(svc)
+		s.index.add(svc, svc.Name)
 		svc.emit((*counting)(s))
 	}
 	for i := range s.elements {
@@ -99,9 +96,6 @@ func (s *counting) hairpin(f int, a netip.Addr)                { s.shared.hairpi
 
 // Names iterates over the names of the services, in no particular order.
 func (s *State) Names() iter.Seq[string] { return maps.Keys(s.services) }
-
-// Service returns the service of that name, or nil.
-func (s *State) Service(name string) *Service { return s.services[name] }
 
 // Index returns the frontends of all services. It changes with the State.
 func (s *State) Index() *Index { return s.index }

@@ -26,6 +26,7 @@ import (
 const (
 	msgGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
 	msgDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
+	msgStats  = unix.NFNL_SUBSYS_CTNETLINK<<8 | 5
 )
 
 // Conn lists and deletes flows of a network namespace. It may be used concurrently:
@@ -98,6 +99,49 @@ func (c *Conn) each(ctx context.Context, f Filter, accept func(*Flow) bool, do f
 		return fmt.Errorf("list flows: %w", err)
 	}
 	return nil
+}
+
+// again makes a request, and repeats it if the reply was lost.
+func (c *Conn) again(ctx context.Context, ask func(*netlink.Socket) error) error {
+	return c.sockets.Do(ctx, func(s *netlink.Socket) (err error) {
+		const attempts = 16
+		for range attempts {
+			if err = ask(s); !errors.Is(err, netlink.ErrLost) {
+				break
+			}
+		}
+		return err
+	})
+}
+
+// Get reads a flow that List returned again; ok is false if it is no longer there.
+func (c *Conn) Get(ctx context.Context, f *Flow) (now Flow, ok bool, err error) {
+	err = c.again(ctx, func(s *netlink.Socket) error {
+		return s.AskNetfilter(ctx, msgGet, 0, f.name[0], f.name[netlink.NetfilterHeaderLen:], func(b []byte) error {
+			ok = decode(b, &now) && bytes.Equal(appendName(nil, b), f.name)
+			return nil
+		})
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return now, false, fmt.Errorf("read flow %v to %v: %w", f.Src, f.Dst, err)
+	}
+	now.name = f.name
+	return now, ok, nil
+}
+
+// Count returns how many flows there are, at a cost that does not depend on their
+// number or on the size of the kernel's table, through all of which List walks.
+func (c *Conn) Count(ctx context.Context) (n int, err error) {
+	err = c.again(ctx, func(s *netlink.Socket) error {
+		return s.AskNetfilter(ctx, msgStats, 0, unix.AF_UNSPEC, nil, func(b []byte) error {
+			n = decodeCount(b)
+			return nil
+		})
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count flows: %w", err)
+	}
+	return n, nil
 }
 
 // arena has the memory of many names.

@@ -238,6 +238,37 @@ func TestListFilters(t *testing.T) {
 	}
 }
 
+// TestCount: the flows of the namespace are counted, whatever their protocol.
+func TestCount(t *testing.T) {
+	ns, c := dial(t)
+	if n, err := c.Count(t.Context()); err != nil || n != 0 {
+		t.Errorf("%d flows, error %v, want none", n, err)
+	}
+	createFlows(t, ns)
+	if n, err := c.Count(t.Context()); err != nil || n != flows {
+		t.Errorf("%d flows, error %v, want %d", n, err, flows)
+	}
+	if got, err := c.List(t.Context(), Filter{}, all); err != nil || len(got) != flows {
+		t.Errorf("listed %d flows of any kind, error %v, want %d", len(got), err, flows)
+	}
+}
+
+// TestGet: a flow that was listed can be read again, until it is gone.
+func TestGet(t *testing.T) {
+	ns, c := dial(t)
+	createFlows(t, ns)
+	some := wantFlows(t, c, flows)[:1]
+	if got, ok, err := c.Get(t.Context(), &some[0]); err != nil || !ok || got.Src != some[0].Src {
+		t.Errorf("flow %+v, found %t, error %v", got, ok, err)
+	}
+	if n, err := c.Delete(t.Context(), some); err != nil || n != 1 {
+		t.Fatalf("%d deleted, error %v", n, err)
+	}
+	if _, ok, err := c.Get(t.Context(), &some[0]); err != nil || ok {
+		t.Errorf("a deleted flow: found %t, error %v", ok, err)
+	}
+}
+
 // TestMatches: Matches checks every field, since the kernel may list more flows
 // than it was asked for.
 func TestMatches(t *testing.T) {

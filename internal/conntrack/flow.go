@@ -12,18 +12,26 @@ type Flow struct {
 	Src, Dst           netip.AddrPort // of the first packet, before translation
 	ReplySrc, ReplyDst netip.AddrPort // of replies, before they are translated back
 	Unreplied          bool           // no packet came back so far
-	// Closing says that TCP or SCTP has begun to close the connection. Ended
-	// says that it has closed it: no more packets are expected. An association
-	// that SCTP has not established is neither.
-	Closing, Ended bool
+	Phase              Phase          // of TCP and SCTP; other flows are always established
 
 	name []byte // attributes that identify the flow, for Delete
 }
 
+// Phase says how far a connection has come.
+type Phase uint8
+
+// The phases.
+const (
+	Established Phase = iota // both sides have sent something, and at least one can still send data
+	Beginning                // nothing has come back yet
+	Closing                  // both sides have said that they send no more
+	Closed                   // no more packets are expected
+)
+
 // Filter selects flows. An address that is not set, and a port that is 0, stand for
 // any.
 type Filter struct {
-	Family ruleset.Family
+	Family ruleset.Family // 0: both
 	Proto  uint8          // IP protocol number; 0: any
 	Addr   netip.Addr     // of Flow.Dst
 	Port   uint16         // of Flow.Dst

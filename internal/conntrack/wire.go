@@ -40,6 +40,8 @@ const (
 
 	ctaFilterOrigFlags  = 1
 	ctaFilterReplyFlags = 2
+
+	ctaStatsEntries = 1 // CTA_STATS_GLOBAL_ENTRIES
 )
 
 // Flags of CTA_FILTER_ORIG_FLAGS and CTA_FILTER_REPLY_FLAGS: which fields of the
@@ -58,15 +60,25 @@ const (
 	statusDNAT    = 1 << 5
 )
 
-// States of nf_conntrack_tcp.h and nf_conntrack_sctp.h.
-const (
-	tcpFinWait          = 4
-	tcpTimeWait         = 7
-	tcpClose            = 8
-	sctpClosed          = 1
-	sctpShutdownSent    = 5
-	sctpShutdownAckSent = 7
+// The phases by the states of nf_conntrack_tcp.h and nf_conntrack_sctp.h. In the
+// others, the handshake is about to be completed (SYN_RECV), or one side can send for
+// as long as it likes after the other one has ended (FIN_WAIT and CLOSE_WAIT,
+// SHUTDOWN_SENT and SHUTDOWN_RECD). With the second FIN a TCP connection is in
+// LAST_ACK.
+var (
+	tcpPhases = [...]Phase{
+		1:              Beginning, // SYN_SENT
+		tcpLastAck:     Closing,
+		tcpLastAck + 1: Closed, // TIME_WAIT
+		tcpLastAck + 2: Closed, // CLOSE
+	}
+	sctpPhases = [...]Phase{
+		1: Closed,
+		7: Closing, // SHUTDOWN_ACK_SENT
+	}
 )
+
+const tcpLastAck = 6
 
 // decode reads a flow; ok is false if it has no ports or is incomplete.
 func decode(b []byte, f *Flow) (ok bool) {
@@ -85,7 +97,7 @@ func decode(b []byte, f *Flow) (ok bool) {
 		case ctaStatus:
 			f.Unreplied = len(a.Value) == 4 && binary.BigEndian.Uint32(a.Value)&statusReplied == 0
 		case ctaProtoinfo:
-			f.Closing, f.Ended = decodeState(a.Value)
+			f.Phase = decodePhase(a.Value)
 		}
 	}
 	f.Proto, f.Src, f.Dst = orig.proto, orig.src(), orig.dst()
@@ -93,7 +105,7 @@ func decode(b []byte, f *Flow) (ok bool) {
 	if f.Proto == unix.IPPROTO_SCTP && f.Unreplied {
 		// An association begins as closed, too (sctp_conntracks in
 		// net/netfilter/nf_conntrack_proto_sctp.c).
-		f.Closing, f.Ended = false, false
+		f.Phase = Beginning
 	}
 	return a.Err() == nil && orig.complete() && reply.complete()
 }
@@ -151,25 +163,36 @@ func (t *tuple) field(typ uint16, p []byte) {
 	}
 }
 
-// decodeState reports whether the protocol is closing the connection, or has closed
-// it.
-func decodeState(b []byte) (closing, ended bool) {
+// decodeCount reads the number of flows.
+func decodeCount(b []byte) (n int) {
+	if len(b) < netlink.NetfilterHeaderLen {
+		return 0
+	}
+	for a := netlink.ReadAttributes(b[netlink.NetfilterHeaderLen:]); a.Next(); {
+		if a.Type == ctaStatsEntries && len(a.Value) == 4 {
+			n = int(binary.BigEndian.Uint32(a.Value))
+		}
+	}
+	return n
+}
+
+// decodePhase reads the phase from the protocol's state.
+func decodePhase(b []byte) (p Phase) {
 	for proto := netlink.ReadAttributes(b); proto.Next(); {
 		for a := netlink.ReadAttributes(proto.Value); a.Next(); {
 			if a.Type != ctaState || len(a.Value) != 1 {
 				continue
 			}
-			switch state := a.Value[0]; proto.Type {
-			case ctaProtoinfoTCP:
-				closing = state >= tcpFinWait && state < tcpTimeWait
-				ended = state == tcpTimeWait || state == tcpClose
-			case ctaProtoinfoSCTP:
-				closing = state >= sctpShutdownSent && state <= sctpShutdownAckSent
-				ended = state == sctpClosed
+			state := int(a.Value[0])
+			switch {
+			case proto.Type == ctaProtoinfoTCP && state < len(tcpPhases):
+				p = tcpPhases[state]
+			case proto.Type == ctaProtoinfoSCTP && state < len(sctpPhases):
+				p = sctpPhases[state]
 			}
 		}
 	}
-	return closing, ended
+	return p
 }
 
 // appendName appends the body of a request to delete a flow: the family, the original

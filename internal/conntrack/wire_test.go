@@ -59,29 +59,35 @@ func TestDecode(t *testing.T) {
 	for _, c := range []struct {
 		name                 string
 		proto, state, status byte
-		closing, ended       bool
+		phase                Phase
 	}{
-		{"udp", unix.IPPROTO_UDP, 0, reply, false, false},
-		{"udp without a reply", unix.IPPROTO_UDP, 0, noReply, false, false},
-		{"tcp syn sent", unix.IPPROTO_TCP, 1, noReply, false, false},
-		{"tcp established", unix.IPPROTO_TCP, 3, reply, false, false},
-		{"tcp fin wait", unix.IPPROTO_TCP, 4, reply, true, false},
-		{"tcp last ack", unix.IPPROTO_TCP, 6, reply, true, false},
-		{"tcp time wait", unix.IPPROTO_TCP, 7, reply, false, true},
-		{"tcp close", unix.IPPROTO_TCP, 8, reply, false, true},
-		{"tcp reset by the client before a reply", unix.IPPROTO_TCP, 8, noReply, false, true},
-		{"tcp simultaneous open", unix.IPPROTO_TCP, 9, reply, false, false},
-		{"sctp closed", unix.IPPROTO_SCTP, 1, reply, false, true},
-		{"sctp init without a reply", unix.IPPROTO_SCTP, 1, noReply, false, false},
-		{"sctp established", unix.IPPROTO_SCTP, 4, reply, false, false},
-		{"sctp shutdown sent", unix.IPPROTO_SCTP, 5, reply, true, false},
-		{"sctp shutdown ack sent", unix.IPPROTO_SCTP, 7, reply, true, false},
-		{"sctp heartbeat sent", unix.IPPROTO_SCTP, 8, noReply, false, false},
+		{"udp", unix.IPPROTO_UDP, 0, reply, Established},
+		{"udp without a reply", unix.IPPROTO_UDP, 0, noReply, Established},
+		{"tcp syn sent", unix.IPPROTO_TCP, 1, noReply, Beginning},
+		{"tcp established", unix.IPPROTO_TCP, 3, reply, Established},
+		{"tcp syn received", unix.IPPROTO_TCP, 2, reply, Established},
+		{"tcp picked up in the middle", unix.IPPROTO_TCP, 3, noReply, Established},
+		{"tcp close wait", unix.IPPROTO_TCP, 5, reply, Established},
+		{"tcp unknown", unix.IPPROTO_TCP, 99, reply, Established},
+		{"sctp cookie wait", unix.IPPROTO_SCTP, 2, noReply, Beginning},
+		{"sctp cookie echoed", unix.IPPROTO_SCTP, 3, reply, Established},
+		{"tcp fin wait", unix.IPPROTO_TCP, 4, reply, Established},
+		{"tcp last ack", unix.IPPROTO_TCP, 6, reply, Closing},
+		{"tcp time wait", unix.IPPROTO_TCP, 7, reply, Closed},
+		{"tcp close", unix.IPPROTO_TCP, 8, reply, Closed},
+		{"tcp reset by the client before a reply", unix.IPPROTO_TCP, 8, noReply, Closed},
+		{"tcp simultaneous open", unix.IPPROTO_TCP, 9, reply, Established},
+		{"sctp closed", unix.IPPROTO_SCTP, 1, reply, Closed},
+		{"sctp init without a reply", unix.IPPROTO_SCTP, 1, noReply, Beginning},
+		{"sctp established", unix.IPPROTO_SCTP, 4, reply, Established},
+		{"sctp shutdown sent", unix.IPPROTO_SCTP, 5, reply, Established},
+		{"sctp shutdown ack sent", unix.IPPROTO_SCTP, 7, reply, Closing},
+		{"sctp heartbeat sent", unix.IPPROTO_SCTP, 8, noReply, Beginning},
 	} {
 		want := Flow{
 			Proto: c.proto, Src: addrPort("[fd00::1]:1000"), Dst: addrPort("[fd00::2]:53"),
 			ReplySrc: addrPort("[fd00::3]:5353"), ReplyDst: addrPort("[fd00::4]:2000"),
-			Unreplied: c.status&statusReplied == 0, Closing: c.closing, Ended: c.ended,
+			Unreplied: c.status&statusReplied == 0, Phase: c.phase,
 		}
 		var got Flow
 		var status netlink.Buffer

@@ -19,8 +19,6 @@ func (e affinities) Entries(ctx context.Context, f ruleset.Family) (entries []ru
 	return entries, err
 }
 
-func (e affinities) Settle(ctx context.Context) error { return e.kernel.Settle(ctx) }
-
 // staleClients returns how the map differs from what rules make in a state, as
 // changes.
 func (e *Engine) staleClients(ctx context.Context, state *compile.State) ([]ruleset.Change, error) {
@@ -59,4 +57,23 @@ func (e affinities) Commit(ctx context.Context, v ruleset.Verb, f ruleset.Family
 		})
 	})
 	return n, err
+}
+
+// lockingAffinities are affinities for those who do not hold the lock.
+type lockingAffinities struct{ *Engine }
+
+func (e lockingAffinities) Entries(ctx context.Context, f ruleset.Family) ([]ruleset.Entry, error) {
+	if err := e.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer e.unlock()
+	return affinities(e).Entries(ctx, f)
+}
+
+func (e lockingAffinities) Commit(ctx context.Context, v ruleset.Verb, f ruleset.Family, entries []ruleset.Entry) (int, error) {
+	if err := e.lock(ctx); err != nil {
+		return 0, err
+	}
+	defer e.unlock()
+	return affinities(e).Commit(ctx, v, f, entries)
 }

@@ -52,9 +52,6 @@ type Kernel interface {
 	// is. It returns how many the kernel now has as wanted, or has deleted,
 	// and the generation after that, also with an error.
 	CommitEntries(ctx context.Context, generation uint32, c *ruleset.EntryChange) (done int, next uint32, err error)
-	// Settle returns when no packet is under way any more that has met rules
-	// before the last commit.
-	Settle(ctx context.Context) error
 	// Port returns the netlink port that commits: the owner of protected
 	// tables.
 	Port() uint32
@@ -142,7 +139,7 @@ func Open(ctx context.Context, cfg compile.Config, kernel Kernel) (*Engine, erro
 	e := &Engine{
 		cfg: cfg, kernel: kernel, monitor: kernel.Monitor(), turn: make(chan struct{}, 1), watchers: map[*watcher]bool{},
 	}
-	e.flows = flows.New(cfg, kernel.Flows(), affinities{e})
+	e.flows = flows.New(cfg, kernel.Flows(), lockingAffinities{e})
 	if _, err := e.tables(ctx); err != nil {
 		return nil, errors.Join(Explain(err), kernel.Close())
 	}

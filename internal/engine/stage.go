@@ -62,10 +62,22 @@ type staged struct {
 	state      *compile.State // before the edit
 	set        []*compile.Service
 	gone       []string
-	next       *compile.State // after it, or before it if the edit is of some services
-	clients    bool           // the map of clients with affinity has to be checked
-	assumed    bool           // computed from what the kernel is assumed to hold, without reading all of it
-	adopt      func()         // makes the edit's state the engine's, once Now is committed
+	next       *compile.State   // after it, or before it if the edit is of some services
+	clients    bool             // the map of clients with affinity has to be checked
+	assumed    bool             // computed from what the kernel is assumed to hold, without reading all of it
+	known      bool             // computed from the services alone
+	adopts     bool             // this Engine has not committed anything yet
+	found      *ruleset.Ruleset // what it adopts, unless that is of an older version
+	adopt      func()           // makes the edit's state the engine's, once Now is committed
+}
+
+// flows returns what the edit can make stale.
+func (st *staged) flows() flows.Change {
+	out := flows.Change{Replaced: flows.Replacements(st.state, st.set, st.gone), Adopted: st.adopts, Found: st.found}
+	if !st.known && !st.adopts {
+		out.Repairs = st.Changes()
+	}
+	return out
 }
 
 // owner returns the service that claims a frontend, before or after the edit.
@@ -119,7 +131,7 @@ func (e *Engine) stageKnown(ctx context.Context, ed *Edit) (*staged, error) {
 	}
 	st := &staged{
 		Transaction: delta.Transaction(), generation: e.held, state: e.state,
-		set: set, gone: gone, assumed: true, next: e.state, clients: e.drift.clients && !ed.partial(),
+		set: set, gone: gone, assumed: true, known: true, next: e.state, clients: e.drift.clients && !ed.partial(),
 	}
 	st.adopt = func() {
 		delta.Commit()
@@ -176,17 +188,18 @@ func (e *Engine) Conflicts(ctx context.Context, ed *Edit) (ConflictError, error)
 	return state.Conflicts(ed.Set, ed.Delete), nil
 }
 
-// Flows runs a function on the flows of the namespace and the wanted state.
+// Flows runs a function on the flows of the namespace and the wanted state. Other
+// methods do not wait for it.
 func (e *Engine) Flows(ctx context.Context, do func(*flows.Table, *compile.State) error) error {
 	if err := e.lock(ctx); err != nil {
 		return err
 	}
-	defer e.unlock()
 	state, err := e.current(ctx)
+	e.unlock()
 	if err != nil {
 		return err
 	}
-	return explainPermission(do(e.flows, state))
+	return e.orClosed(explainPermission(do(e.flows, state)))
 }
 
 // stageRead reads what the kernel holds and compares it with the whole wanted
@@ -227,7 +240,10 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 	}
 	st := &staged{
 		Transaction: ruleset.Diff(current, next.Ruleset()), generation: generation, state: state, set: ed.Set, gone: gone,
-		next: next, clients: true,
+		next: next, clients: true, adopts: e.state == nil,
+	}
+	if st.adopts && checkCurrent(current) == nil {
+		st.found = current
 	}
 	next.SetSizes(current, st.Changes())
 	st.adopt = func() { e.state, e.drift = next, drift{} }
@@ -236,9 +252,8 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 
 // takeOver returns the state of the services that the kernel holds. It becomes
 // the engine's only when an edit of it is committed: until then others may change
-// the services. If an edit replaces all of them, those of UDP suffice, since their
-// flows may have to be reconciled. Tables of an older version can be replaced as a
-// whole only.
+// the services. If an edit replaces all of them, none is needed. Tables of an older
+// version can be replaced as a whole only.
 func (e *Engine) takeOver(current *ruleset.Ruleset, held map[string]*compile.Service, whole bool) (*compile.State, error) {
 	if err := checkCurrent(current); err != nil {
 		if whole {
@@ -246,11 +261,12 @@ func (e *Engine) takeOver(current *ruleset.Ruleset, held map[string]*compile.Ser
 		}
 		return compile.New(e.cfg, nil), err
 	}
+	if whole {
+		return compile.New(e.cfg, nil), nil
+	}
 	services := make([]*compile.Service, 0, len(held))
 	for _, s := range held {
-		if !whole || s.Proto == compile.UDP {
-			services = append(services, s)
-		}
+		services = append(services, s)
 	}
 	return compile.New(e.cfg, services), nil
 }

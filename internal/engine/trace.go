@@ -235,11 +235,9 @@ func (w *Traced) findService(ctx context.Context, t *flows.Table, state *compile
 		if a.Port() == 0 || w.Packet.Proto == trace.ICMP || w.Packet.Proto == trace.ICMPv6 {
 			return nil
 		}
-		name, at, err := t.Owner(ctx, state, w.Packet.Proto, a)
-		w.Service = name
-		if s := state.Service(name); s != nil {
-			i := slices.IndexFunc(s.Frontends, func(f compile.Frontend) bool { return s.Key(&f) == at })
-			w.Internal = i >= 0 && s.Frontends[i].Internal != nil
+		s, f, err := t.Owner(ctx, state, w.Packet.Proto, a)
+		if w.Service, w.Internal = "", f != nil && f.Internal != nil; s != nil {
+			w.Service = s.Name
 		}
 		return err
 	}

@@ -21,8 +21,6 @@ type Affinities interface {
 	// Commit adds or deletes entries, and returns how many the kernel now has
 	// as given, or has deleted.
 	Commit(ctx context.Context, v ruleset.Verb, f ruleset.Family, entries []ruleset.Entry) (int, error)
-	// Settle waits for packets that have met rules before the last commit.
-	Settle(ctx context.Context) error
 }
 
 // Affinity is a client that the kernel sends back to its backend.
@@ -38,24 +36,24 @@ type Affinity struct {
 // Affinities lists the clients with affinity, sorted by service, frontend and
 // client.
 func (t *Table) Affinities(ctx context.Context, state *compile.State) ([]Affinity, error) {
-	known := t.clients(state)
 	var out []Affinity
 	for _, f := range ruleset.Families {
 		entries, err := t.affinities.Entries(ctx, f)
 		if err != nil {
 			return nil, err
 		}
-		for i := range entries {
-			e := &entries[i]
-			if e.CatchAll || e.Opaque {
-				continue
-			}
-			a := affinityOf(e)
-			switch seconds, err := known.seconds(ctx, &a); {
+		entries = slices.DeleteFunc(entries, func(e ruleset.Entry) bool { return e.CatchAll || e.Opaque })
+		known, err := t.clients(ctx, state, affinitiesOf(entries))
+		if err != nil {
+			return nil, err
+		}
+		for i := range known.list {
+			switch seconds, err := known.seconds(i); {
 			case err != nil:
 				return nil, err
 			case seconds > 0:
-				a.Service = known.service(&a).Name
+				a := known.list[i]
+				a.Service = known.services[i].Name
 				out = append(out, a)
 			}
 		}
@@ -71,19 +69,23 @@ func (t *Table) Affinities(ctx context.Context, state *compile.State) ([]Affinit
 // AddAffinities adds clients, and returns for how many of them the kernel now has
 // the given backend.
 func (t *Table) AddAffinities(ctx context.Context, state *compile.State, list []Affinity) (total int, err error) {
-	known := t.clients(state)
-	var wanted [len(ruleset.Families)][]ruleset.Entry
-	for _, a := range list {
+	known, err := t.clients(ctx, state, slices.DeleteFunc(slices.Clone(list), func(a Affinity) bool {
 		family := ruleset.FamilyOf(a.Frontend.Addr())
-		if a.Expires <= 0 || !a.Client.IsValid() || ruleset.FamilyOf(a.Client) != family || ruleset.FamilyOf(a.Backend.Addr()) != family {
-			continue
-		}
-		seconds, err := known.seconds(ctx, &a)
+		return a.Expires <= 0 || !a.Client.IsValid() || ruleset.FamilyOf(a.Client) != family || ruleset.FamilyOf(a.Backend.Addr()) != family
+	}))
+	if err != nil {
+		return 0, err
+	}
+	var wanted [len(ruleset.Families)][]ruleset.Entry
+	for i := range known.list {
+		a := &known.list[i]
+		seconds, err := known.seconds(i)
 		if err != nil {
 			return 0, err
 		}
 		if seconds > 0 {
-			wanted[family.Index()] = append(wanted[family.Index()], entryOf(&a, time.Duration(seconds)*time.Second))
+			at := ruleset.FamilyOf(a.Frontend.Addr()).Index()
+			wanted[at] = append(wanted[at], entryOf(a, time.Duration(seconds)*time.Second))
 		}
 	}
 	for i, f := range ruleset.Families {
@@ -93,40 +95,76 @@ func (t *Table) AddAffinities(ctx context.Context, state *compile.State, list []
 			return total, err
 		}
 	}
-	return total, nil
+	if current := t.current.Load(); current != nil && total > 0 {
+		// A commit meanwhile may have taken a backend away, and deleted its
+		// clients before these were added.
+		_, err = t.Purge(ctx, current, t.affinities)
+	}
+	return total, err
 }
 
-// purgeClients purges the map after a change that may have left clients in it whose
-// backends no longer get connections of theirs.
-func (t *Table) purgeClients(ctx context.Context, state *compile.State) error {
-	if !t.purge {
+// purgeClients deletes the affinities of clients whose backend no longer gets
+// connections from their frontend, if there can be any.
+//
+// A packet under way may have been sent to a former backend before the last commit,
+// and record it afterwards. So the map is read when these have arrived.
+func (t *Table) purgeClients(ctx context.Context, can bool) error {
+	t.mu.Lock()
+	t.purge = t.purge || can
+	can = t.purge
+	t.mu.Unlock()
+	if !can {
 		return nil
 	}
-	if _, err := t.Purge(ctx, state, t.affinities); err != nil {
+	empty, err := t.noClients(ctx)
+	if err == nil && !empty {
+		err = t.kernel.Settle(ctx)
+	}
+	if err == nil && !empty {
+		_, err = t.Purge(ctx, t.current.Load(), t.affinities)
+	}
+	if err != nil {
 		return fmt.Errorf("services are programmed, but clients of former backends are still remembered: %w", err)
 	}
+	t.purged(true)
 	return nil
+}
+
+// noClients reports whether no client is remembered, by any service.
+func (t *Table) noClients(ctx context.Context) (bool, error) {
+	for _, f := range ruleset.Families {
+		entries, err := t.affinities.Entries(ctx, f)
+		switch {
+		case errors.Is(err, syscall.ENOENT):
+		case err != nil || len(entries) > 0:
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (t *Table) purged(all bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.purge = !all
 }
 
 // Purge makes the map hold nothing but entries that rules make in this state, and
 // returns what it changed. An entry is checked whoever made it. If this fails, the
-// next FollowUp makes up for it.
+// next Job makes up for it.
 //
-// A packet under way may have been sent to a former backend before the last commit,
-// and record it afterwards. So the map is read when these have arrived. It is read
-// again after a deletion, which may have made the kernel rearrange the map (see
-// Conn.Entries in internal/kernel).
+// The map is read again after a deletion, which may have made the kernel rearrange
+// it (see Conn.Entries in internal/kernel).
 func (t *Table) Purge(ctx context.Context, state *compile.State, from Affinities) (done []ruleset.EntryChange, err error) {
-	t.purge = true
-	if err := from.Settle(ctx); err != nil {
-		return nil, err
-	}
+	t.purged(false)
 	const most = 4
 	for range most {
 		wrong, err := t.Stale(ctx, state, from)
-		if err != nil || len(wrong) == 0 {
-			t.purge = err != nil
+		if err != nil {
 			return done, err
+		}
+		if len(wrong) == 0 {
+			break
 		}
 		for _, c := range wrong {
 			if _, err := from.Commit(ctx, c.Verb, c.Family, c.Entries); err != nil {
@@ -135,7 +173,7 @@ func (t *Table) Purge(ctx context.Context, state *compile.State, from Affinities
 		}
 		done = append(done, wrong...)
 	}
-	t.purge = false
+	t.purged(true)
 	return done, nil
 }
 
@@ -144,7 +182,6 @@ func (t *Table) Purge(ctx context.Context, state *compile.State, from Affinities
 // time. The latter are put back with the time of the service, since the kernel keeps
 // the time of an entry that packets renew (nft_dynset_eval before Linux 6.12).
 func (t *Table) Stale(ctx context.Context, state *compile.State, from Affinities) (out []ruleset.EntryChange, err error) {
-	known := t.clients(state)
 	for _, f := range ruleset.Families {
 		entries, err := from.Entries(ctx, f)
 		if errors.Is(err, syscall.ENOENT) { // there is no map, or another process has just deleted it
@@ -153,7 +190,7 @@ func (t *Table) Stale(ctx context.Context, state *compile.State, from Affinities
 		if err != nil {
 			return nil, err
 		}
-		wrong, again, err := known.check(ctx, entries)
+		wrong, again, err := t.check(ctx, state, entries)
 		if err != nil {
 			return nil, err
 		}
@@ -168,30 +205,20 @@ func (t *Table) Stale(ctx context.Context, state *compile.State, from Affinities
 	return out, nil
 }
 
-// clients checks whether clients may go to their backends.
-type clients struct {
-	*Table
-	state *compile.State
-	local func(netip.Addr) bool
-	ways  map[*compile.Service]*ways
-	all   *ways // of all services, if there are entries of many
-}
-
-func (t *Table) clients(state *compile.State) *clients {
-	return &clients{Table: t, state: state, ways: map[*compile.Service]*ways{}}
-}
-
 // check returns the entries that are wrong, and those of them that have to be put
 // back with another time.
-func (c *clients) check(ctx context.Context, entries []ruleset.Entry) (wrong, again []ruleset.Entry, err error) {
+func (t *Table) check(ctx context.Context, state *compile.State, entries []ruleset.Entry) (wrong, again []ruleset.Entry, err error) {
+	known, err := t.clients(ctx, state, affinitiesOf(entries))
+	if err != nil {
+		return nil, nil, err
+	}
 	for i := range entries {
 		e := &entries[i]
 		if e.CatchAll || e.Opaque {
 			wrong = append(wrong, *e)
 			continue
 		}
-		a := affinityOf(e)
-		seconds, err := c.seconds(ctx, &a)
+		seconds, err := known.seconds(i)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -200,84 +227,69 @@ func (c *clients) check(ctx context.Context, entries []ruleset.Entry) (wrong, ag
 			wrong = append(wrong, *e)
 		}
 		if e.Timeout != timeout && seconds > 0 {
-			again = append(again, entryOf(&a, timeout))
+			again = append(again, entryOf(&known.list[i], timeout))
 		}
 	}
 	return wrong, again, nil
 }
 
-// service returns the service that the client's frontend belongs to, or nil.
-func (c *clients) service(a *Affinity) *compile.Service {
-	k := compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto}
-	k, ok := matching(c.state, k, nodeWide(k))
-	if !ok {
-		return nil
-	}
-	name, _ := c.state.Index().Owner(k)
-	return c.state.Service(name)
+// clients checks whether clients may go to their backends.
+type clients struct {
+	list     []Affinity
+	services []*compile.Service // that their frontends belong to, or nil
+	ways     *ways              // of these services
 }
 
-// seconds returns how long the client's service remembers the client: 0 if it
-// does not, or if the client may not be led to the backend.
-func (c *clients) seconds(ctx context.Context, a *Affinity) (uint32, error) {
-	s := c.service(a)
-	if s == nil || s.Affinity == 0 || a.Service != "" && a.Service != s.Name {
+// clients reads the node's addresses, and compiles the services that the clients
+// are remembered for.
+func (t *Table) clients(ctx context.Context, state *compile.State, list []Affinity) (*clients, error) {
+	c := &clients{list: list, services: make([]*compile.Service, len(list))}
+	var services []*compile.Service
+	seen := map[*compile.Service]bool{}
+	for i := range list {
+		a := &list[i]
+		s, _ := state.Find(compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto})
+		if s == nil || s.Affinity == 0 || a.Service != "" && a.Service != s.Name {
+			continue
+		}
+		c.services[i] = s
+		if !seen[s] {
+			seen[s] = true
+			services = append(services, s)
+		}
+	}
+	if len(services) == 0 {
+		return c, nil
+	}
+	local, err := t.readLocal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.ways = newWays(compile.New(t.cfg, services).Ruleset(), local.has)
+	return c, nil
+}
+
+// seconds returns how long a client is remembered by its service: 0 if it is not, or
+// if the client may not be led to the backend.
+func (c *clients) seconds(i int) (uint32, error) {
+	s, a := c.services[i], &c.list[i]
+	if s == nil {
 		return 0, nil
 	}
-	w, err := c.waysTo(ctx, s)
-	if err != nil {
-		return 0, err
-	}
 	client := netip.AddrPortFrom(a.Client.Unmap(), 0)
-	ok, err := w.lead(a.Proto, client, unmapped(a.Frontend), unmapped(a.Backend))
+	ok, err := c.ways.lead(a.Proto, client, unmapped(a.Frontend), unmapped(a.Backend))
 	if err != nil || !ok {
 		return 0, err
 	}
 	return s.Affinity, nil
 }
 
-// waysTo returns the ways to the frontends of a service, or of all services if those
-// of many were asked for.
-func (c *clients) waysTo(ctx context.Context, s *compile.Service) (*ways, error) {
-	const many = 64
-	switch w := c.ways[s]; {
-	case w != nil:
-		return w, nil
-	case c.all != nil:
-		return c.all, nil
+func affinitiesOf(entries []ruleset.Entry) []Affinity {
+	out := make([]Affinity, len(entries))
+	for i := range entries {
+		out[i] = affinityOf(&entries[i])
 	}
-	if err := c.readLocal(ctx); err != nil {
-		return nil, err
-	}
-	if len(c.ways) >= many {
-		c.all = newWays(c.state.Ruleset(), c.local)
-		return c.all, nil
-	}
-	c.ways[s] = waysTo(c.cfg, s, c.local)
-	return c.ways[s], nil
-}
-
-// readLocal reads the node's own addresses.
-func (c *clients) readLocal(ctx context.Context) error {
-	if c.local != nil {
-		return nil
-	}
-	addrs, nets := map[netip.Addr]bool{}, []netip.Prefix(nil)
-	for _, f := range ruleset.Families {
-		found, err := c.kernel.LocalAddrs(ctx, f)
-		if err != nil {
-			return err
-		}
-		for _, p := range found {
-			if p.IsSingleIP() {
-				addrs[p.Addr()] = true
-			} else {
-				nets = append(nets, p)
-			}
-		}
-	}
-	c.local = func(a netip.Addr) bool { return a.IsLoopback() || addrs[a] || inAny(nets, a) }
-	return nil
+	return out
 }
 
 // affinityOf reads an entry: client . frontend address . protocol . port, with
@@ -307,53 +319,3 @@ func entryOf(a *Affinity, timeout time.Duration) ruleset.Entry {
 }
 
 func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
-
-// endsAffinities reports whether a change may leave clients in the map that are
-// remembered for something else than rules would remember now.
-func endsAffinities(state *compile.State, set []*compile.Service, gone []string) bool {
-	return slices.ContainsFunc(set, func(s *compile.Service) bool {
-		return endsAffinity(state.Service(s.Name), s) || takesOver(state, s)
-	}) ||
-		slices.ContainsFunc(gone, func(name string) bool { return endsAffinity(state.Service(name), nil) })
-}
-
-func endsAffinity(old, next *compile.Service) bool {
-	if old == nil || old.Affinity == 0 {
-		return false
-	}
-	if next == nil || next.Affinity != old.Affinity {
-		return true
-	}
-	return slices.ContainsFunc(old.Frontends, func(f compile.Frontend) bool {
-		i := slices.IndexFunc(next.Frontends, func(n compile.Frontend) bool { return n.Addr == f.Addr && n.Port == f.Port })
-		return i < 0 || f.Clients != next.Frontends[i].Clients || !within(&f, &next.Frontends[i])
-	})
-}
-
-// takesOver reports whether a service takes clients of a node-wide frontend, by one
-// with an address, and would send them to the other frontend's backends.
-func takesOver(state *compile.State, s *compile.Service) bool {
-	return s.Affinity > 0 && slices.ContainsFunc(s.Frontends, func(f compile.Frontend) bool {
-		k := s.Key(&f)
-		_, wide := state.Index().Owner(nodeWide(k))
-		_, known := state.Index().Owner(k)
-		return wide && !known
-	})
-}
-
-// within reports whether all backends of a frontend are also those of another, for
-// internal clients and for others.
-func within(f, of *compile.Frontend) bool {
-	inside := func(pool, of []netip.AddrPort) bool {
-		return !slices.ContainsFunc(pool, func(b netip.AddrPort) bool { return !slices.Contains(of, b) })
-	}
-	return inside(f.Pool, of.Pool) && inside(internalPool(f), internalPool(of))
-}
-
-// internalPool returns the pool of internal clients.
-func internalPool(f *compile.Frontend) []netip.AddrPort {
-	if f.Internal != nil {
-		return f.Internal
-	}
-	return f.Pool
-}

@@ -5,20 +5,34 @@ import (
 	"net/netip"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
-	"github.com/nftdp/go-nftdp/internal/conntrack"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Owner returns the frontend that takes packets to a destination, and the name of
-// its service; the name is empty if there is none.
-func (t *Table) Owner(ctx context.Context, state *compile.State, proto uint8, dst netip.AddrPort) (name string, at compile.Key, err error) {
-	node, err := t.nodeAddrs(ctx, state, []compile.Key{{Addr: dst.Addr(), Port: dst.Port(), Proto: proto}})
-	if err != nil {
-		return "", at, explain(err)
+// Owner returns the service and its frontend that take packets to a destination, or
+// nil.
+func (t *Table) Owner(ctx context.Context, state *compile.State, proto uint8, dst netip.AddrPort) (*compile.Service, *compile.Frontend, error) {
+	s, wide := state.Find(compile.Key{Addr: dst.Addr(), Port: dst.Port(), Proto: proto})
+	if s == nil {
+		return nil, nil, nil
 	}
-	addressed, wide := keysOf(&conntrack.Flow{Proto: proto, Dst: dst}, node)
-	at, ok := matching(state, addressed, wide)
-	if ok {
-		name, _ = state.Index().Owner(at)
+	addr := dst.Addr()
+	if wide {
+		node, err := t.nodeAddrs(ctx, s)
+		if err != nil || !node.contains(addr) {
+			return nil, nil, explain(err)
+		}
+		addr = ruleset.FamilyOf(addr).Unspecified()
 	}
-	return name, at, nil
+	var ranged *compile.Frontend
+	for i := range s.Frontends {
+		f := &s.Frontends[i]
+		switch {
+		case f.Addr != addr:
+		case f.End == 0 && f.Port == dst.Port():
+			return s, f, nil
+		case f.Port <= dst.Port() && dst.Port() <= f.End:
+			ranged = f
+		}
+	}
+	return s, ranged, nil
 }

@@ -100,6 +100,8 @@ type tracker struct {
 
 type addresses = address.Conn
 
+func (tracker) Settle(ctx context.Context) error { return kernel.Settle(ctx) }
+
 // Sysctl reads a kernel parameter of the namespace. Those of conntrack exist once
 // its module is loaded, for which the first request to it is a reason.
 func (h *Host) Sysctl(ctx context.Context, name string) (string, error) {

@@ -14,7 +14,7 @@ import (
 // (synchronize_rcu in kernel/sched/membarrier.c), some 10 to 30 ms. Where it is not
 // possible, with nohz_full or by seccomp, it does not wait. Nor does it wait for
 // packets that another program's rules have queued (NFQUEUE).
-func (*Conn) Settle(ctx context.Context) error {
+func Settle(ctx context.Context) error {
 	const global = 1 // MEMBARRIER_CMD_GLOBAL
 	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0)
 	return ctx.Err()

@@ -113,11 +113,7 @@ func (w *walk) asked(fields []Operand, ask func(*walk) answer) {
 // ofSource reports whether the value depends on the source of a first packet. A
 // hash does not, as an Aim treats it like a draw.
 func (o Operand) ofSource() bool {
-	switch o.Field {
-	case Saddr, Sport, OrigSaddr, ReplyDaddr, FibSaddr:
-		return true
-	}
-	return false
+	return slices.Contains([]Field{Saddr, Sport, OrigSaddr, ReplyDaddr, FibSaddr}, o.Field)
 }
 
 // slotIndex lists the slots that lead to a destination, by what precedes the slot

@@ -100,7 +100,7 @@ func (k *kernel) Entries(ctx context.Context, table string, f ruleset.Family, s 
 	return out, ctx.Err()
 }
 
-// Settle implements engine.Kernel: packets take no time.
+// Settle implements flows.Kernel: packets take no time.
 func (k *kernel) Settle(ctx context.Context) error { return ctx.Err() }
 
 // CommitEntries implements engine.Kernel, in one transaction.

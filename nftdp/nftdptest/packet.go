@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/conntrack"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
@@ -115,7 +116,7 @@ func (n *Node) End(p Packet) bool {
 	case p.Protocol == nftdp.ProtocolUDP:
 		delete(n.flows, at)
 	}
-	f.Ended, f.used = true, n.now
+	f.Phase, f.used = conntrack.Closed, n.now
 	return true
 }
 
