@@ -105,7 +105,7 @@ func oneCapability() error {
 	}
 	const other = 3
 	if _, err := (nftdp.Config{}).OpenIn(context.Background(), other); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
-		return fmt.Errorf("open another namespace without CAP_SYS_ADMIN: %v", err)
+		return fmt.Errorf("open another namespace without CAP_SYS_ADMIN: %w", err)
 	}
 	d, err := nftdp.Config{}.Open(context.Background())
 	if err != nil {
