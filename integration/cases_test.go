@@ -87,6 +87,37 @@ func packetCases() []packetCase {
 				{from: "L2", to: clusterIP, port: 81, want: "refused"},
 			},
 		},
+		{
+			// An active backend elsewhere is of no use to them.
+			name: "a backup takes the connections that a policy allows to no active backend", config: pods,
+			services: []nftdp.Service{{
+				Name:     "backup",
+				Backends: append(isBackup(isLocal(to("L1"))), to("R1")...),
+				Frontends: slices.Concat(on(clusterIP, 80), withPolicy(nftdp.PolicyLocalOnly, on(clusterIP, 81)),
+					withPolicy(nftdp.PolicyExternalLocalOnly, nodeWide(30644))),
+			}},
+			packets: []packet{
+				{from: "L2", to: clusterIP, port: 80, want: "R1"},
+				{from: "L2", to: clusterIP, port: 81, want: "L1"},
+				{from: "C", to: nodeAddr, port: 30644, want: "L1", source: "C"},
+				{from: "L2", to: nodeAddr, port: 30644, want: "R1"},
+			},
+		},
+		{
+			// Packets of its own processes pass postrouting, those of others do not.
+			name: "a backend on an address of the node", config: pods,
+			setup: func(t *testing.T, w *caseWorld) { t.Helper(); serve(t, w.Node, backendPort, "tcp", "udp") },
+			services: []nftdp.Service{{
+				Name: "node", Frontends: slices.Concat(on(clusterIP, 80), nodeWide(30644)), Backends: to("N"),
+				SNAT: []netip.Addr{nstest.IPv4().PodGW, nstest.IPv6().PodGW},
+			}},
+			packets: []packet{
+				{from: "C", to: nodeAddr, port: 30644, want: "N", source: "C"},
+				{from: "L1", to: clusterIP, port: 80, want: "N", source: "L1"},
+				{from: "N", to: clusterIP, port: 80, want: "N", source: "SNAT"},
+				{from: "N", to: nodeAddr, port: 30644, want: "N", source: "N"},
+			},
+		},
 	}
 }
 
@@ -154,7 +185,7 @@ func (w *caseWorld) namespace(p place) *nstest.Namespace {
 // addr is the address of a place; the node has other addresses, too.
 func (p place) addr(a nstest.Addrs) netip.Addr {
 	return map[place]netip.Addr{
-		"C": a.Client, "C2": a.Client2, "N": a.Node,
+		"C": a.Client, "C2": a.Client2, "N": a.Node, "SNAT": a.PodGW,
 		"L1": a.Backend(0), "L2": a.Backend(1), "R1": a.Remote(0), "R2": a.Remote(1),
 	}[p]
 }
@@ -186,6 +217,14 @@ func isLocal(backends []nftdp.Backend) []nftdp.Backend {
 				backends[i].Local = !a.RemoteNet.Contains(b.Addr.Addr())
 			}
 		}
+	}
+	return backends
+}
+
+// isBackup sets Backup for the backends.
+func isBackup(backends []nftdp.Backend) []nftdp.Backend {
+	for i := range backends {
+		backends[i].Backup = true
 	}
 	return backends
 }

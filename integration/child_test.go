@@ -38,6 +38,7 @@ func children() map[string]func() error {
 		"open often":             openOften,
 		"plugin":                 plugin,
 		"update often":           updateOften,
+		"trace":                  traceForever,
 		"require":                func() error { return meetRequirements() },
 		"require without IPv6":   func() error { return meetRequirements(hideIPv6) },
 		"require, but read-only": func() error { return meetRequirements(makeReadOnly) },

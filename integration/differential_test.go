@@ -101,9 +101,6 @@ func (tr *trial) run(t *testing.T, d dice, rulesets int) {
 	t.Helper()
 	tr.words, tr.choices = map[string]int{}, map[choice]int{}
 	tr.caseWorld = newCaseWorld(t, nftdp.Config{})
-	if err := tr.Node.Sysctl("net/ipv4/conf/all/route_localnet", "1"); err != nil {
-		t.Fatal(err)
-	}
 	for _, p := range []place{"L1", "L2", "R1", "R2", "N"} {
 		for _, port := range tr.served(p) {
 			serveAs(t, fmt.Sprintf("%s:%d", p, port), tr.namespace(p), port, "tcp", "udp")

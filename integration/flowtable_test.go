@@ -24,21 +24,21 @@ type trackedFlow struct {
 }
 
 // flowTable lists the flows of a protocol in both families.
-func flowTable(t *testing.T, ns *nstest.Namespace, proto uint8) map[trackedFlow]bool {
-	t.Helper()
+func flowTable(tb testing.TB, ns *nstest.Namespace, proto uint8) map[trackedFlow]bool {
+	tb.Helper()
 	all := map[trackedFlow]bool{}
 	for _, family := range ruleset.Families {
-		maps.Copy(all, listed(t, ns, conntrack.Filter{Family: family, Proto: proto}))
+		maps.Copy(all, listed(tb, ns, conntrack.Filter{Family: family, Proto: proto}))
 	}
 	return all
 }
 
 // listed lists the flows that pass the filter.
-func listed(t *testing.T, ns *nstest.Namespace, f conntrack.Filter) map[trackedFlow]bool {
-	t.Helper()
-	flows, err := listFlows(t.Context(), ns, f)
+func listed(tb testing.TB, ns *nstest.Namespace, f conntrack.Filter) map[trackedFlow]bool {
+	tb.Helper()
+	flows, err := listFlows(tb.Context(), ns, f)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	out := map[trackedFlow]bool{}
 	for _, f := range flows {
@@ -48,26 +48,26 @@ func listed(t *testing.T, ns *nstest.Namespace, f conntrack.Filter) map[trackedF
 }
 
 // addFlows adds flows to a namespace's table, as if packets had made them.
-func addFlows(t *testing.T, ns *nstest.Namespace, flows []trackedFlow) {
-	t.Helper()
+func addFlows(tb testing.TB, ns *nstest.Namespace, flows []trackedFlow) {
+	tb.Helper()
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(ns.Handle())})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	defer closeOrFail(t, conn)
+	defer closeOrFail(tb, conn)
 	const batch = 200 // messages in one datagram, the last of which is acknowledged
 	for len(flows) > 0 {
 		n := min(batch, len(flows))
 		messages := make([]netlink.Message, n)
 		for i, f := range flows[:n] {
-			messages[i] = newFlow(t, f)
+			messages[i] = newFlow(tb, f)
 		}
 		messages[n-1].Header.Flags |= netlink.Acknowledge
 		if _, err := conn.SendMessages(messages); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if _, err := conn.Receive(); err != nil {
-			t.Fatalf("add flows: %v", err)
+			tb.Fatalf("add flows: %v", err)
 		}
 		flows = flows[n:]
 	}
@@ -75,8 +75,8 @@ func addFlows(t *testing.T, ns *nstest.Namespace, flows []trackedFlow) {
 
 // newFlow is the request to add a flow. The numbers are those of
 // linux/netfilter/nfnetlink_conntrack.h.
-func newFlow(t *testing.T, f trackedFlow) netlink.Message {
-	t.Helper()
+func newFlow(tb testing.TB, f trackedFlow) netlink.Message {
+	tb.Helper()
 	family := byte(unix.AF_INET)
 	if f.src.Addr().Is6() {
 		family = unix.AF_INET6
@@ -91,7 +91,7 @@ func newFlow(t *testing.T, f trackedFlow) netlink.Message {
 	}
 	body, err := e.Encode()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return netlink.Message{
 		Header: netlink.Header{

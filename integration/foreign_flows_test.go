@@ -166,19 +166,19 @@ func TestManyForeignFlows(t *testing.T) {
 }
 
 // conntrackMax is the largest number of flows that the kernel keeps.
-func conntrackMax(t *testing.T, ns *nstest.Namespace) int {
-	t.Helper()
+func conntrackMax(tb testing.TB, ns *nstest.Namespace) int {
+	tb.Helper()
 	var text []byte
 	err := ns.Do(func() (err error) {
 		text, err = os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max")
 		return err
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return n
 }

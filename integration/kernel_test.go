@@ -72,9 +72,9 @@ func deleteFlow(t *testing.T, ns *nstest.Namespace, f *conntrack.Flow) bool {
 		t.Fatal(err)
 	}
 	defer closeOrFail(t, conn)
-	deleted, err := conn.Delete(t.Context(), f)
+	n, err := conn.Delete(t.Context(), []conntrack.Flow{*f})
 	if err != nil {
 		t.Fatalf("delete %v: %v", f, err)
 	}
-	return deleted
+	return n == 1
 }

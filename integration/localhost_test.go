@@ -3,10 +3,9 @@
 package integration
 
 import (
-	"errors"
 	"net/netip"
-	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
@@ -15,12 +14,9 @@ import (
 // localhostConfig publishes node-wide frontends on loopback addresses.
 func localhostConfig() nftdp.Config { return nftdp.Config{Internal: podNets(), Localhost: true} }
 
-// newLocalhostWorld has the sysctls that Requirements lists.
 func newLocalhostWorld(t *testing.T) *caseWorld {
 	t.Helper()
-	w := newCaseWorld(t, localhostConfig())
-	w.meetRequirements(t)
-	return w
+	return newCaseWorld(t, localhostConfig())
 }
 
 func (w *world) meetRequirements(t *testing.T) {
@@ -55,7 +51,8 @@ func localhostServices() []nftdp.Service {
 }
 
 // TestLocalhost: with Config.Localhost loopback addresses lead to backends on the
-// node itself, in its pods and elsewhere, which see an address of the node.
+// node itself, in its pods and elsewhere, which see an address of the node. That
+// needs no parameter of the kernel.
 func TestLocalhost(t *testing.T) {
 	t.Parallel()
 	w := newLocalhostWorld(t)
@@ -74,86 +71,111 @@ func TestLocalhost(t *testing.T) {
 	}
 }
 
-// TestLocalhostWithoutRequirements: without route_localnet no IPv4 packet leaves the
-// node with a loopback address (ip_route_me_harder fails): a SYN is lost, and a
-// datagram cannot be sent. Backends on the node, and IPv6, work nevertheless.
-func TestLocalhostWithoutRequirements(t *testing.T) {
+// TestLocalhostStages: what a class asks about its clients, and what follows a
+// refused stage, sees loopback clients as they are.
+func TestLocalhostStages(t *testing.T) {
 	t.Parallel()
-	w := newCaseWorld(t, localhostConfig())
-	serve(t, w.Node, backendPort, "tcp", "udp", "sctp")
-	w.apply(t, localhostServices()...)
+	w := newLocalhostWorld(t)
+	limited := to("L1")
+	for i := range limited {
+		limited[i].MaxConns = 1
+	}
+	sticky := nftdp.Service{Name: "sticky", Frontends: nodeWide(30651), Backends: to("L1", "L2", "R1"), Affinity: nftdp.Duration(time.Minute)}
+	near := nftdp.Service{Name: "near", Frontends: withPolicy(nftdp.PolicyExternalLocalOnly, nodeWide(30652)), Backends: to("R1"), Affinity: sticky.Affinity}
+	w.apply(t, sticky, near,
+		nftdp.Service{Name: "limited", Frontends: nodeWide(30653), Backends: limited},
+		nftdp.Service{Name: "hashed", Frontends: nodeWide(30654), Backends: to("L1", "L2", "R1"), Scheduler: nftdp.SchedulerSourceHash},
+		nftdp.Service{Name: "ranged", Frontends: upToPort(backendPort+1, nodeWide(backendPort)), Backends: onPort(0, to("L1"))},
+	)
 	for _, a := range nstest.Families() {
 		for _, addr := range loopbacks(a) {
-			for port, at := range localhostBackends {
-				fails := a.Client.Is4() && at != "N"
-				for _, p := range protocols() {
-					dst := netip.AddrPortFrom(addr, port)
-					if !fails {
-						askFor(t, w.namespace(at).Name, w.Node, p.name, dst)
-						continue
-					}
-					_, err := nstest.Dial(w.Node, p.name, netip.Addr{}, dst, silence)
-					if ok := p.name == "tcp" && nstest.IsTimeout(err) || errors.Is(err, syscall.EINVAL); !ok {
-						t.Errorf("%s to %v: %v, want silence or EINVAL", p.name, dst, err)
-					}
+			at := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(addr, port) }
+			for _, port := range []uint16{30651, 30654} {
+				if servers := count(t, 10, w.Node, "tcp", at(port)); len(servers) != 1 {
+					t.Errorf("connections to %v went to %v, want one backend", at(port), servers)
 				}
 			}
+			askFor(t, "remote-1", w.Node, "tcp", at(30652))
+			askFor(t, "backend-1", w.Node, "tcp", at(backendPort))
 		}
+		at := netip.AddrPortFrom(loopback(a), 30653)
+		connect(t, 1, w.Node, at)
+		wantRefused(t, w.Node, "tcp", at)
+	}
+	known, err := w.dataplane.Affinities(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range known {
+		if !k.Client.IsLoopback() {
+			t.Errorf("client %v is remembered, want loopback addresses only", k.Client)
+		}
+	}
+	if want := 2 * (2 + 1); len(known) != want { // services, addresses
+		t.Errorf("%d clients are remembered, want %d: %+v", len(known), want, known)
 	}
 }
 
-// TestLocalhostGuard: packets of neighbours to loopback addresses are neither
-// answered nor even received, be it by a frontend or by a process that listens on
-// 127.0.0.1. With the sysctl, but without the guarding chain, IPv4 packets are
-// received.
-func TestLocalhostGuard(t *testing.T) {
+// TestLocalhostLeavesLoopbackClosed: packets of neighbours to loopback addresses,
+// and from such addresses, are neither answered nor even received, be it by a
+// frontend or by a process that listens on 127.0.0.1: while a Dataplane publishes on
+// loopback addresses and has met the requirements, after somebody has flushed its
+// rules, under a process that does not publish there, and after Remove.
+func TestLocalhostLeavesLoopbackClosed(t *testing.T) {
 	t.Parallel()
 	needTool(t, "nft")
 	w := newLocalhostWorld(t)
 	serve(t, w.Node, 81, "tcp", "udp")
 	w.apply(t, localhostServices()...)
+	w.meetRequirements(t)
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		n := newNeighbour(t, w.world, a)
-		src := netip.AddrPortFrom(a.Client, 40000)
-		if !n.knock(t, "tcp", src, netip.AddrPortFrom(a.Node, 30643), askTimeout) {
+		if !n.knock(t, "tcp", netip.AddrPortFrom(a.Client, 40000), netip.AddrPortFrom(a.Node, 30643), askTimeout) {
 			t.Fatal("the frontend does not answer at all")
 		}
+	})
+	w.wantLoopbackClosed(t, "published")
+	tool(t, w.Node, "nft", "flush ruleset")
+	w.wantLoopbackClosed(t, "flushed")
+	closeOrFail(t, w.dataplane)
+	w.open(t, nftdp.Config{Internal: podNets()})
+	w.apply(t, localhostServices()...)
+	w.wantLoopbackClosed(t, "not published")
+	if err := w.dataplane.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.wantLoopbackClosed(t, "removed")
+	// The test can see what it looks for.
+	if err := w.Node.Sysctl("net/ipv4/conf/all/route_localnet", "1"); err != nil {
+		t.Fatal(err)
+	}
+	a := nstest.IPv4()
+	if n := newNeighbour(t, w.world, a); !n.knock(t, "tcp", netip.AddrPortFrom(a.Client, 42000), netip.AddrPortFrom(loopback(a), 81), askTimeout) {
+		t.Error("a packet to a loopback address is not answered with route_localnet: the test shows nothing")
+	}
+}
+
+func (w *world) wantLoopbackClosed(t *testing.T, when string) {
+	t.Helper()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		n := newNeighbour(t, w, a)
 		received := receivedSegments(t, w.Node)
+		src := netip.AddrPortFrom(a.Client, 40001)
 		for _, addr := range loopbacks(a) {
 			for _, port := range []uint16{81, 30641, 30643} {
 				for _, p := range []string{"tcp", "udp"} {
-					if n.knock(t, p, src, netip.AddrPortFrom(addr, port), silence) {
-						t.Errorf("%s from outside to %v:%d is answered", p, addr, port)
-					}
-				}
-			}
-		}
-		// Answers to these packets would go to the node itself.
-		for _, addr := range loopbacks(a) {
-			for _, port := range []uint16{81, 30641, 30643} {
-				for _, p := range []string{"tcp", "udp"} {
+					n.knock(t, p, src, netip.AddrPortFrom(addr, port), 0)
 					n.knock(t, p, netip.AddrPortFrom(addr, 40000), netip.AddrPortFrom(a.Node, port), 0)
 				}
 			}
 		}
-		if !n.knock(t, "tcp", netip.AddrPortFrom(a.Client, 40001), netip.AddrPortFrom(a.Node, 30643), askTimeout) {
-			t.Error("the frontend no longer answers")
+		if n.answered(t, src, silence) {
+			t.Errorf("%s: a packet from outside to a loopback address is answered", when)
 		}
 		if got := receivedSegments(t, w.Node); got != received {
-			t.Errorf("the node received %d packets, want none", got-received)
+			t.Errorf("%s: the node received %d packets, want none", when, got-received)
 		}
 	})
-	tool(t, w.Node, "nft", "flush chain ip nftdp loopback-guard")
-	a := nstest.IPv4()
-	n := newNeighbour(t, w.world, a)
-	for i, addr := range loopbacks(a) {
-		for j, port := range []uint16{81, 30641} {
-			src := netip.AddrPortFrom(a.Client, uint16(41000+10*i+j))
-			if !n.knock(t, "tcp", src, netip.AddrPortFrom(addr, port), askTimeout) {
-				t.Errorf("a packet to %v:%d is not answered without the guard: the test shows nothing", addr, port)
-			}
-		}
-	}
 }
 
 // TestLocalhostLeavesOthers: a connection from one loopback address to another that
@@ -202,7 +224,6 @@ func TestLocalhostPolicies(t *testing.T) {
 	}
 	(&packetCase{
 		config: localhostConfig(),
-		setup:  func(t *testing.T, w *caseWorld) { w.meetRequirements(t) },
 		services: []nftdp.Service{{Name: "web", Backends: local, Frontends: []nftdp.Frontend{
 			frontend(30001, func(f *nftdp.Frontend) { f.Policy = nftdp.PolicyLocalOnly }),
 			frontend(30002, func(f *nftdp.Frontend) { f.Policy = nftdp.PolicyExternalLocalOnly }),

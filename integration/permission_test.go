@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -79,21 +81,42 @@ func TestOneCapability(t *testing.T) {
 			others = append(others, c)
 		}
 	}
-	out, err := runChild(w.Node, "one capability", without(others...))
+	other, err := unix.Dup(int(w.Client.Handle()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(other), "another namespace")
+	defer file.Close()
+	out, err := runChild(w.Node, "one capability", func(cmd *exec.Cmd) error {
+		cmd.ExtraFiles = []*os.File{file}
+		return without(others...)(cmd)
+	})
 	if err != nil {
 		t.Errorf("%v:\n%s", err, out)
 	}
 	askFor(t, "backend-1", w.Client, "tcp", netip.AddrPortFrom(nstest.IPv4().ClusterIP, 80))
 }
 
-// oneCapability is a process whose only capability is CAP_NET_ADMIN.
+// oneCapability is a process whose only capability is CAP_NET_ADMIN. Its first extra
+// file is another namespace.
 func oneCapability() error {
-	if err := openAndApply(openHandle); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
-		return fmt.Errorf("open by a handle without CAP_SYS_ADMIN: %w", err)
+	if err := openAndApply(openHandle); err != nil {
+		return fmt.Errorf("open the own namespace by a handle: %w", err)
+	}
+	const other = 3
+	if _, err := (nftdp.Config{}).OpenIn(context.Background(), other); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
+		return fmt.Errorf("open another namespace without CAP_SYS_ADMIN: %w", err)
 	}
 	d, err := nftdp.Config{}.Open(context.Background())
 	if err != nil {
 		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), silence)
+	defer cancel()
+	for _, err := range d.Trace(ctx, nftdp.TraceFilter{}) {
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("trace: %w", err)
+		}
 	}
 	return everyMethod(d)
 }

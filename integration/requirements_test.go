@@ -23,7 +23,11 @@ import (
 // /proc/sys of a container leads to an error that says so.
 func TestMeetRequirements(t *testing.T) {
 	t.Parallel()
-	const ipv4, ipv6 = "net.ipv4.ip_forward = 0\n", "net.ipv6.conf.all.forwarding = 0\n"
+	const (
+		ipv4 = "net.ipv4.ip_forward = 0\n"
+		ipv6 = "net.ipv6.conf.all.forwarding = 0\n"
+		tcp  = "net.netfilter.nf_conntrack_tcp_be_liberal = 0\n"
+	)
 	mounts := func(cmd *exec.Cmd) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 		return nil
@@ -34,8 +38,8 @@ func TestMeetRequirements(t *testing.T) {
 		out     string
 		on      bool
 	}{
-		{"require", without(unix.CAP_SYS_ADMIN), ipv4 + ipv6, true},
-		{"require without IPv6", mounts, ipv4, true},
+		{"require", without(unix.CAP_SYS_ADMIN), ipv4 + ipv6 + tcp, true},
+		{"require without IPv6", mounts, ipv4 + tcp, true},
 		{"require, but read-only", mounts, "set sysctl net.ipv4.ip_forward=1: open /proc/sys/net/ipv4/ip_forward: read-only file system\n", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -50,7 +50,7 @@ func TestBehindFails(t *testing.T) {
 				if left := after.PlanTo(mustCompile(t, Config{}, is)); left.Empty() || !addsNothing(left.changes) {
 					t.Errorf("this is left to do:\n%v", left)
 				}
-				committed := &Ruleset{ruleset.Apply(before.rules, plan.changes)}
+				committed := &Ruleset{rules: ruleset.Apply(before.rules, plan.changes)}
 				if left := committed.PlanTo(after); !left.Empty() {
 					t.Errorf("the plan lacks\n%v", left)
 				}
@@ -123,7 +123,7 @@ func TestRetriedParts(t *testing.T) {
 	}
 	plan := apply(t, d, is)
 	n.wantServices(t, Config{}, is)
-	if diff := (&Ruleset{ruleset.Apply(before.rules, plan.changes)}).PlanTo(n.read(t, DefaultTable)); !diff.Empty() {
+	if diff := (&Ruleset{rules: ruleset.Apply(before.rules, plan.changes)}).PlanTo(n.read(t, DefaultTable)); !diff.Empty() {
 		t.Errorf("the plan lacks\n%v", diff)
 	}
 	if spy.before != nil || spy.batches < 4 {

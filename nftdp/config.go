@@ -50,14 +50,8 @@ type Config struct {
 	// error.
 	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs,omitempty"`
 	// Localhost makes node-wide frontends also take 127.0.0.0/8 and ::1, for
-	// processes on this node. The kernel sends IPv4 packets from loopback
-	// addresses to other machines only with the sysctl
-	// net.ipv4.conf.all.route_localnet, which Dataplane.Requirements lists and
-	// Dataplane.MeetRequirements sets. Without it, a TCP client of such a
-	// backend waits for its timeout, and a datagram cannot be sent (EINVAL).
-	// As that sysctl opens loopback addresses to the node's neighbours, packets
-	// for loopback addresses that arrive on another interface are dropped then,
-	// whoever listens there.
+	// processes on this node. The sysctl net.ipv4.conf.all.route_localnet, which
+	// would open these addresses to the node's neighbours, is not needed.
 	Localhost bool `json:"localhost,omitempty"`
 	// AffinitySize is the most pairs of client and frontend that the kernel
 	// remembers at a time, in each family, for services with affinity; 0 means

@@ -40,16 +40,15 @@ type Change struct {
 // configuration is a *FieldError. Tables that another Dataplane protects can be
 // opened, to read them.
 //
-// The kernel needs nf_tables, NAT, conntrack, fib and numgen. If a feature is
+// The kernel needs nf_tables, NAT, conntrack, fib, socket and numgen. If a feature is
 // missing, the method that needs it names it in an error that matches
 // ErrNotSupported.
 func (c Config) Open(ctx context.Context) (*Dataplane, error) { return c.open(ctx, here) }
 
 // OpenIn is Open for the network namespace of a handle, which may be closed
 // afterwards. A closed handle, and a descriptor of anything but a network
-// namespace, are refused. Entering the namespace takes CAP_SYS_ADMIN, as setns(2)
-// does, even if it is the thread's own; without it, the error matches
-// fs.ErrPermission.
+// namespace, are refused. Entering another namespace than the thread's own takes
+// CAP_SYS_ADMIN, as setns(2) does; without it, the error matches fs.ErrPermission.
 func (c Config) OpenIn(ctx context.Context, ns netns.NsHandle) (*Dataplane, error) {
 	if !ns.IsOpen() {
 		return nil, errors.New("open network namespace: the handle is closed: use Open for the namespace of the calling thread")
@@ -111,6 +110,8 @@ func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error)
 //
 // If the rules of the namespace have changed since the last commit of this
 // Dataplane, the tables are read first, which takes longer than writing them.
+// Whatever others have put into them is removed then, also clients with affinity
+// that no rule can have recorded.
 //
 // Wrong services return the errors of Validate, and nothing is changed. A change
 // that the kernel refuses is an *ApplyError; ErrOtherConfig says that the tables
@@ -128,19 +129,24 @@ func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error)
 // cannot be split. Once a message is sent, the kernel applies it even if the
 // context ends.
 //
-// After the transaction, Apply deletes stale UDP flows of the frontends that it
-// changed: those that lead to a backend that is removed or down, and those that
-// began before the frontend existed. A client that keeps its socket then reaches a
-// usable backend with its next datagram. Flows to draining backends, and to backups
-// that are in reserve again, stay. The first Apply of a Dataplane checks the flows
-// of every given service; it does not look for those of services that only an older
-// version knew. Flows that do not go to a frontend stay, and so do flows to
-// destinations that the frontend never led to, unless the frontend is new. A
-// datagram that passes the node while the transaction takes effect can still begin
-// a flow by the former rules. A transaction that takes nothing from a UDP frontend
-// costs nothing here; for others the kernel walks its table of connections, which
-// takes about ten milliseconds for 262,144 buckets, thirty with 100,000
-// connections.
+// After the transaction, Apply deletes stale flows: those that the rules would now
+// treat otherwise than they are treated, since their backend is removed or down, their
+// client may not connect any more, the policy or the source that backends see has
+// changed, or since they began before the frontend existed. With its next datagram a
+// client that keeps its socket goes where the rules say. TCP connections and SCTP
+// associations are deleted only if nobody has answered them or if they have ended,
+// unless the service has CutStale. Flows to draining backends, and to backups that are
+// in reserve again, stay. So do flows that go to no frontend, those that a process on
+// the node has begun, and flows to destinations that the frontend never led to, unless
+// the frontend is new. The first change of a Dataplane looks at all flows, with the
+// rules that it found as those of before; it does not look for those of services that
+// only an older version knew. A datagram that passes the node while the transaction
+// takes effect can still begin a flow by the former rules.
+//
+// That takes no time if the change can make nothing stale, or if there are no flows.
+// Otherwise Apply waits while the kernel walks its table of connections, which takes
+// about ten milliseconds for 262,144 buckets, thirty with 100,000 connections. No other
+// method waits for it.
 //
 // If that fails, the Plan is returned together with the error, since the services
 // are programmed, and the next Apply or Update continues. An error that matches
@@ -233,16 +239,17 @@ func (e *refusal) Error() string { return e.text }
 func (e *refusal) Unwrap() []error { return []error{e.refused, e.all} }
 
 // Inspect reads from the kernel which services it holds, of all owners, with
-// counters, sorted by name. A service without frontends is not among them, since nothing of it is in
-// the kernel. Tables of an older version are not read (ErrOutdated). Inspect's time
-// grows with the square of the largest map's size: half a second for 10,000
-// services with 10 backends each. Other methods wait meanwhile.
+// counters, sorted by name. A service without frontends is not among them, since
+// nothing of it is in the kernel. Tables of an older version are not read
+// (ErrOutdated). Inspect takes half a second for 10,000 services with 10 backends
+// each; before Linux 6.16 its time grows with the square of the largest map's size.
+// Other methods wait meanwhile.
 func (d *Dataplane) Inspect(ctx context.Context) ([]ServiceStatus, error) {
 	r, err := d.engine.Ruleset(ctx, true)
 	if err != nil {
 		return nil, err
 	}
-	return (&Ruleset{r}).status(), nil
+	return (&Ruleset{rules: r}).status(), nil
 }
 
 // Ruleset reads our tables from the kernel, with counters, also those of an older
@@ -252,16 +259,15 @@ func (d *Dataplane) Ruleset(ctx context.Context) (*Ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Ruleset{r}, nil
+	return &Ruleset{rules: r}, nil
 }
 
 // Remove deletes both tables, and with them every service. With Config.Owner it
 // deletes the owner's services, and the tables if they hold no other. Established connections
 // to services break, as the kernel stops translating them; to keep them, Apply an
-// empty list instead. With Config.Localhost the guard of the loopback addresses is
-// deleted, too: turn route_localnet off first. Without tables Remove does nothing.
-// If others own them, it fails with ErrProtected or ErrNotOwned. The Dataplane can
-// be used again afterwards.
+// empty list instead. Without tables Remove does nothing. If others own them, it
+// fails with ErrProtected or ErrNotOwned. The Dataplane can be used again
+// afterwards.
 func (d *Dataplane) Remove(ctx context.Context) error {
 	return publicError(d.engine.Remove(ctx), nil)
 }

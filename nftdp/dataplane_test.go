@@ -147,7 +147,7 @@ func TestRepair(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			spoilt := ruleset.Apply(want.rules, nil)
 			spoil(spoilt)
-			n.load(t, n.read(t, DefaultTable), &Ruleset{spoilt})
+			n.load(t, n.read(t, DefaultTable), &Ruleset{rules: spoilt})
 			if plan := apply(t, d, services); plan.Empty() {
 				t.Error("the plan is empty")
 			}

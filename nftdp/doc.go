@@ -37,8 +37,8 @@
 // The kernel decides with a connection's first packet, and translates it until
 // it ends. So established TCP connections and SCTP associations go on when
 // their service changes: [Dataplane.Flows] lists them, [Dataplane.Drain] waits
-// for their end and [Dataplane.Cut] brings it about. UDP flows to backends that
-// are gone are deleted after each change. A client of a service with
+// for their end and [Dataplane.Cut] brings it about. UDP flows that the rules
+// would treat otherwise now are deleted after each change. A client of a service with
 // [Service.Affinity] comes back to its backend; [Dataplane.Affinities] lists
 // these. [Dataplane.Inspect] counts connections.
 //

@@ -31,6 +31,9 @@ var (
 	ErrConflict = engine.ErrConflict
 	// ErrClosed: the Dataplane was closed.
 	ErrClosed = engine.ErrClosed
+	// ErrMissed: the kernel reported more packets than the socket could hold, so
+	// that Trace did not see everything.
+	ErrMissed = engine.ErrMissed
 )
 
 // FieldError is one problem of a service or of the configuration. Validation and

@@ -30,6 +30,7 @@ func ExampleDataplane_Requirements() {
 	// Output:
 	// run: sysctl -w net.ipv4.ip_forward=1
 	// run: sysctl -w net.ipv6.conf.all.forwarding=1
+	// run: sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1
 }
 
 // A node agent that may do so turns on what services need, and says what it
@@ -55,7 +56,8 @@ func ExampleDataplane_MeetRequirements() {
 	// Output:
 	// net.ipv4.ip_forward was 0 and is 1
 	// net.ipv6.conf.all.forwarding was 0 and is 1
-	// 2 changed
+	// net.netfilter.nf_conntrack_tcp_be_liberal was 0 and is 1
+	// 3 changed
 	// 0 changed
 }
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/conntrack"
 	"github.com/nftdp/go-nftdp/internal/flows"
 )
 
@@ -25,8 +27,8 @@ type Flow struct {
 	// address of the node if the flow is masqueraded.
 	Source netip.AddrPort `json:"source"`
 	// Ended says that both sides have ended the connection (TCP in TIME_WAIT
-	// or CLOSE, SCTP in CLOSED): the kernel keeps the entry for stray packets
-	// only.
+	// or CLOSE, SCTP in CLOSED after a reply): the kernel keeps the entry for
+	// stray packets only.
 	Ended bool `json:"ended,omitempty"`
 }
 
@@ -47,7 +49,7 @@ func (d *Dataplane) Flows(ctx context.Context, service string) (out []Flow, err 
 }
 
 func flowOf(f *flows.Flow) Flow {
-	out := Flow{Protocol: protocolOf(f.Proto), Client: f.Src, Frontend: f.Dst, Source: f.ReplyDst, Ended: f.Ended}
+	out := Flow{Protocol: protocolOf(f.Proto), Client: f.Src, Frontend: f.Dst, Source: f.ReplyDst, Ended: f.Phase == conntrack.Closed}
 	if f.ReplySrc != f.Dst {
 		out.Backend = f.ReplySrc
 	}
@@ -70,11 +72,14 @@ const drainPoll = 250 * time.Millisecond
 // more, and then returns 0. If the context ends before, it returns the context's
 // error and how many flows were left at the last count, or 0 if it has not counted
 // yet. Without backends it waits for all that get no new connections: draining, down
-// and removed ones, but not backups in reserve. It changes nothing: make the backends
-// StateDraining by Apply or Update first, and Cut the rest afterwards.
+// and removed ones, but not backups in reserve; and for flows that are not translated,
+// since they began before the frontend existed. Make the backends StateDraining by
+// Apply or Update first, and Cut the rest afterwards.
 //
-// It counts four times a second, and other methods can run in between. TCP
-// connections in TIME_WAIT or CLOSE do not count, nor do closed SCTP associations.
+// It counts four times a second, and other methods can run in between. Connections
+// that have ended (TCP in TIME_WAIT or CLOSE, closed SCTP associations) do not count.
+// Drain deletes their entries: the kernel would lead a new connection between the same
+// addresses and ports by such an entry, to a backend that may have stopped by then.
 // UDP has no end: a flow counts until its entry expires, by default 30 seconds after
 // its last datagram, or 120 if datagrams went both ways
 // (net.netfilter.nf_conntrack_udp_timeout and …_udp_timeout_stream). So do TCP
@@ -85,17 +90,19 @@ func (d *Dataplane) Drain(ctx context.Context, service string, backends ...netip
 	ticker := time.NewTicker(drainPoll)
 	defer ticker.Stop()
 	for {
-		n, err := d.countLeft(ctx, service, backends)
+		n, ended, err := d.drain(ctx, service, backends)
 		if err == nil {
 			left = n
 		}
 		switch {
-		case err == nil && n == 0:
+		case err == nil && n+ended == 0:
 			return 0, nil
 		case ctx.Err() != nil:
 			return left, ctx.Err()
 		case err != nil:
 			return left, err
+		case n == 0: // a new connection may have taken the place of one that has ended
+			continue
 		}
 		select {
 		case <-ticker.C:
@@ -105,18 +112,25 @@ func (d *Dataplane) Drain(ctx context.Context, service string, backends ...netip
 	}
 }
 
-func (d *Dataplane) countLeft(ctx context.Context, service string, backends []netip.AddrPort) (n int, err error) {
+// drain deletes the flows that have ended, and returns how many there were, and how
+// many are left.
+func (d *Dataplane) drain(ctx context.Context, service string, backends []netip.AddrPort) (left, ended int, err error) {
 	err = d.withFlows(ctx, service, func(t *flows.Table, state *compile.State) error {
 		found, err := t.To(ctx, state, service, allUnmapped(backends))
-		n = len(found)
-		return err
+		if err != nil {
+			return err
+		}
+		all := len(found)
+		found = slices.DeleteFunc(found, func(f flows.Flow) bool { return f.Phase != conntrack.Closed })
+		left, ended = all-len(found), len(found)
+		return t.DeleteUnused(ctx, found)
 	})
-	return n, err
+	return left, ended, err
 }
 
 // Cut deletes the flows from a service's frontends to these backends, of any
 // protocol, and returns how many it deleted. It selects flows as Drain does, also
-// without backends: flows that have ended stay.
+// without backends, and those that have ended as well: what Flows lists, Cut deletes.
 //
 // The next packet of a deleted flow begins a new one, to a usable backend. That is
 // what a UDP client needs. A TCP connection breaks at once: the new backend, or the
@@ -158,7 +172,8 @@ type Affinity struct {
 
 // Affinities lists the clients with affinity, sorted by service, frontend and client.
 // AddAffinities passes them to another node before it takes over. Packets change the
-// list meanwhile.
+// list meanwhile. Entries that others have added and that no rule can have made are
+// left out: they hold until Keep, or an Apply that reads the tables, removes them.
 func (d *Dataplane) Affinities(ctx context.Context) (out []Affinity, err error) {
 	err = d.engine.Flows(ctx, func(t *flows.Table, state *compile.State) error {
 		found, err := t.Affinities(ctx, state)
@@ -173,7 +188,7 @@ func (d *Dataplane) Affinities(ctx context.Context) (out []Affinity, err error) 
 // AddAffinities adds clients that Affinities of this or another node has listed, and
 // returns for how many of them the kernel now has the listed backend. It leaves out
 // clients whose time has expired, those of services that have no affinity here or not
-// this frontend, those whose backend gets no connections from it, and those for which
+// this frontend, those that may not be led to the backend from it, and those for which
 // the kernel has another backend already. If the map has no room for all (see
 // Config.AffinitySize), the error matches syscall.ENFILE; clients are added in groups
 // of 500, each as a whole.

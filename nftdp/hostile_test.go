@@ -95,7 +95,7 @@ func TestHostileNeighbour(t *testing.T) {
 			table.Sets = append(table.Sets, &ruleset.Set{Name: h, Key: []ruleset.Type{ruleset.Port}})
 			comment(table.Set("frontends"), h)
 		}
-		n.load(t, held, &Ruleset{spoilt})
+		n.load(t, held, &Ruleset{rules: spoilt})
 		for line := range strings.Lines(n.read(t, DefaultTable).String()) {
 			wantOneLine(t, "ruleset", strings.Trim(line, "\t\n"))
 		}

@@ -21,6 +21,8 @@ func stepOf(c *ruleset.Change, command string) step {
 	words := strings.SplitN(command, " ", 3)
 	s := step{Verb: words[0], Family: c.Family.String(), Table: c.Table, Kind: words[1], Command: command}
 	switch {
+	case c.Object != nil:
+		s.Kind, s.Name = c.Object.Kind.String(), c.Object.Name
 	case c.Set != nil:
 		s.Name = c.Set.Name
 	case c.Chain != nil:
@@ -47,8 +49,9 @@ func (p *Plan) steps() []step {
 // MarshalJSON returns an object with the list "changes" of one object for each
 // that is changed, as Len counts them, in the order of String. Its fields are
 // the verb ("add", "delete" or "flush"), the family ("ip" or "ip6"), the table,
-// the kind ("table", "chain", "rule", "set", "map" or "element"), the name (of
-// the chain, set or map, or of the one that the rule or element is in) and the
+// the kind ("table", "chain", "rule", "set", "map", "element", or that of an object
+// that others have added: "counter", "ct helper" and so on), the name (of
+// the chain, set, map or object, or of the one that the rule or element is in) and the
 // command, a line of String. A Plan cannot be read back from it.
 func (p Plan) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {

@@ -87,8 +87,14 @@ func TestOutOfMemory(t *testing.T) {
 	held := append(someServices(), web("d", 4, 1000))
 	next := append(held, web("e", 5, 1000)) // a pool of a size in use: the change is one batch
 	update := Change{Set: next[4:]}
-	counted := checkedAt(t.Context(), 0, nil)
 	apply(t, d, held)
+	before, last := n.read(t, DefaultTable).String(), 0 // the last check before the transaction
+	counted := &checked{Context: t.Context(), check: func(check int) error {
+		if n.read(t, DefaultTable).String() == before {
+			last = check
+		}
+		return nil
+	}}
 	if _, err := d.Update(counted, update); err != nil {
 		t.Fatal(err)
 	}
@@ -100,8 +106,8 @@ func TestOutOfMemory(t *testing.T) {
 		cgroup.write("memory.limit_in_bytes", -1)
 		var err error
 		onSpareThread(func() {
-			// The last check comes just before the transaction is sent.
-			ctx := checkedAt(t.Context(), counted.checks, func() {
+			// That check comes just before the transaction is sent.
+			ctx := checkedAt(t.Context(), last, func() {
 				cgroup.write("tasks", unix.Gettid())
 				cgroup.write("memory.limit_in_bytes", cgroup.usage()+more)
 			})

@@ -4,6 +4,7 @@ package nftdp
 
 import (
 	"context"
+	"errors"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -72,10 +73,13 @@ func (n *node) open(t *testing.T, c Config) *Dataplane {
 func (n *node) read(t *testing.T, table string) *Ruleset {
 	t.Helper()
 	r, err := n.conn.Read(t.Context(), table, ruleset.Families[:], everySet)
+	for errors.Is(err, ruleset.ErrStale) { // others have changed rules meanwhile
+		r, err = n.conn.Read(t.Context(), table, ruleset.Families[:], everySet)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Ruleset{r}
+	return &Ruleset{rules: r}
 }
 
 func everySet(ruleset.Family, string) bool { return true }
@@ -120,13 +124,23 @@ const (
 )
 
 func (s *spy) Read(ctx context.Context, table string, families []ruleset.Family, elements func(ruleset.Family, string) bool) (*ruleset.Ruleset, error) {
+	r, err := s.Host.Read(ctx, table, families, elements)
 	s.busy.Lock()
+	defer s.busy.Unlock()
 	s.read = max(s.read, readRules)
-	if elements(families[0], "frontends") || elements(families[len(families)-1], "frontends") {
-		s.read = readAll
+	for _, f := range families {
+		if err == nil && (r.Table(f) == nil || r.Table(f).Set("frontends") == nil) {
+			s.read = readAll // there are no elements of services to read
+		}
 	}
+	return r, err
+}
+
+func (s *spy) ReadElements(ctx context.Context, t *ruleset.Table, set *ruleset.Set, keys []ruleset.Tuple) error {
+	s.busy.Lock()
+	s.read = readAll
 	s.busy.Unlock()
-	return s.Host.Read(ctx, table, families, elements)
+	return s.Host.ReadElements(ctx, t, set, keys)
 }
 
 func (s *spy) Commit(ctx context.Context, generation uint32, changes []ruleset.Change) (uint32, error) {
@@ -264,7 +278,7 @@ func (n *node) load(t *testing.T, from, to *Ruleset) {
 }
 
 // nothing returns a ruleset without tables.
-func nothing() *Ruleset { return &Ruleset{&ruleset.Ruleset{}} }
+func nothing() *Ruleset { return &Ruleset{rules: &ruleset.Ruleset{}} }
 
 // disturb adds a table and deletes it again, as another process would.
 func (n *node) disturb(t *testing.T) {

@@ -21,7 +21,8 @@ import (
 
 // compiled is what services of all owners compile to together.
 func compiled(c Config, services []Service) *Ruleset {
-	return &Ruleset{compile.New(c.lower(), lowerAll(services)).Ruleset()}
+	state := compile.New(c.lower(), lowerAll(services))
+	return &Ruleset{rules: state.Ruleset(), state: state}
 }
 
 // wantShared checks that the kernel holds exactly these services of all owners.

@@ -177,7 +177,7 @@ func TestParseServicesErrors(t *testing.T) {
 	want := []nftdp.FieldError{
 		{
 			Service: "a", Field: "prot", Line: 2,
-			Reason: "is unknown: known are name, protocol, frontends, backends, scheduler, affinity, snat, maglevSize",
+			Reason: "is unknown: known are name, protocol, frontends, backends, scheduler, affinity, snat, maglevSize, cutStale",
 		},
 		{Service: "a", Field: "snat", Line: 3, Reason: "1 is not a list"},
 	}

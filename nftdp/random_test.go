@@ -85,6 +85,7 @@ func (d *dice) service(name string, others []Service) Service {
 		Scheduler: Scheduler(d.roll(len(Scheduler(0).word().list()))),
 		Affinity:  one(d, []Duration{0, 0, 0, 10 * aSecond, 10800 * aSecond}),
 	}
+	s.CutStale = d.roll(4) == 0
 	if s.Scheduler == SchedulerMaglev {
 		s.MaglevSize = one(d, []uint16{13, 17})
 	}

@@ -32,25 +32,33 @@ func (r Requirement) String() string {
 }
 
 // requirements lists the parameters that services need.
-func requirements(localhost bool) []Requirement {
-	all := []Requirement{
+//
+// Conntrack calls a TCP segment INVALID that is outside of the window which it has
+// tracked, and NAT leaves it as it is. From a backend it reaches the client as one of
+// a connection that the client does not know; from a client it reaches the node's own
+// stack instead of the backend. Both answer with a reset. No rule can translate such
+// a packet, and none can tell whether it is ours, since it has no connection
+// (nf_conntrack_in sets none): by addresses and ports, a rule would also drop what
+// is sent past the services, of which conntrack has seen one direction only. With
+// tcp_be_liberal the segment is translated like any other, and the TCP of its
+// receiver judges it (tcp_in_window in net/netfilter/nf_conntrack_proto_tcp.c).
+func requirements() []Requirement {
+	return []Requirement{
 		{Name: "net.ipv4.ip_forward", Want: "1", Why: "IPv4 connections from outside do not reach backends outside this namespace"},
 		{Name: "net.ipv6.conf.all.forwarding", Want: "1", Why: "IPv6 connections from outside do not reach backends outside this namespace"},
+		{
+			Name: "net.netfilter.nf_conntrack_tcp_be_liberal", Want: "1",
+			Why: "a TCP segment outside of the window that conntrack has tracked is not translated, and the answer to it resets the connection",
+		},
 	}
-	if localhost {
-		all = append(all, Requirement{
-			Name: "net.ipv4.conf.all.route_localnet", Want: "1",
-			Why: "connections to 127.0.0.0/8 do not reach backends outside this namespace",
-		})
-	}
-	return all
 }
 
 // Requirements lists the kernel parameters of the namespace that services need, met
-// or not: net.ipv4.ip_forward and net.ipv6.conf.all.forwarding, and
-// net.ipv4.conf.all.route_localnet for Config.Localhost. It changes nothing; of all
-// methods, only MeetRequirements changes parameters. IPv6 is left out if the kernel
-// runs without it (ipv6.disable=1).
+// or not: net.ipv4.ip_forward, net.ipv6.conf.all.forwarding and
+// net.netfilter.nf_conntrack_tcp_be_liberal. It changes nothing; of all methods, only
+// MeetRequirements changes parameters. It leaves out what the kernel does not have:
+// IPv6 if it runs without it (ipv6.disable=1), and conntrack's parameter if there is
+// no conntrack over netlink, by which it makes the kernel load conntrack.
 //
 // A node whose services have only local clients, or only backends in the namespace
 // itself, does not need forwarding. Requirements does not look for filters that drop
@@ -62,7 +70,7 @@ func requirements(localhost bool) []Requirement {
 // methods.
 func (d *Dataplane) Requirements(ctx context.Context) (out []Requirement, err error) {
 	err = d.engine.Sysctls(ctx, func(s engine.Sysctls) error {
-		out, err = d.requirements(s)
+		out, err = readRequirements(ctx, s)
 		return err
 	})
 	return out, err
@@ -77,12 +85,11 @@ func (d *Dataplane) Requirements(ctx context.Context) (out []Requirement, err er
 // Think before you call it: the namespace becomes a router, for everything that its
 // filters let through. The kernel copies forwarding to every interface, and an
 // interface that forwards IPv6 no longer accepts addresses and routes from router
-// advertisements, unless its accept_ra is 2. With Config.Localhost the kernel no
-// longer drops IPv4 packets that arrive for a loopback address: rules of the table
-// do, so Apply first, and turn it off before Remove.
+// advertisements, unless its accept_ra is 2. With tcp_be_liberal, `ct state invalid`
+// of a firewall no longer matches TCP segments outside of the window, except resets.
 func (d *Dataplane) MeetRequirements(ctx context.Context) (changed []Requirement, err error) {
 	err = d.engine.Sysctls(ctx, func(s engine.Sysctls) error {
-		all, err := d.requirements(s)
+		all, err := readRequirements(ctx, s)
 		if err != nil {
 			return err
 		}
@@ -90,7 +97,7 @@ func (d *Dataplane) MeetRequirements(ctx context.Context) (changed []Requirement
 			if r.Met() {
 				continue
 			}
-			if err := s.SetSysctl(r.Name, r.Want); err != nil {
+			if err := s.SetSysctl(ctx, r.Name, r.Want); err != nil {
 				return err
 			}
 			changed = append(changed, r)
@@ -100,15 +107,15 @@ func (d *Dataplane) MeetRequirements(ctx context.Context) (changed []Requirement
 	return changed, err
 }
 
-func (d *Dataplane) requirements(s engine.Sysctls) ([]Requirement, error) {
+func readRequirements(ctx context.Context, s engine.Sysctls) ([]Requirement, error) {
 	var out []Requirement
-	for _, r := range requirements(d.cfg.Localhost) {
+	for _, r := range requirements() {
 		var err error
-		r.Have, err = s.Sysctl(r.Name)
+		r.Have, err = s.Sysctl(ctx, r.Name)
 		switch {
 		case err == nil:
 			out = append(out, r)
-		case !errors.Is(err, fs.ErrNotExist) || !strings.HasPrefix(r.Name, "net.ipv6."):
+		case !errors.Is(err, fs.ErrNotExist) || strings.HasPrefix(r.Name, "net.ipv4."):
 			return nil, err
 		}
 	}

@@ -19,11 +19,12 @@ import (
 	"github.com/nftdp/go-nftdp/internal/sysctl"
 )
 
-// forwarding returns what Requirements lists for values of the kernel.
-func forwarding(ipv4, ipv6 string) []Requirement {
+// required returns what Requirements lists for values of the kernel.
+func required(ipv4, ipv6, liberal string) []Requirement {
 	return []Requirement{
 		{Name: "net.ipv4.ip_forward", Want: "1", Have: ipv4},
 		{Name: "net.ipv6.conf.all.forwarding", Want: "1", Have: ipv6},
+		{Name: "net.netfilter.nf_conntrack_tcp_be_liberal", Want: "1", Have: liberal},
 	}
 }
 
@@ -66,20 +67,21 @@ func TestRequirements(t *testing.T) {
 
 	apply(t, d, []Service{web("a", 1, 2)})
 	got, err := d.Requirements(t.Context())
-	wantRequirements(t, forwarding("0", "0"), got, err)
+	wantRequirements(t, required("0", "0", "0"), got, err)
 	wantChanged(t, nil, before, n.parameters(t))
 
 	got, err = n.meetRequirements(t, d)
-	wantRequirements(t, forwarding("0", "0"), got, err)
+	wantRequirements(t, required("0", "0", "0"), got, err)
 	got, err = d.Requirements(t.Context())
-	wantRequirements(t, forwarding("1", "1"), got, err)
-	// The kernel changes others together with these two: inet_forward_change in
+	wantRequirements(t, required("1", "1", "1"), got, err)
+	// The kernel changes others together with forwarding: inet_forward_change in
 	// net/ipv4/devinet.c, addrconf_fixup_forwarding in net/ipv6/addrconf.c.
 	wantChanged(t, []string{
 		"ipv4/conf/all/accept_redirects",
 		"ipv4/conf/all/forwarding", "ipv4/conf/default/forwarding", "ipv4/conf/lo/forwarding",
 		"ipv4/ip_forward",
 		"ipv6/conf/all/forwarding", "ipv6/conf/default/forwarding", "ipv6/conf/lo/forwarding",
+		"netfilter/nf_conntrack_tcp_be_liberal",
 	}, before, n.parameters(t))
 	wantChanged(t, nil, elsewhere, other.parameters(t))
 	wantRequirements(t, ours, ownForwarding(t), nil)
@@ -97,9 +99,9 @@ func TestRequirementsOneByOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := n.meetRequirements(t, d)
-	wantRequirements(t, forwarding("", "0")[1:], got, err)
+	wantRequirements(t, required("", "0", "0")[1:], got, err)
 	got, err = d.Requirements(t.Context())
-	wantRequirements(t, forwarding("2", "1"), got, err)
+	wantRequirements(t, required("2", "1", "1"), got, err)
 	for _, r := range got {
 		if !r.Met() {
 			t.Error("not met:", r)
@@ -107,21 +109,19 @@ func TestRequirementsOneByOne(t *testing.T) {
 	}
 }
 
-// TestRequirementsOfLocalhost: loopback addresses need one more parameter.
+// TestRequirementsOfLocalhost: loopback addresses need no parameter that opens them
+// to others.
 func TestRequirementsOfLocalhost(t *testing.T) {
 	n := newNode(t)
 	d := n.open(t, Config{Localhost: true})
-	want := append(forwarding("0", "0"), Requirement{Name: "net.ipv4.conf.all.route_localnet", Want: "1", Have: "0"})
-	got, err := d.Requirements(t.Context())
-	wantRequirements(t, want, got, err)
 	before := n.parameters(t)
-	got, err = n.meetRequirements(t, d)
-	wantRequirements(t, want, got, err)
-	if after := n.parameters(t); before["ipv4/conf/all/route_localnet"] != "0\n" || after["ipv4/conf/all/route_localnet"] != "1\n" {
-		t.Errorf("route_localnet was %q and is %q", before["ipv4/conf/all/route_localnet"], after["ipv4/conf/all/route_localnet"])
+	got, err := n.meetRequirements(t, d)
+	wantRequirements(t, required("0", "0", "0"), got, err)
+	for name, value := range n.parameters(t) {
+		if strings.HasSuffix(name, "/route_localnet") && value != before[name] {
+			t.Errorf("%s was %q and is %q", name, before[name], value)
+		}
 	}
-	got, err = n.meetRequirements(t, d)
-	wantRequirements(t, nil, got, err)
 }
 
 // TestRequirementsOfCallersNamespace: Open opens the namespace of the calling
@@ -141,7 +141,7 @@ func TestRequirementsOfCallersNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := d.Requirements(t.Context())
-	wantRequirements(t, forwarding("3", "1"), got, err)
+	wantRequirements(t, required("3", "1", "0"), got, err)
 }
 
 func TestRequirementsErrors(t *testing.T) {
@@ -170,7 +170,7 @@ func TestRequirementsErrors(t *testing.T) {
 // ownForwarding returns the values in the namespace of the test itself.
 func ownForwarding(t *testing.T) []Requirement {
 	t.Helper()
-	got := requirements(false)
+	got := requirements()
 	for i := range got {
 		var err error
 		if got[i].Have, err = sysctl.Get(got[i].Name); err != nil {
@@ -207,7 +207,7 @@ func parameters() map[string]string {
 		}
 		return nil
 	}
-	for _, dir := range []string{"ipv4/conf", "ipv6/conf", "ipv4/ip_forward"} {
+	for _, dir := range []string{"ipv4/conf", "ipv6/conf", "ipv4/ip_forward", "netfilter/nf_conntrack_tcp_be_liberal"} {
 		_ = filepath.WalkDir(root+dir, read) // an interface of the host may just disappear
 	}
 	return out

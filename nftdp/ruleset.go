@@ -15,25 +15,44 @@ import (
 // services or read from the kernel. It is immutable.
 type Ruleset struct {
 	rules *ruleset.Ruleset
+	state *compile.State // what it was compiled from; nil: it was read
 }
 
 // Compile validates services and compiles them, without access to the kernel. The
 // order of the services, of their frontends and of their backends makes no
-// difference. Errors are those of Validate.
+// difference. A Dataplane lets backends keep their slots where the scheduler allows
+// that, so what it holds can have other slots; PlanTo takes that into account.
+// Errors are those of Validate.
 func (c Config) Compile(services []Service) (*Ruleset, error) {
 	if err := c.Validate(services); err != nil {
 		return nil, err
 	}
-	return &Ruleset{compile.New(c.lower(), lowerAll(services)).Ruleset()}, nil
+	state := compile.New(c.lower(), lowerAll(services))
+	return &Ruleset{state.Ruleset(), state}, nil
 }
 
 // String returns the ruleset as nft text that `nft -f` loads, sorted and with one
 // element per line: equal rulesets have equal text.
 func (r *Ruleset) String() string { return r.rules.String() }
 
-// PlanTo returns the changes that turn r into next.
+// PlanTo returns the changes that turn r into next. If next was compiled, they are
+// those of a Dataplane that holds r: where the scheduler lets it choose, a backend
+// keeps its slot, so the result can have other slots than next.
 func (r *Ruleset) PlanTo(next *Ruleset) *Plan {
-	return &Plan{ruleset.Diff(r.rules, next.rules).Changes()}
+	return &Plan{ruleset.Diff(r.rules, next.like(r).rules).Changes()}
+}
+
+// like returns the ruleset with backends at the slots that they have in another
+// one, if it was compiled.
+func (r *Ruleset) like(o *Ruleset) *Ruleset {
+	if r.state == nil || r == o {
+		return r
+	}
+	state := r.state.ArrangedAs(compile.HeldByName(o.rules))
+	if state == r.state {
+		return r
+	}
+	return &Ruleset{state.Ruleset(), state}
 }
 
 // Plan is a list of changes. Those that affect packets are one transaction. New
@@ -110,6 +129,7 @@ func protocolOf(n uint8) Protocol {
 func (s *Service) lower() *compile.Service {
 	out := &compile.Service{
 		Name: s.Name, Proto: s.Protocol.protoNumber(), Scheduler: compile.Scheduler(s.Scheduler), Affinity: uint32(s.Affinity / Duration(time.Second)),
+		CutStale: s.CutStale,
 	}
 	out.Frontends = make([]compile.Frontend, 0, len(s.Frontends))
 	var pools [len(ruleset.Families)]pools
@@ -209,8 +229,7 @@ func (s *Service) source(f *Frontend, addr netip.Addr) (out compile.Source) {
 // in use.
 func (s *Service) lowerStates(out *compile.Service) {
 	var used []netip.AddrPort
-	if slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.Backup || b.MaxConns > 0 }) ||
-		slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != PolicyAnyBackend }) {
+	if slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.Backup || b.MaxConns > 0 }) {
 		used = out.Backends()
 	}
 	for i := range s.Backends {
@@ -222,9 +241,10 @@ func (s *Service) lowerStates(out *compile.Service) {
 		if b.State != StateActive || used == nil {
 			continue
 		}
-		if _, ok := slices.BinarySearchFunc(used, addr, netip.AddrPort.Compare); !ok {
+		switch _, ok := slices.BinarySearchFunc(used, addr, netip.AddrPort.Compare); {
+		case !ok && b.Backup:
 			out.Reserve = append(out.Reserve, addr)
-		} else if b.MaxConns > 0 {
+		case ok && b.MaxConns > 0:
 			if out.Limits == nil {
 				out.Limits = map[netip.AddrPort]uint32{}
 			}

@@ -175,8 +175,8 @@ func (s *sequence) spoil(t *testing.T) {
 	for range 1 + s.roll(3) {
 		s.dice.spoil(spoilt)
 	}
-	s.log += fmt.Sprintf("spoil\n%v", held.PlanTo(&Ruleset{spoilt}))
-	s.node.load(t, held, &Ruleset{spoilt})
+	s.log += fmt.Sprintf("spoil\n%v", held.PlanTo(&Ruleset{rules: spoilt}))
+	s.node.load(t, held, &Ruleset{rules: spoilt})
 	if s.known && s.roll(2) == 0 {
 		updateWith(t, s.dataplane, Change{})
 	} else {

@@ -43,6 +43,14 @@ type Service struct {
 	// always 16381. A change of the size moves almost every client, so set it
 	// where the number of backends often crosses these limits.
 	MaglevSize uint16 `json:"maglevSize,omitempty"`
+	// CutStale breaks established TCP connections and SCTP associations that are
+	// stale, as UDP flows are always: those that lead to a backend which is
+	// removed or down, or which their client may not reach any more, also when
+	// the service is deleted. The next segment of a client is answered with a
+	// reset. Without it they go on until they end, or until Dataplane.Cut. It
+	// takes effect with the change that it is set in, and makes nothing stale by
+	// itself.
+	CutStale bool `json:"cutStale,omitempty"`
 }
 
 // Frontend is an address and port, or a port on the node's own addresses, that
@@ -115,7 +123,9 @@ type Backend struct {
 	// backend.
 	Weight uint16 `json:"weight,omitempty"`
 	// Backup keeps the backend in reserve: it gets new connections only while
-	// the service has no other active backend of its family.
+	// the service has no other active backend of its family. Where a policy
+	// allows only backends on this node, those alone count: a local backup is
+	// used while no other local backend is active, whatever there is elsewhere.
 	Backup bool `json:"backup,omitempty"`
 	// Local says that the backend is on this node, for PolicyLocalOnly and
 	// PolicyExternalLocalOnly.
@@ -170,7 +180,8 @@ const (
 	// address and port, alike on all nodes with the same backends: the
 	// connections of one client spread over all backends, and all packets
 	// from one port of a client go to the same backend, even if this node has
-	// forgotten the connection. When the number of backends changes, most
+	// forgotten the connection; it goes on then, unless it is masqueraded,
+	// which takes another port. When the number of backends changes, most
 	// new connections go elsewhere than they would have gone before.
 	SchedulerSourcePortHash
 )
@@ -231,9 +242,10 @@ const (
 // outgoing interface, or to that of Service.SNAT, so that replies come back
 // through this node. A backend that reaches itself through its own service is
 // always masqueraded, and so is a process that connects to a loopback address. If
-// the backend has an address of the node itself, packets do not leave the node,
-// and the source is never rewritten. In JSON it is "auto", "always" or "never",
-// in upper or lower case.
+// the backend has an address of the node itself, packets from elsewhere end there and
+// keep their source; processes on the node are masqueraded like other clients. The
+// kernel chooses a random source port. In JSON it is "auto", "always" or "never", in
+// upper or lower case.
 type Masquerade uint8
 
 // The ways to masquerade.
@@ -254,11 +266,11 @@ const (
 type State uint8
 
 // The states. Established TCP connections and SCTP associations continue in every
-// state: the kernel translates them until they end.
+// state, unless Service.CutStale is set: the kernel translates them until they end.
 const (
 	// StateActive backends get new connections.
 	StateActive State = iota
-	// StateDraining backends get no new connections and keep their UDP flows.
+	// StateDraining backends get no new connections and keep their flows.
 	StateDraining
 	// StateDown backends get no new connections and lose their UDP flows to
 	// other backends.

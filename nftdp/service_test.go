@@ -24,7 +24,7 @@ func fullService() nftdp.Service {
 	return nftdp.Service{
 		Name:      `default/web:http é {};\`,
 		Protocol:  nftdp.ProtocolSCTP,
-		Scheduler: nftdp.SchedulerMaglev, MaglevSize: 251,
+		Scheduler: nftdp.SchedulerMaglev, MaglevSize: 251, CutStale: true,
 		Affinity: nftdp.Duration(3 * time.Hour),
 		SNAT:     []netip.Addr{netip.MustParseAddr("10.7.0.1"), netip.MustParseAddr("fd00:7::1")},
 		Frontends: []nftdp.Frontend{{
@@ -53,7 +53,7 @@ func TestServiceJSON(t *testing.T) {
 				`"frontends":[{"addr":"10.96.0.10","port":80,"endPort":90,"policy":"external-local-only",` +
 				`"masquerade":"never","masqueradeClients":["fd00:88::/64"],"allow":["10.1.2.3/16","fd00::/64"],"deny":["10.1.7.0/24"],"noBackend":"drop"}],` +
 				`"backends":[{"addr":"[fd00::1]:8080","state":"down","weight":3,"backup":true,"local":true,"maxConns":100}],` +
-				`"scheduler":"maglev","affinity":"3h0m0s","snat":["10.7.0.1","fd00:7::1"],"maglevSize":251}`,
+				`"scheduler":"maglev","affinity":"3h0m0s","snat":["10.7.0.1","fd00:7::1"],"maglevSize":251,"cutStale":true}`,
 		},
 		{"zero", nftdp.Service{}, `{"name":""}`},
 		{

@@ -63,7 +63,7 @@ func FuzzSplit(f *testing.F) {
 				}
 			}
 		}
-		if diff := cmp.Diff(withoutSizes(b), withoutSizes(&Ruleset{got})); diff != "" {
+		if diff := cmp.Diff(withoutSizes(b), withoutSizes(&Ruleset{rules: got})); diff != "" {
 			t.Errorf("the batches make another ruleset (-want +got):\n%s", diff)
 		}
 	})
@@ -111,7 +111,7 @@ func betweenStates(a, b *Ruleset, configs ...Config) func(*ruleset.Ruleset) erro
 		}
 	}
 	return func(r *ruleset.Ruleset) error {
-		for _, s := range (&Ruleset{r}).status() {
+		for _, s := range (&Ruleset{rules: r}).status() {
 			if known[asJSON(s)] == nil {
 				return fmt.Errorf("this service is neither the former nor the next one: %s", asJSON(s))
 			}
@@ -292,7 +292,7 @@ func TestSendParts(t *testing.T) {
 		if err := check(got.rules); err != nil {
 			t.Fatalf("stopped after %d parts: %v", stop, err)
 		}
-		if diff := cmp.Diff(withoutSizes(got), withoutSizes(&Ruleset{ruleset.Apply(held.rules, plan.changes)})); diff != "" {
+		if diff := cmp.Diff(withoutSizes(got), withoutSizes(&Ruleset{rules: ruleset.Apply(held.rules, plan.changes)})); diff != "" {
 			t.Errorf("stopped after %d parts, the plan is not what was committed (-kernel +plan):\n%s", stop, diff)
 		}
 		if err == nil {
@@ -331,7 +331,7 @@ func TestStages(t *testing.T) {
 			Backends: []Backend{{Addr: netip.MustParseAddrPort("10.180.0.1:0")}},
 		}})
 	}
-	altered := &Ruleset{ruleset.Apply(three.rules, nil)}
+	altered := &Ruleset{rules: ruleset.Apply(three.rules, nil)}
 	comment(altered.rules.Tables[0].Set("masq"), "mine")
 	for _, c := range []struct {
 		name     string
@@ -370,7 +370,7 @@ func TestStages(t *testing.T) {
 			if diff := cmp.Diff(sortedLines(plan), sortedLines(&Plan{all})); diff != "" {
 				t.Errorf("(-planned +sent):\n%s", diff)
 			}
-			wantNoPlan(t, &Ruleset{got}, c.to)
+			wantNoPlan(t, &Ruleset{rules: got}, c.to)
 		})
 	}
 }

@@ -186,7 +186,7 @@ func beyond(base, r *Ruleset) *Ruleset {
 			out.Tables = append(out.Tables, part)
 		}
 	}
-	return &Ruleset{out}
+	return &Ruleset{rules: out}
 }
 
 // exact lets cmp compare the values of rulesets that can be compared with ==.

@@ -98,6 +98,9 @@ func duplicates(backends []Backend) []duplicate {
 }
 
 func manyDuplicates(backends []Backend) []duplicate {
+	if ascending(backends) {
+		return nil
+	}
 	var found []duplicate
 	seen := make(map[netip.AddrPort]int, len(backends))
 	for i := range backends {
@@ -109,6 +112,17 @@ func manyDuplicates(backends []Backend) []duplicate {
 		}
 	}
 	return found
+}
+
+// ascending reports whether each backend's address and port are greater than those
+// of the one before, as in most lists that a program has made.
+func ascending(backends []Backend) bool {
+	for i := 1; i < len(backends); i++ {
+		if unmapped(backends[i-1].Addr).Compare(unmapped(backends[i].Addr)) >= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func unmapped(a netip.AddrPort) netip.AddrPort {

@@ -653,7 +653,7 @@ func TestEveryFieldIsValidated(t *testing.T) {
 	// accepts the largest sizes and times.)
 	seen := map[string]bool{
 		"config.localhost": true, "config.affinitySize": true,
-		"backends.weight": true, "backends.backup": true, "backends.local": true,
+		"backends.weight": true, "backends.backup": true, "backends.local": true, "cutStale": true,
 	}
 	for _, c := range problemCases() {
 		for _, p := range c.want {

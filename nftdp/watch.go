@@ -42,13 +42,13 @@ type Process struct {
 // second. Only the last error, the context's, or ErrClosed after Close, ends it.
 func (d *Dataplane) Watch(ctx context.Context) iter.Seq2[*Drift, error] { return d.follow(ctx, false) }
 
-// Keep repairs every change that others make to our tables, as soon as they have
-// made it, until the context ends. Then it returns the context's error, or ErrClosed
+// Keep repairs every change that others make to our tables, also what they put into
+// them, as soon as they have made it, until the context ends. Then it returns the context's error, or ErrClosed
 // after Close. It runs in the caller's goroutine. The wanted services, and the costs
 // of receiving events, are those of Watch.
 //
 // It calls report, unless that is nil, after each repair, and for each error, after
-// which it tries again. With both, the repair was made but UDP flows were not
+// which it tries again. With both, the repair was made but flows were not
 // reconciled (see Apply). If another process insists on another state, repairs that
 // follow each other within two seconds become less frequent, down to one each
 // second.

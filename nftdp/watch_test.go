@@ -257,8 +257,8 @@ func TestTamperedAndCancelled(t *testing.T) {
 			return nil
 		}}
 		want := services
-		switch _, err := d.Update(ctx, Change{Set: []Service{web("d", 4, 2)}}); {
-		case err == nil:
+		switch plan, err := d.Update(ctx, Change{Set: []Service{web("d", 4, 2)}}); {
+		case err == nil, plan != nil && strings.Contains(err.Error(), "services are programmed"): // only flows are left
 			want = append(slices.Clone(services), web("d", 4, 2))
 		case !cancelled || !errors.Is(err, context.Canceled):
 			t.Fatal(err)
@@ -299,7 +299,7 @@ func TestUpdateAmongForeignChanges(t *testing.T) {
 		for range 20 {
 			n.disturb(t)
 		}
-		if got := checks(); got > quiet+2 { // two more if a chain is added
+		if got := checks(); got > quiet+3 { // two more if a chain is added, one if a backend is removed
 			t.Errorf("%d requests, and %d without other changes", got, quiet)
 		}
 	}
@@ -422,7 +422,7 @@ func (n *node) eventuallyHolds(t *testing.T, services []Service) {
 	want := mustCompile(t, Config{}, services)
 	eventually(t, func() bool {
 		got, err := n.conn.Read(t.Context(), DefaultTable, ruleset.Families[:], everySet)
-		return err == nil && (&Ruleset{got}).PlanTo(want).Empty()
+		return err == nil && (&Ruleset{rules: got}).PlanTo(want).Empty()
 	})
 }
 

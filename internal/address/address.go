@@ -17,23 +17,25 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Conn reads addresses of a network namespace. It is not safe for concurrent
-// use.
-type Conn struct{ socket *netlink.Socket }
+// Conn reads addresses of a network namespace. It may be used concurrently: each
+// call has a socket of its own.
+type Conn struct{ sockets *netlink.Pool }
 
-// Dial opens a socket in the network namespace of a file descriptor, or
-// netlink.Here.
+// Dial opens a socket in the network namespace of a file descriptor, which may be
+// closed afterwards, or netlink.Here.
 func Dial(ns int) (*Conn, error) {
-	// Only with this option does the kernel apply the filter of a dump of routes.
-	s, err := netlink.Dial(unix.NETLINK_ROUTE, ns, mdnetlink.GetStrictCheck)
+	p, err := netlink.NewPool(ns, func(ns int) (*netlink.Socket, error) {
+		// Only with this option does the kernel apply the filter of a dump of routes.
+		return netlink.Dial(unix.NETLINK_ROUTE, ns, mdnetlink.GetStrictCheck)
+	})
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{s}, nil
+	return &Conn{p}, nil
 }
 
-// Close closes the socket.
-func (c *Conn) Close() error { return c.socket.Close() }
+// Close closes all sockets. Calls that are running end with os.ErrClosed.
+func (c *Conn) Close() error { return c.sockets.Close() }
 
 // attempts bounds how often addresses are read again because they changed
 // meanwhile.
@@ -45,18 +47,21 @@ const attempts = 16
 func (c *Conn) LocalAddrs(ctx context.Context, f ruleset.Family) (out []netip.Prefix, err error) {
 	request := make([]byte, unix.SizeofRtMsg)
 	request[0], request[7] = byte(f), unix.RTN_LOCAL
-	for range attempts {
-		out = nil
-		err = c.socket.Ask(ctx, unix.RTM_GETROUTE, unix.NLM_F_DUMP, request, func(b []byte) error {
-			if p, ok := localPrefix(b, f); ok {
-				out = append(out, p)
+	err = c.sockets.Do(ctx, func(s *netlink.Socket) (err error) {
+		for range attempts {
+			out = nil
+			err = s.Ask(ctx, unix.RTM_GETROUTE, unix.NLM_F_DUMP, request, func(b []byte) error {
+				if p, ok := localPrefix(b, f); ok {
+					out = append(out, p)
+				}
+				return nil
+			})
+			if !errors.Is(err, netlink.ErrInterrupted) && !errors.Is(err, netlink.ErrLost) {
+				break
 			}
-			return nil
-		})
-		if !errors.Is(err, netlink.ErrInterrupted) && !errors.Is(err, netlink.ErrLost) {
-			break
 		}
-	}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list local addresses: %w", err)
 	}

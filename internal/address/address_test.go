@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
@@ -92,11 +93,15 @@ func TestForgedAddrs(t *testing.T) {
 	if err != nil || len(want) == 0 {
 		t.Fatal(want, err)
 	}
-	port, err := c.socket.Port()
+	// The only socket is idle, so the next list uses it.
+	err = c.sockets.Do(t.Context(), func(s *netlink.Socket) error {
+		port, err := s.Port()
+		if err != nil {
+			return err
+		}
+		return nstest.Forge(ns, unix.NETLINK_ROUTE, port, unix.NLMSG_DONE, s.NextSeq(0), 4)
+	})
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := nstest.Forge(ns, unix.NETLINK_ROUTE, port, unix.NLMSG_DONE, c.socket.NextSeq(0), 4); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := c.LocalAddrs(t.Context(), ruleset.IPv4); err != nil || !slices.Equal(got, want) {

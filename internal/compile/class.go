@@ -13,9 +13,12 @@ import (
 // which may lead on to the chains of simpler classes:
 //
 //	clients-…   drops packets of clients that are not allowed
-//	affinity-…  sends clients to the backend they had before
 //	split-…     sends internal clients to a pool of their own
+//	affinity-…  sends clients to the backend they had before
 //	random-3    chooses one of three backends
+//
+// A client is sent back to its backend last, when it is known which pool serves
+// it: a pool that is empty refuses also those that are remembered.
 type class struct {
 	node     bool // for node-wide frontends
 	clients  Clients
@@ -94,13 +97,13 @@ func (c class) next() (class, bool) {
 	switch {
 	case c.clients != Clients{}:
 		c.clients = Clients{}
-	case c.affinity:
-		c.affinity = false
 	case c.split:
 		c.split, c.internal = false, 0
 		if c.size == 0 {
-			c.pool = pool{drop: c.drop}
+			c.affinity, c.pool = false, pool{drop: c.drop}
 		}
+	case c.affinity:
+		c.affinity = false
 	default:
 		return c, false
 	}
@@ -109,7 +112,7 @@ func (c class) next() (class, bool) {
 
 // reservedClass returns the class that internal clients are sent to.
 func (c class) reservedClass() class {
-	out := class{node: c.node, pool: c.pool}
+	out := class{node: c.node, affinity: c.affinity && c.internal > 0, pool: c.pool}
 	out.size, out.drop, out.reserved = c.internal, false, true
 	return out
 }
@@ -117,28 +120,32 @@ func (c class) reservedClass() class {
 // units iterates over the chains that the class consists of, and the sets that
 // they look up.
 func (c class) units() iter.Seq[unit] {
-	return func(yield func(unit) bool) {
-		for more := true; more; c, more = c.next() {
-			if c.plain() && c.size == 0 {
-				return // such a class has no chain of its own
-			}
-			if !yield(c) {
-				return
-			}
-			if (c.clients != Clients{}) && !c.clients.units(yield) {
-				return
-			}
-			if c.plainSplit() && !yield(c.reservedClass()) {
-				return
-			}
+	return func(yield func(unit) bool) { c.eachUnit(yield) }
+}
+
+func (c class) eachUnit(yield func(unit) bool) bool {
+	for more := true; more; c, more = c.next() {
+		if c.plain() && c.size == 0 {
+			return true // such a class has no chain of its own
+		}
+		if !yield(c) {
+			return false
+		}
+		switch {
+		case c.clients != Clients{}:
+			more = c.clients.units(yield)
+		case c.split:
+			more = c.reservedClass().eachUnit(yield)
+		}
+		if !more {
+			return false
 		}
 	}
+	return true
 }
 
 // plain reports whether the chain only chooses a backend.
 func (c class) plain() bool { return c.clients == Clients{} && !c.affinity && !c.split }
-
-func (c class) plainSplit() bool { return c.clients == Clients{} && !c.affinity && c.split }
 
 // verdict returns the verdict of the class's frontends.
 func (c class) verdict() ruleset.Verdict {
@@ -163,10 +170,10 @@ func (c class) path() string {
 	switch {
 	case c.clients != Clients{}:
 		return "clients-" + c.clients.hash() + "-" + next.path()
-	case c.affinity:
-		return "affinity-" + next.path()
 	case c.split:
 		return "split-" + c.reservedClass().path() + "-" + next.path()
+	case c.affinity:
+		return "affinity-" + next.path()
 	case !more && c.size == 0 && c.drop:
 		return "drop"
 	case c.size == 0:
@@ -205,11 +212,6 @@ func (c class) chain() *ruleset.Chain {
 	switch {
 	case c.clients != Clients{}:
 		out.Rules = append(c.clients.rules(), onward)
-	case c.affinity:
-		out.Rules = []ruleset.Rule{{
-			ruleset.Lookup{Key: ops(ruleset.L4proto), Set: protocolsSet},
-			ruleset.DNAT{Key: ops(ruleset.Saddr, ruleset.Daddr, ruleset.L4proto, ruleset.Dport), Map: affinityMap},
-		}, onward}
 	case c.split:
 		internal := c.reservedClass().verdict()
 		out.Rules = []ruleset.Rule{
@@ -217,6 +219,11 @@ func (c class) chain() *ruleset.Chain {
 			{ruleset.Match{Field: ruleset.FibSaddr, Value: ruleset.FibLocal}, internal},
 			onward,
 		}
+	case c.affinity:
+		out.Rules = []ruleset.Rule{{
+			ruleset.Lookup{Key: ops(ruleset.L4proto), Set: protocolsSet},
+			ruleset.DNAT{Key: ops(ruleset.Saddr, ruleset.Daddr, ruleset.L4proto, ruleset.Dport), Map: affinityMap},
+		}, onward}
 	default:
 		out.Rules = c.choose()
 	}

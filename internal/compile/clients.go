@@ -63,11 +63,11 @@ func (c Clients) units(yield func(unit) bool) bool {
 
 func (c Clients) hash() string { return hashOf(c.Allow + "/" + c.Deny) }
 
-// hashOf returns a name for contents, the same on every node. Among a million
-// lists, a collision of its 64 bits is practically impossible.
+// hashOf returns a name for contents, the same on every node. Who writes lists can
+// look for two with the same name: among 2^64 lists, for 128 bits.
 func hashOf(s string) string {
 	sum := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(sum[:8])
+	return hex.EncodeToString(sum[:16])
 }
 
 // prefixes is a set of prefixes, shared by the frontends that have the same list.

@@ -57,27 +57,42 @@ func (s *State) Meet(current *ruleset.Ruleset, mine func(service string) bool) {
 	if s.common == nil {
 		return
 	}
-	s.common.index, s.common.names = NewIndex(0), map[string]bool{}
+	met := *s.common
+	met.index, met.names = NewIndex(0), map[string]bool{}
+	with := *s
+	with.common = &met
 	for i, t := range current.Tables {
-		(&beside{State: s, Table: t, old: t, family: i}).frontends(mine)
+		(&beside{State: &with, Table: t, old: t, family: i}).frontends(mine)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.common = &met
 }
 
 // Other reports whether another service of that name is known.
 func (s *State) Other(name string) bool { return s.common != nil && s.common.names[name] }
 
 // Foreign reports whether packets to the address and port of a key, which is not
-// ranged, match a frontend of another service in shared tables.
-func (s *State) Foreign(k Key) bool {
+// ranged, match a frontend of another service in shared tables before any of ours;
+// local says that the address is the node's. It may run at the same time as any
+// other method.
+func (s *State) Foreign(k Key, local bool) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	if s.common == nil {
 		return false
 	}
-	theirs, ok := s.common.index.Match(k)
-	if !ok {
-		return false
+	for _, at := range [...]Key{k, k.NodeWide()} {
+		theirs, others := s.common.index.Match(at)
+		ours, mine := s.index.Match(at)
+		switch {
+		case others && (!mine || ours.Ranged && !theirs.Ranged):
+			return true
+		case mine || !local:
+			return false
+		}
 	}
-	ours, ok := s.index.Match(k)
-	return !ok || ours.Ranged && !theirs.Ranged
+	return false
 }
 
 // Note records in what the tables hold that changes have been committed.

@@ -43,10 +43,11 @@ func (s *State) Stage(set []*Service, remove []string) *Delta {
 			continue
 		}
 		d.set = append(d.set, svc)
-		if old != nil {
-			old.emit((*removing)(d))
+		if old == nil {
+			svc.emit((*adding)(d))
+		} else {
+			d.replace(old, svc)
 		}
-		svc.emit((*adding)(d))
 	}
 	d.stageHairpins()
 	for i := range d.sets {
@@ -72,6 +73,47 @@ func (d *removing) hairpin(f int, a netip.Addr) { d.shared.hairpins[f][a]-- }
 func (d *removing) element(f int, id SetID, e ruleset.Element) {
 	d.sets[f][id].del = append(d.sets[f][id].del, e)
 }
+
+// replace stages the replacement of a service by another one of its name.
+// Whatever both compile to is left out.
+func (d *Delta) replace(old, svc *Service) {
+	if !old.alike(svc) {
+		old.emit((*removing)(d))
+		svc.emit((*adding)(d))
+		return
+	}
+	var lists addrLists
+	pools := poolChange{lists: &lists}
+	for o, f := range paired(old.Frontends, svc.Frontends) {
+		switch {
+		case o == nil:
+			svc.emitFrontend(f, lists.of(f), nil, (*adding)(d))
+		case f == nil:
+			old.emitFrontend(o, lists.of(o), nil, (*removing)(d))
+		case o.equal(f):
+		case !o.alike(f) || !o.reachable() || !f.reachable():
+			old.emitFrontend(o, lists.of(o), nil, (*removing)(d))
+			svc.emitFrontend(f, lists.of(f), nil, (*adding)(d))
+		default:
+			pools.compare(o, f)
+			old.emitFrontend(o, pools.gone, &pools.removed, (*removing)(d))
+			svc.emitFrontend(f, pools.come, &pools.added, (*adding)(d))
+		}
+	}
+	before, after := old.addrs(&lists), svc.addrs(&lists)
+	for family := range before {
+		gone, come := differing(before[family], after[family], netip.Addr.Compare)
+		for _, a := range gone {
+			(*removing)(d).hairpin(family, a)
+		}
+		for _, a := range come {
+			(*adding)(d).hairpin(family, a)
+		}
+	}
+}
+
+// reachable reports whether some clients reach a backend.
+func (f *Frontend) reachable() bool { return len(f.Pool)+len(f.Internal) > 0 }
 
 // stageHairpins finds the addresses that come into use or fall out of use.
 func (d *Delta) stageHairpins() {
@@ -148,7 +190,7 @@ func (d *Delta) Transaction() *ruleset.Transaction {
 	var gone, add []ruleset.Change
 	for i, f := range ruleset.Families {
 		at := ruleset.Change{Family: f, Table: d.state.cfg.Table}
-		out.Ahead = append(out.Ahead, addUnits(d.units(i, 0, 1), at)...)
+		out.Ahead = append(out.Ahead, addUnits(d.state.cfg, d.units(i, 0, 1), at)...)
 		gone = append(gone, deleteUnits(d.units(i, 1, 0), at)...)
 		for id := range d.sets[i] {
 			set, elements := &declared[id], &d.sets[i][id]
@@ -189,7 +231,7 @@ func (d *Delta) units(i, before, after int) []unit {
 }
 
 // addUnits adds chains before rules, since a rule may lead to any chain.
-func addUnits(units []unit, at ruleset.Change) []ruleset.Change {
+func addUnits(cfg Config, units []unit, at ruleset.Change) []ruleset.Change {
 	var sets, chains, rules []ruleset.Change
 	at.Verb = ruleset.Add
 	for _, u := range units {
@@ -201,7 +243,7 @@ func addUnits(units []unit, at ruleset.Change) []ruleset.Change {
 			}
 			continue
 		}
-		c.Chain = u.chain()
+		c.Chain = cfg.chainOf(at.Family, u)
 		chains = append(chains, c)
 		for _, c.Rule = range c.Chain.Rules {
 			rules = append(rules, c)
@@ -232,6 +274,8 @@ func deleteUnits(units []unit, at ruleset.Change) []ruleset.Change {
 // Commit applies the delta to the State that it was computed from.
 func (d *Delta) Commit() {
 	s := d.state
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.names = nil
 	for _, name := range d.delete {
 		s.index.remove(s.services[name])
@@ -239,11 +283,19 @@ func (d *Delta) Commit() {
 	}
 	for _, svc := range d.set {
 		if old := s.services[svc.Name]; old != nil {
-			s.index.remove(old)
+			for f := range s.index.moved(old, svc) {
+				s.index.removeFrontend(old, f)
+			}
 		}
 	}
 	for _, svc := range d.set {
-		s.index.add(svc)
+		if old := s.services[svc.Name]; old == nil {
+			s.index.add(svc, svc.Name)
+		} else {
+			for f := range s.index.moved(svc, old) {
+				s.index.addFrontend(svc, f, svc.Name)
+			}
+		}
 		s.services[svc.Name] = svc
 	}
 	for _, svc := range d.equal {

@@ -50,12 +50,40 @@ func Holds(r *ruleset.Ruleset) []Held {
 			return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port), cmp.Compare(x.End, y.End))
 		})
 		for i := range h.Slots {
+			if i > 0 {
+				h.Slots[i].sharePools(&h.Slots[i-1].Frontend)
+			}
 			h.Frontends = append(h.Frontends, h.Slots[i].Frontend)
 		}
 		h.Adopted = true
 		out = append(out, *h)
 	}
 	slices.SortFunc(out, func(x, y Held) int { return cmp.Compare(x.Name, y.Name) })
+	return out
+}
+
+// sharePools makes equal pools of two frontends the same slices, as lowering does.
+func (f *Frontend) sharePools(o *Frontend) {
+	if slices.Equal(f.Pool, o.Pool) {
+		f.Pool = o.Pool
+	}
+	if f.Internal != nil && o.Internal != nil && slices.Equal(f.Internal, o.Internal) {
+		f.Internal = o.Internal
+	}
+}
+
+// HeldByName is Holds without the slots. It is empty if a table has another schema.
+func HeldByName(r *ruleset.Ruleset) map[string]*Service {
+	for _, t := range r.Tables {
+		if !Current(t) {
+			return nil
+		}
+	}
+	held := Holds(r)
+	out := make(map[string]*Service, len(held))
+	for i := range held {
+		out[held[i].Name] = &held[i].Service
+	}
 	return out
 }
 
@@ -92,11 +120,7 @@ func newReader(t *ruleset.Table) *reader {
 		r.chains[c.Name] = c
 	}
 	for id := Backends; id <= NodeRangeBackends; id++ {
-		for e := range elements(t, id) {
-			if key, ok := FrontendOf(id, t.Family, e.Key); ok {
-				r.slots[key] = append(r.slots[key], e)
-			}
-		}
+		r.addSlots(id)
 	}
 	for id := Masq; id <= NodeSourceRanges; id++ {
 		for e := range elements(t, id) {
@@ -120,6 +144,25 @@ func newReader(t *ruleset.Table) *reader {
 		}
 	}
 	return r
+}
+
+// addSlots indexes the elements of a map of pools. Those of one frontend mostly
+// follow each other.
+func (r *reader) addSlots(id SetID) {
+	var at Key
+	var slots []*ruleset.Element
+	for e := range elements(r.Table, id) {
+		key, ok := FrontendOf(id, r.Family, e.Key)
+		if !ok {
+			continue
+		}
+		if key != at {
+			r.slots[at] = slots
+			at, slots = key, r.slots[key]
+		}
+		slots = append(slots, e)
+	}
+	r.slots[at] = slots
 }
 
 func (r *reader) frontend(byName map[string]*Held, id SetID, e *ruleset.Element) {
@@ -175,7 +218,7 @@ func (r *reader) follow(h *Held, front *HeldFrontend, key Key, v ruleset.Verdict
 			if usesAffinity(rule) { // an element of a learner's map alone is a leftover
 				h.Affinity = max(h.Affinity, r.affinities[key])
 			}
-			r.condition(h, front, rule)
+			r.condition(h, front, key, rule)
 		}
 	}
 }
@@ -199,23 +242,25 @@ func verdictOf(rule ruleset.Rule) (v ruleset.Verdict, ok bool) {
 
 // choosing reports whether a chain, which has rules, chooses a slot of a pool.
 func choosing(c *ruleset.Chain) bool {
-	for _, s := range c.Rules[0] {
-		var key []ruleset.Operand
-		switch s := s.(type) {
-		case ruleset.DNAT:
-			key = s.Key
-		case ruleset.VMap:
-			key = s.Key
-		}
-		if n := len(key); n > 0 && key[n-1].Mod > 0 {
-			return true
+	for _, rule := range c.Rules {
+		for _, s := range rule {
+			var key []ruleset.Operand
+			switch s := s.(type) {
+			case ruleset.DNAT:
+				key = s.Key
+			case ruleset.VMap:
+				key = s.Key
+			}
+			if n := len(key); n > 0 && key[n-1].Mod > 0 {
+				return true
+			}
 		}
 	}
 	return false
 }
 
 // condition records what a rule ahead of the choice says about clients.
-func (r *reader) condition(h *Held, front *HeldFrontend, rule ruleset.Rule) {
+func (r *reader) condition(h *Held, front *HeldFrontend, key Key, rule ruleset.Rule) {
 	v, ok := verdictOf(rule)
 	if !ok {
 		return
@@ -227,6 +272,9 @@ func (r *reader) condition(h *Held, front *HeldFrontend, rule ruleset.Rule) {
 	if lookup.Set == internalSet {
 		front.Internal = []netip.AddrPort{}
 		h.Scheduler = schedulerOf(v.Chain)
+		if c := r.chains[v.Chain]; c != nil && slices.ContainsFunc(c.Rules, usesAffinity) {
+			h.Affinity = max(h.Affinity, r.affinities[key])
+		}
 		return
 	}
 	s := r.Set(lookup.Set)
@@ -242,7 +290,7 @@ func (r *reader) condition(h *Held, front *HeldFrontend, rule ruleset.Rule) {
 
 // schedulerOf reads the scheduler from the name of a pool's chain.
 func schedulerOf(chain string) Scheduler {
-	for _, prefix := range []string{"node-", "internal-", "limited-", "range-"} {
+	for _, prefix := range []string{"node-", "affinity-", "internal-", "limited-", "range-"} {
 		chain = strings.TrimPrefix(chain, prefix)
 	}
 	for i := range schedulers {
@@ -301,8 +349,11 @@ const (
 
 // limitOf reads a backend and its limit from the name that limit.name made.
 func limitOf(f ruleset.Family, chain string) (l limit, ok bool) {
+	if !strings.HasPrefix(chain, limitPrefix) && !strings.HasPrefix(chain, backendPrefix) {
+		return l, false
+	}
 	words := strings.Split(chain, "-")
-	if len(words) < 4 || !strings.HasPrefix(chain, limitPrefix) && !strings.HasPrefix(chain, backendPrefix) {
+	if len(words) < 4 {
 		return l, false
 	}
 	text := words[len(words)-2]

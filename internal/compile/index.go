@@ -2,6 +2,7 @@ package compile
 
 import (
 	"cmp"
+	"iter"
 	"net/netip"
 	"slices"
 )
@@ -103,31 +104,53 @@ func (x *Index) Add(k Key, last uint16, owner string) {
 	}
 }
 
-// add adds the frontends of a service, except those that another service claims
-// already: tables that another process has changed can be contradictory.
-func (x *Index) add(s *Service) {
+// add adds the frontends of a service under a name, except those that another
+// service claims already: tables that another process has changed can be
+// contradictory.
+func (x *Index) add(s *Service, name string) {
 	for i := range s.Frontends {
-		f := &s.Frontends[i]
-		if _, taken := x.Conflict(s.Key(f), f.End, nil); !taken {
-			x.Add(s.Key(f), f.End, s.Name)
-		}
+		x.addFrontend(s, &s.Frontends[i], name)
+	}
+}
+
+func (x *Index) addFrontend(s *Service, f *Frontend, name string) {
+	if _, taken := x.Conflict(s.Key(f), f.End, nil); !taken {
+		x.Add(s.Key(f), f.End, name)
 	}
 }
 
 func (x *Index) remove(s *Service) {
 	for i := range s.Frontends {
-		k := s.Key(&s.Frontends[i])
-		if owner, ok := x.owner[k]; !ok || owner != s.Name {
-			continue
-		}
-		delete(x.owner, k)
-		if !k.Ranged {
-			continue
-		}
-		at := k.WithoutPort()
-		x.ranges[at] = slices.DeleteFunc(x.ranges[at], func(r portRange) bool { return r.first == k.Port })
-		if len(x.ranges[at]) == 0 {
-			delete(x.ranges, at)
+		x.removeFrontend(s, &s.Frontends[i])
+	}
+}
+
+func (x *Index) removeFrontend(s *Service, f *Frontend) {
+	k := s.Key(f)
+	if owner, ok := x.owner[k]; !ok || owner != s.Name {
+		return
+	}
+	delete(x.owner, k)
+	if !k.Ranged {
+		return
+	}
+	at := k.WithoutPort()
+	ranges := x.ranges[at]
+	i := len(ranges) - len(x.from(k))
+	if x.ranges[at] = slices.Delete(ranges, i, i+1); len(ranges) == 1 {
+		delete(x.ranges, at)
+	}
+}
+
+// moved iterates over the frontends of a service that its successor does not have
+// at the same place.
+func (x *Index) moved(s, successor *Service) iter.Seq[*Frontend] {
+	return func(yield func(*Frontend) bool) {
+		for f, o := range paired(s.Frontends, successor.Frontends) {
+			stays := f != nil && o != nil && s.Proto == successor.Proto && x.owner[s.Key(f)] == s.Name
+			if f != nil && !stays && !yield(f) {
+				return
+			}
 		}
 	}
 }

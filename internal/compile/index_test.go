@@ -135,7 +135,7 @@ func TestIndexOfManyRanges(t *testing.T) {
 	for i := range services {
 		first := uint16(1 + i*7919%n*width) // in another order than that of their ports
 		services[i] = &Service{Name: fmt.Sprint(first), Proto: TCP, Frontends: []Frontend{{Addr: here, Port: first, End: first + width - 2}}}
-		x.add(services[i])
+		x.add(services[i], services[i].Name)
 	}
 	check := func(exists func(i int) bool) {
 		t.Helper()
@@ -176,8 +176,8 @@ func TestIndexContradiction(t *testing.T) {
 	a, b := service("a"), service("b")
 	b.Frontends[1].Port = 150
 	x := NewIndex(0)
-	x.add(a)
-	x.add(b)
+	x.add(a, a.Name)
+	x.add(b, b.Name)
 	x.remove(b)
 	for _, port := range []uint16{80, 100, 150, 199} {
 		k, _ := x.Match(single(here, port))

@@ -25,11 +25,12 @@ var schedulers = [...]struct {
 	name    string // in names of chains; none begins with another one and a hyphen
 	number  ruleset.Operand
 	arrange func(pool []Weighted, size int) []netip.AddrPort
+	anySlot bool // it makes no difference which slots a backend has
 	own     bool // each frontend has a chain of its own
 }{
-	Random: {name: "random", number: ruleset.Operand{Field: ruleset.Random}, arrange: inOrder},
+	Random: {name: "random", number: ruleset.Operand{Field: ruleset.Random}, arrange: inOrder, anySlot: true},
 	// The kernel keeps the position of the rotation in the rule.
-	RoundRobin: {name: "round-robin", number: ruleset.Operand{Field: ruleset.Increment}, arrange: inTurns, own: true},
+	RoundRobin: {name: "round-robin", number: ruleset.Operand{Field: ruleset.Increment}, arrange: inTurns, anySlot: true, own: true},
 	SourceHash: {name: "hash", number: ruleset.Operand{Field: ruleset.Hash}, arrange: inOrder},
 	Maglev:     {name: "maglev", number: ruleset.Operand{Field: ruleset.Hash}, arrange: maglev},
 	// Every packet has its port here: fragments are reassembled at a priority
@@ -57,12 +58,12 @@ const (
 
 // Slots returns the slots of a pool. Each slot is drawn with equal probability,
 // so that every backend gets its share. The result does not depend on the order
-// of the backends. A Maglev table has the given size, or MaglevSize if it is 0.
+// of the backends, which Slots changes, as their weights. A Maglev table has the
+// given size, or MaglevSize if it is 0.
 func Slots(b Scheduler, pool []Weighted, size int) []netip.AddrPort {
 	if len(pool) == 0 {
 		return nil
 	}
-	pool = slices.Clone(pool)
 	slices.SortFunc(pool, func(x, y Weighted) int { return x.Addr.Compare(y.Addr) })
 	normalize(pool)
 	return schedulers[b].arrange(pool, size)
@@ -90,8 +91,8 @@ func inOrder(pool []Weighted, _ int) []netip.AddrPort {
 // slots that this minimum takes.
 func normalize(pool []Weighted) {
 	divisor, sum := 0, 0
-	for _, w := range pool {
-		divisor = gcd(divisor, w.Weight)
+	for i := 0; i < len(pool) && divisor != 1; i++ {
+		divisor = gcd(divisor, pool[i].Weight)
 	}
 	for i := range pool {
 		pool[i].Weight /= divisor

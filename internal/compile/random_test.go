@@ -198,10 +198,70 @@ func (d *dice) change(s *State) (set []*Service, remove []string) {
 			remove = append(remove, old.Name)
 		}
 	}
-	if some && collide(s.With(set, remove).Services()) {
-		return nil, []string{"unknown", one(d, []string{"a", "b", "c"})}
+	if some && collide(s.Replaced(set, remove)) {
+		set, remove = nil, []string{"unknown", one(d, []string{"a", "b", "c"})}
+	}
+	for _, old := range s.Services() {
+		if !slices.Contains(remove, old.Name) && !slices.ContainsFunc(set, func(n *Service) bool { return n.Name == old.Name }) && d.roll(2) > 0 {
+			set = append(set, d.tweaked(old))
+		}
+	}
+	for i, svc := range set {
+		if d.roll(2) > 0 {
+			set[i] = svc.Arranged(s.Service(svc.Name))
+		}
 	}
 	return set, remove
+}
+
+// tweaked returns a service with some slots of its pools and some frontends
+// changed.
+func (d *dice) tweaked(s *Service) *Service {
+	out := *s
+	out.Frontends = slices.Clone(s.Frontends)
+	for i := range out.Frontends {
+		f := &out.Frontends[i]
+		f.Ordered, f.OrderedInternal = nil, nil
+		if i > 0 && s.Frontends[i].SamePools(&s.Frontends[i-1]) && d.roll(8) > 0 {
+			f.Pool, f.Internal = out.Frontends[i-1].Pool, out.Frontends[i-1].Internal
+		} else {
+			f.Pool = d.tweakedPool(f.Pool)
+			if f.Internal != nil {
+				f.Internal = d.tweakedPool(f.Internal)
+			}
+		}
+		if d.roll(8) == 0 {
+			f.Drop = !f.Drop
+		}
+	}
+	if n := len(out.Frontends); n > 0 && d.roll(8) == 0 {
+		i := d.roll(n)
+		out.Frontends = slices.Delete(out.Frontends, i, i+1)
+	}
+	return &out
+}
+
+func (d *dice) tweakedPool(pool []netip.AddrPort) []netip.AddrPort {
+	if len(pool) == 0 || d.roll(4) == 0 {
+		return pool
+	}
+	pool = slices.Clone(pool)
+	for range 1 + d.roll(3) {
+		i, j := d.roll(len(pool)), d.roll(len(pool))
+		switch d.roll(4) {
+		case 0:
+			pool[i], pool[j] = pool[j], pool[i]
+		case 1:
+			pool[i] = netip.AddrPortFrom(pool[j].Addr().Next(), pool[j].Port())
+		case 2:
+			pool = append(pool, pool[i])
+		case 3:
+			if len(pool) > 1 {
+				pool = slices.Delete(pool, i, i+1)
+			}
+		}
+	}
+	return pool
 }
 
 // text returns the text of a ruleset without the sizes of sets, which may differ

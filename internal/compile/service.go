@@ -22,8 +22,9 @@ type Service struct {
 	// The following fields matter for established flows only and compile to
 	// nothing. The lists are sorted.
 	Draining []netip.AddrPort
-	Reserve  []netip.AddrPort // usable backends that no frontend leads to now
-	Adopted  bool             // read from a ruleset, which does not hold these lists
+	Reserve  []netip.AddrPort // active backups that no frontend leads to now
+	CutStale bool             // established connections that are stale are deleted
+	Adopted  bool             // read from a ruleset, which does not hold these fields
 }
 
 // Frontend is an address and port; an unspecified address is node-wide.
@@ -38,21 +39,48 @@ type Frontend struct {
 	// of internal clients and local processes, if they have another one.
 	Pool, Internal []netip.AddrPort
 
+	// Ordered and OrderedInternal are the same as Slots returned them, if
+	// Arranged has arranged them otherwise.
+	Ordered, OrderedInternal []netip.AddrPort
+
 	Clients Clients
 	Source  Source
 }
 
 // Equal reports whether both compile to the same elements.
 func (s *Service) Equal(o *Service) bool {
-	return s.Name == o.Name && s.Proto == o.Proto && s.Scheduler == o.Scheduler && s.Affinity == o.Affinity &&
-		maps.Equal(s.Limits, o.Limits) &&
-		slices.EqualFunc(s.Frontends, o.Frontends, func(x, y Frontend) bool { return x.equal(&y) })
+	if s.Name != o.Name || !s.alike(o) || len(s.Frontends) != len(o.Frontends) {
+		return false
+	}
+	for i := range s.Frontends {
+		if !s.Frontends[i].equal(&o.Frontends[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// alike reports whether equal frontends of both compile to the same elements, but
+// for their comments.
+func (s *Service) alike(o *Service) bool {
+	return s.Proto == o.Proto && s.Scheduler == o.Scheduler && s.Affinity == o.Affinity && maps.Equal(s.Limits, o.Limits)
 }
 
 func (f *Frontend) equal(o *Frontend) bool {
+	return f.alike(o) && f.equalPools(f.Pool, o.Pool) && f.equalPools(f.Internal, o.Internal)
+}
+
+// equalPools reports whether two pools of the frontend have the same slots.
+func (f *Frontend) equalPools(a, b []netip.AddrPort) bool {
+	return equal(a, b) || f.End == 0 && slices.EqualFunc(a, b, func(x, y netip.AddrPort) bool {
+		return withPort(x, f.Port) == withPort(y, f.Port)
+	})
+}
+
+// alike reports whether both are equal but for their pools.
+func (f *Frontend) alike(o *Frontend) bool {
 	return f.Addr == o.Addr && f.Port == o.Port && f.End == o.End && f.Drop == o.Drop &&
-		f.Clients == o.Clients && f.Source == o.Source &&
-		slices.Equal(f.Pool, o.Pool) && slices.Equal(f.Internal, o.Internal)
+		f.Clients == o.Clients && f.Source == o.Source
 }
 
 // Backends returns the backends that some frontend leads to, each once.
@@ -60,7 +88,7 @@ func (s *Service) Backends() []netip.AddrPort {
 	var out []netip.AddrPort
 	for i := range s.Frontends {
 		f := &s.Frontends[i]
-		if i > 0 && samePools(f, &s.Frontends[i-1]) {
+		if i > 0 && f.SamePools(&s.Frontends[i-1]) {
 			continue
 		}
 		out = append(append(out, f.Pool...), f.Internal...)
@@ -69,11 +97,13 @@ func (s *Service) Backends() []netip.AddrPort {
 	return slices.Compact(out)
 }
 
-// samePools reports whether two frontends share their slices of backends, as the
+// SamePools reports whether two frontends share their slices of backends, as the
 // frontends of a family mostly do.
-func samePools(a, b *Frontend) bool { return same(a.Pool, b.Pool) && same(a.Internal, b.Internal) }
+func (f *Frontend) SamePools(o *Frontend) bool {
+	return same(f.Pool, o.Pool) && same(f.Internal, o.Internal)
+}
 
-func same(a, b []netip.AddrPort) bool {
+func same[T any](a, b []T) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
@@ -95,23 +125,77 @@ type sink interface {
 // backends' addresses, for the sink to count. Backends that no frontend leads to
 // are left out, so that a ruleset shows everything that it was compiled from.
 func (s *Service) emit(to sink) {
-	var hairpins [2][]netip.Addr
-	var addrs []netip.Addr
+	var lists addrLists
 	for i := range s.Frontends {
 		f := &s.Frontends[i]
-		family := ruleset.FamilyOf(f.Addr).Index()
-		if i == 0 || !samePools(f, &s.Frontends[i-1]) {
-			addrs = distinct(f.Pool, f.Internal)
-			hairpins[family] = append(hairpins[family], addrs...)
-		}
-		(&emission{s, f, family, addrs, to}).emit()
+		s.emitFrontend(f, lists.of(f), nil, to)
 	}
-	for family, addrs := range hairpins {
-		slices.SortFunc(addrs, netip.Addr.Compare)
-		for _, a := range slices.Compact(addrs) {
+	for family, addrs := range s.addrs(&lists) {
+		for _, a := range addrs {
 			to.hairpin(family, a)
 		}
 	}
+}
+
+// addrs lists the addresses of the service's backends by family, sorted.
+func (s *Service) addrs(lists *addrLists) (out [2][]netip.Addr) {
+	several := [2]bool{}
+	for i := range s.Frontends {
+		f := &s.Frontends[i]
+		if i > 0 && f.SamePools(&s.Frontends[i-1]) {
+			continue
+		}
+		family, addrs := ruleset.FamilyOf(f.Addr).Index(), lists.of(f)
+		switch {
+		case len(addrs) == 0 || same(addrs, out[family]):
+		case out[family] == nil:
+			out[family] = addrs
+		default:
+			out[family] = append(slices.Clip(out[family]), addrs...)
+			several[family] = true
+		}
+	}
+	for i := range out {
+		if several[i] {
+			slices.SortFunc(out[i], netip.Addr.Compare)
+			out[i] = slices.Compact(out[i])
+		}
+	}
+	return out
+}
+
+// addrLists remembers the addresses of the last pools that it was asked for: the
+// frontends of a service mostly share theirs.
+type addrLists struct {
+	known [4]struct {
+		frontend *Frontend
+		addrs    []netip.Addr
+	}
+	next int
+}
+
+func (l *addrLists) of(f *Frontend) []netip.Addr {
+	for i := range l.known {
+		if k := &l.known[i]; k.frontend != nil && k.frontend.SamePools(f) {
+			return k.addrs
+		}
+	}
+	k := &l.known[l.next]
+	k.frontend, k.addrs = f, f.addrs()
+	l.next = (l.next + 1) % len(l.known)
+	return k.addrs
+}
+
+// addrs lists the addresses of the frontend's backends, sorted.
+func (f *Frontend) addrs() []netip.Addr {
+	pool, internal := f.Pool, f.Internal
+	if f.Ordered != nil {
+		pool = f.Ordered
+	}
+	if f.OrderedInternal != nil {
+		internal = f.OrderedInternal
+	}
+	return distinct(pool, internal)
 }
 
 // distinct lists the addresses of pools, sorted.
@@ -138,13 +222,20 @@ func distinct(pools ...[]netip.AddrPort) []netip.Addr {
 	return out
 }
 
-// emission emits one frontend, whose pools have these addresses.
+// emission emits one frontend, whose backends have these addresses. If only is not
+// nil, it has the slots that are emitted, of Pool and Internal, and addrs the
+// addresses by which postrouting finds the frontend.
 type emission struct {
 	*Service
 	f      *Frontend
 	family int
 	addrs  []netip.Addr
+	only   *[2][]int
 	to     sink
+}
+
+func (s *Service) emitFrontend(f *Frontend, addrs []netip.Addr, only *[2][]int, to sink) {
+	(&emission{s, f, ruleset.FamilyOf(f.Addr).Index(), addrs, only, to}).emit()
 }
 
 func (e *emission) emit() {
@@ -159,7 +250,7 @@ func (e *emission) emit() {
 	for u := range c.units() {
 		e.to.use(e.family, u)
 	}
-	if len(e.addrs) == 0 {
+	if len(e.f.Pool)+len(e.f.Internal) == 0 {
 		return
 	}
 	e.backends(c, e.f.Pool, false)
@@ -208,7 +299,8 @@ func (e *emission) backends(c class, pool []netip.AddrPort, internal bool) {
 	if !c.ranged {
 		key = key.Port(e.f.Port)
 	}
-	for slot, b := range pool {
+	put := func(slot int) {
+		b := pool[slot]
 		el := ruleset.Element{Key: key.Slot(first + uint32(slot))}
 		switch {
 		case c.ranged:
@@ -223,6 +315,19 @@ func (e *emission) backends(c class, pool []netip.AddrPort, internal bool) {
 			el.Data = ruleset.Tuple{}.Addr(b.Addr()).Port(b.Port())
 		}
 		e.to.element(e.family, id, el)
+	}
+	if e.only == nil {
+		for slot := range pool {
+			put(slot)
+		}
+		return
+	}
+	which := 0
+	if internal {
+		which = 1
+	}
+	for _, slot := range e.only[which] {
+		put(slot)
 	}
 }
 

@@ -34,7 +34,6 @@ const SchemaPrefix = "nftdp schema "
 const (
 	PriorityDNAT = -100
 	PrioritySNAT = 100
-	PriorityRaw  = -300 // of the guard of loopback addresses: NF_IP_PRI_RAW
 )
 
 // SetID numbers the sets and maps in which services have elements.
@@ -84,6 +83,9 @@ func (id SetID) Ranged() bool {
 
 // Frontends reports whether the set holds the frontends themselves.
 func (id SetID) Frontends() bool { return id <= NodeFrontendRanges }
+
+// Sources reports whether the set says how the sources of connections are treated.
+func (id SetID) Sources() bool { return id >= Masq && id <= NodeSourceRanges }
 
 // Backends reports whether the set holds the slots of pools.
 func (id SetID) Backends() bool { return id >= Backends && id <= NodeRangeBackends }
@@ -225,13 +227,13 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 	if len(c.ServiceCIDRs) > 0 {
 		t.Sets = append(t.Sets, prefixSet(serviceCIDRsSet, f, c.ServiceCIDRs))
 	}
-	translated := ruleset.Match{Field: ruleset.CtStatus, Value: ruleset.StatusDNAT}
-	output := []ruleset.Rule{{jump(servicesChain)}}
+	prerouting := append(inTheMiddle(ruleset.Match{Field: ruleset.Socket, Value: ruleset.Specific}), ruleset.Rule{jump(servicesChain)})
+	output := append(inTheMiddle(toNode), ruleset.Rule{jump(servicesChain)})
 	if c.Localhost {
 		output = append(output, ruleset.Rule{
 			ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: loopback(f)}, jump(nodeWideChain),
 		})
-		t.Chains = append(t.Chains, localhostChains(f)...)
+		t.Chains = append(t.Chains, loopbackChains(f)...)
 	}
 	t.Chains = append(t.Chains,
 		&ruleset.Chain{Name: noBackendChain, Rules: []ruleset.Rule{
@@ -243,7 +245,7 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 		&ruleset.Chain{Name: affinityChain, Rules: byFrontend(vmaps(Affinities))},
 		Source{}.chain(),
 		&ruleset.Chain{Name: masqChain, Rules: c.masqRules(f)},
-		baseChain("prerouting", ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityDNAT}, ruleset.Rule{jump(servicesChain)}),
+		baseChain("prerouting", ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityDNAT}, prerouting...),
 		baseChain("output", ruleset.Hook{Num: ruleset.Output, Priority: PriorityDNAT}, output...),
 		baseChain("input", ruleset.Hook{Num: ruleset.Input, Priority: PrioritySNAT}, ruleset.Rule{translated, jump(affinityChain)}),
 		baseChain(postroutingChain, ruleset.Hook{Num: ruleset.Postrouting, Priority: PrioritySNAT},
@@ -286,6 +288,34 @@ func baseChain(name string, h ruleset.Hook, rules ...ruleset.Rule) *ruleset.Chai
 	return &ruleset.Chain{Name: name, Hook: &h, Rules: rules}
 }
 
+// toNode matches packets to an address of the node.
+var toNode = ruleset.Match{Field: ruleset.FibDaddr, Value: ruleset.FibLocal}
+
+// inTheMiddle returns the rules that leave connections of the node's own sockets to
+// them. A connection that is older than conntrack on this node, or that conntrack
+// has forgotten, is a new one to it with whatever packet comes next (tcp_new in
+// net/netfilter/nf_conntrack_proto_tcp.c, with nf_conntrack_tcp_loose). If that
+// packet were translated, it would reach a backend that knows nothing of it.
+//
+// With owned, a statement that matches TCP packets which are for the node alone,
+// the segment passes untranslated. Any other one in the middle of a connection is
+// translated: it belongs to a connection to a frontend that conntrack has
+// forgotten, or that was cut, or that another node has had. By a hash it goes on,
+// and else the backend resets it. Of SCTP, conntrack takes HEARTBEATs for the
+// beginning of an association, too (sctp_new in nf_conntrack_proto_sctp.c), and
+// nothing shows whether the node has a socket for them.
+func inTheMiddle(owned ruleset.Statement) []ruleset.Rule {
+	accept := ruleset.Verdict{Kind: ruleset.Accept}
+	return []ruleset.Rule{
+		{ruleset.Match{Field: ruleset.TCPFlags, Not: true, Value: ruleset.TCPSyn}, owned, accept},
+		{
+			ruleset.Match{Field: ruleset.L4proto, Value: SCTP},
+			ruleset.Match{Field: ruleset.SCTPChunk, Not: true, Value: ruleset.SCTPInit},
+			toNode, accept,
+		},
+	}
+}
+
 // servicesRules returns the rules that send a packet to the chain of its
 // frontend's class. Frontends with an address come first, so they win over
 // node-wide ones, and single ports win over ranges. Packets to the service CIDRs
@@ -315,7 +345,7 @@ func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 // net/netfilter/nf_tables_api.c), when packets already traverse the rules.
 func (c Config) nodeRules(f ruleset.Family) []ruleset.Rule {
 	local := ruleset.Rule{
-		ruleset.Match{Field: ruleset.FibDaddr, Value: ruleset.FibLocal},
+		toNode,
 		ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)},
 		jump(nodeWideChain),
 	}
@@ -339,50 +369,6 @@ func frontendRules(node bool) []ruleset.Rule {
 		one.slot(firstSlot()),
 		{ruleset.VMap{Key: one.key(), Map: FrontendRanges.of(node).name()}},
 	}
-}
-
-// localhostChains returns the chains that make loopback addresses usable, and
-// keep others from using them.
-//
-// For IPv4 the sysctl route_localnet is needed, which also lets neighbours send
-// packets to loopback addresses of the node, and packets with loopback addresses
-// as their source (ip_route_input_slow). The guard drops both. Replies of our own
-// connections pass it, since they carry an address of the node until conntrack
-// restores the loopback address, after the guard.
-//
-// For IPv6 there is no such sysctl. The kernel itself drops packets from outside
-// to ::1 (ip6_rcv_core), but also replies in which conntrack has restored ::1, as
-// it routes them strictly by interface (rt6_need_strict). So a reply keeps the
-// address at which it arrived, which is the node's, until it is routed.
-func localhostChains(f ruleset.Family) []*ruleset.Chain {
-	fromOutside := ruleset.Match{Field: ruleset.IifType, Not: true, Value: ruleset.IifLoopback}
-	if f == ruleset.IPv4 {
-		return []*ruleset.Chain{baseChain("loopback-guard",
-			ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityRaw, Filter: true},
-			ruleset.Rule{fromOutside, ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: loopback(f)}, ruleset.Verdict{Kind: ruleset.Drop}},
-			ruleset.Rule{fromOutside, ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: loopback(f)}, ruleset.Verdict{Kind: ruleset.Drop}},
-		)}
-	}
-	set := func(to ruleset.Field) ruleset.Rule {
-		return ruleset.Rule{
-			fromOutside,
-			ruleset.Match{Field: ruleset.CtDirection, Value: ruleset.FromReplier},
-			ruleset.Match{Field: ruleset.CtStatus, Value: ruleset.StatusDNAT},
-			ruleset.MatchAddr{Field: ruleset.OrigSaddr, Prefix: loopback(f)},
-			ruleset.SetDaddr{To: to},
-		}
-	}
-	return []*ruleset.Chain{
-		baseChain("loopback-routing", ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityDNAT + 1, Filter: true}, set(ruleset.ReplyDaddr)),
-		baseChain("loopback-delivery", ruleset.Hook{Num: ruleset.Input, Priority: PrioritySNAT + 1, Filter: true}, set(ruleset.OrigSaddr)),
-	}
-}
-
-func loopback(f ruleset.Family) netip.Prefix {
-	if f == ruleset.IPv6 {
-		return netip.PrefixFrom(netip.IPv6Loopback(), 128)
-	}
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
 }
 
 // masqRules returns the rules that choose the source address. They see the first

@@ -13,9 +13,8 @@ import (
 // State is a set of services with what they share, so that the effect of
 // changing a few of them can be computed without the others.
 type State struct {
+	*Directory
 	cfg      Config
-	services map[string]*Service
-	index    *Index
 	shared   shared
 	elements [2][NumSets]int     // numbers of elements
 	sizes    [2][NumSets]uint32  // sizes of the kernel's sets; 0 is unlimited
@@ -46,17 +45,15 @@ func New(cfg Config, services []*Service) *State {
 	for _, svc := range services {
 		for i := range svc.Frontends {
 			f := &svc.Frontends[i]
-			if i == 0 || !samePools(f, &svc.Frontends[i-1]) {
+			if i == 0 || !f.SamePools(&svc.Frontends[i-1]) {
 				backends[ruleset.FamilyOf(f.Addr).Index()] += len(f.Pool)
 			}
 		}
 	}
-	s := &State{
-		cfg: cfg, services: make(map[string]*Service, len(services)), index: NewIndex(len(services)), shared: newShared(backends),
-	}
+	s := &State{Directory: newDirectory(len(services)), cfg: cfg, shared: newShared(backends)}
 	for _, svc := range services {
 		s.services[svc.Name] = svc
-		s.index.add(svc)
+		s.index.add(svc, svc.Name)
 		svc.emit((*counting)(s))
 	}
 	for i := range s.elements {
@@ -65,9 +62,9 @@ func New(cfg Config, services []*Service) *State {
 	return s
 }
 
-// With returns a copy of s with the services of set added or replaced, and those
-// named in remove removed.
-func (s *State) With(set []*Service, remove []string) *State {
+// Replaced returns the services of s with those of set added or replaced, and those
+// named in remove removed, in no particular order.
+func (s *State) Replaced(set []*Service, remove []string) []*Service {
 	services := maps.Clone(s.services)
 	for _, name := range remove {
 		delete(services, name)
@@ -75,7 +72,21 @@ func (s *State) With(set []*Service, remove []string) *State {
 	for _, svc := range set {
 		services[svc.Name] = svc
 	}
-	return New(s.cfg, slices.Collect(maps.Values(services)))
+	return slices.Collect(maps.Values(services))
+}
+
+// ArrangedAs returns the state with each service arranged as another version of it.
+func (s *State) ArrangedAs(former map[string]*Service) *State {
+	services := make([]*Service, 0, len(s.services))
+	changed := false
+	for name, svc := range s.services {
+		services = append(services, svc.Arranged(former[name]))
+		changed = changed || services[len(services)-1] != svc
+	}
+	if !changed {
+		return s
+	}
+	return New(s.cfg, services)
 }
 
 // counting adds a service to the state's counts.
@@ -87,9 +98,6 @@ func (s *counting) hairpin(f int, a netip.Addr)                { s.shared.hairpi
 
 // Names iterates over the names of the services, in no particular order.
 func (s *State) Names() iter.Seq[string] { return maps.Keys(s.services) }
-
-// Service returns the service of that name, or nil.
-func (s *State) Service(name string) *Service { return s.services[name] }
 
 // Index returns the frontends of all services. It changes with the State.
 func (s *State) Index() *Index { return s.index }
@@ -122,13 +130,21 @@ func (s *State) Ruleset() *ruleset.Ruleset {
 // hollow returns the ruleset without the elements and units of services.
 func (s *State) hollow() *ruleset.Ruleset {
 	out := &ruleset.Ruleset{}
-	for i, f := range ruleset.Families {
+	for _, f := range ruleset.Families {
 		t := s.cfg.skeleton(f)
 		for id := range NumSets {
-			t.Sets[id].Size = sizeFor(t.Sets[id], s.elements[i][id])
+			t.Sets[id] = s.Declaration(f, id)
 		}
 		out.Tables = append(out.Tables, t)
 	}
+	return out
+}
+
+// Declaration returns a set of a family without elements, of the size that is
+// declared for those that it should have.
+func (s *State) Declaration(f ruleset.Family, id SetID) *ruleset.Set {
+	out := Declaration(id)
+	out.Size = sizeFor(out, s.elements[f.Index()][id])
 	return out
 }
 
@@ -139,7 +155,7 @@ func (s *State) addUnits(to *ruleset.Ruleset) {
 			if set := u.set(); set != nil {
 				t.Sets = append(t.Sets, set)
 			} else {
-				t.Chains = append(t.Chains, u.chain())
+				t.Chains = append(t.Chains, s.cfg.chainOf(t.Family, u))
 			}
 		}
 	}

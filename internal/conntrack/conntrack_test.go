@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,22 +21,22 @@ import (
 
 func TestMain(m *testing.M) { nstest.Main(m) }
 
-func dial(t *testing.T) *Conn {
-	t.Helper()
+func dial(tb testing.TB) (*nstest.Namespace, *Conn) {
+	tb.Helper()
 	ns, err := nstest.New("node")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	c, err := Dial(int(ns.Handle()))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := errors.Join(c.Close(), ns.Close()); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
-	return c
+	return ns, c
 }
 
 // flows is how many flows createFlows creates. They fill several datagrams of a
@@ -51,32 +54,22 @@ var (
 
 // createFlows adds UDP flows to the kernel's table, each from another client and
 // not translated.
-func createFlows(t *testing.T, c *Conn) {
-	t.Helper()
-	const create, timeout = 0, 7 // IPCTNL_MSG_CT_NEW, CTA_TIMEOUT
-	tuple := func(b *netlink.Buffer, typ uint16, src, dst netip.AddrPort) {
-		outer := b.Nest(typ)
-		ip := b.Nest(ctaTupleIP)
-		b.Put(ctaIPv4Src, src.Addr().AsSlice())
-		b.Put(ctaIPv4Dst, dst.Addr().AsSlice())
-		b.Unnest(ip)
-		proto := b.Nest(ctaTupleProto)
-		b.PutUint8(ctaProtoNum, unix.IPPROTO_UDP)
-		b.PutUint16(ctaProtoSrcPort, src.Port())
-		b.PutUint16(ctaProtoDstPort, dst.Port())
-		b.Unnest(proto)
-		b.Unnest(outer)
-	}
-	for i := range flows {
-		var b netlink.Buffer
-		tuple(&b, ctaTupleOrig, client(i), frontend)
-		tuple(&b, ctaTupleReply, frontend, client(i))
-		b.PutUint32(timeout, 3600)
-		err := c.socket.AskNetfilter(t.Context(), unix.NFNL_SUBSYS_CTNETLINK<<8|create, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK,
-			unix.AF_INET, b, func([]byte) error { return nil })
-		if err != nil {
-			t.Fatal("create a flow:", err)
+func createFlows(tb testing.TB, ns *nstest.Namespace) {
+	tb.Helper()
+	track(tb, ns, flows, func(i int) nstest.Tracked { return nstest.Tracked{Src: client(i), Dst: frontend} })
+}
+
+func track(tb testing.TB, ns *nstest.Namespace, n int, flow func(i int) nstest.Tracked) {
+	tb.Helper()
+	err := ns.Track(func(yield func(nstest.Tracked) bool) {
+		for i := range n {
+			if !yield(flow(i)) {
+				return
+			}
 		}
+	})
+	if err != nil {
+		tb.Fatal(err)
 	}
 }
 
@@ -104,11 +97,11 @@ func wantFlows(t *testing.T, c *Conn, want int) []Flow {
 	return got
 }
 
-// TestListAbandoned: the rest of an abandoned list is not waited for, and the next
-// request receives its own replies.
+// TestListAbandoned: a list ends at once with its context, and what follows does not
+// wait for the rest of it.
 func TestListAbandoned(t *testing.T) {
-	c := dial(t)
-	createFlows(t, c)
+	ns, c := dial(t)
+	createFlows(t, ns)
 	some := wantFlows(t, c, flows)[:2]
 	for i := range some {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -122,23 +115,104 @@ func TestListAbandoned(t *testing.T) {
 		if !errors.Is(err, context.Canceled) || calls >= flows {
 			t.Fatalf("after %d flows: %v", calls, err)
 		}
-		if err := c.socket.Wait(t.Context(), time.Second); err != nil {
-			t.Errorf("nothing is left to read, so the rest was waited for: %v", err)
-		}
-		for _, there := range []bool{true, false} {
-			if deleted, err := c.Delete(t.Context(), &some[i]); err != nil || deleted != there {
-				t.Errorf("deleted %t, error %v, want %t", deleted, err, there)
+		for _, want := range []int{1, 0} {
+			if deleted, err := c.Delete(t.Context(), some[i:i+1]); err != nil || deleted != want {
+				t.Errorf("deleted %d, error %v, want %d", deleted, err, want)
 			}
 		}
 		wantFlows(t, c, flows-i-1)
 	}
 }
 
+// TestConcurrent: nobody waits for a list that is going on, and Close ends it.
+func TestConcurrent(t *testing.T) {
+	ns, c := dial(t)
+	createFlows(t, ns)
+	left := flows
+	var once sync.Once
+	_, err := c.List(t.Context(), udp(), func(*Flow) bool {
+		once.Do(func() {
+			for list := wantFlows(t, c, left); left > flows-10; left-- {
+				if n, err := c.Delete(t.Context(), list[left-1:left]); err != nil || n != 1 {
+					t.Errorf("deleted %d, error %v", n, err)
+				}
+			}
+			wantFlows(t, c, left)
+		})
+		return true
+	})
+	if err != nil || left == flows {
+		t.Error(err)
+	}
+	_, err = c.List(t.Context(), udp(), func(*Flow) bool {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		return true
+	})
+	if !errors.Is(err, os.ErrClosed) {
+		t.Errorf("a list while the connection is closed: %v", err)
+	}
+	if _, err := c.List(t.Context(), udp(), all); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("a list after that: %v", err)
+	}
+}
+
+// TestDelete: Delete counts exactly the flows that were still there, wherever the
+// others are in the list. It deletes nothing after its context has ended.
+func TestDelete(t *testing.T) {
+	ns, c := dial(t)
+	createFlows(t, ns)
+	list := wantFlows(t, c, flows)
+	for _, part := range [][]Flow{list[:1], list[63:65], list[100:300], list[1234:1235], list[flows-1:]} {
+		if n, err := c.Delete(t.Context(), part); n != len(part) || err != nil {
+			t.Errorf("deleted %d of %d, error %v", n, len(part), err)
+		}
+	}
+	const left = flows - 205
+	wantFlows(t, c, left)
+	if n, err := c.Delete(&endingContext{t.Context(), 1}, list[300:500]); n != atOnce || !errors.Is(err, context.Canceled) {
+		t.Errorf("deleted %d until the context ended, error %v", n, err)
+	}
+	if n, err := c.Delete(t.Context(), list); n != left-atOnce || err != nil {
+		t.Errorf("deleted %d of the %d that are left, error %v", n, left-atOnce, err)
+	}
+	wantFlows(t, c, 0)
+}
+
+// endingContext ends after it was asked a number of times.
+type endingContext struct {
+	context.Context
+	left int
+}
+
+func (c *endingContext) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestDeleteRefused: a flow that the kernel does not delete is named, and the others
+// are deleted.
+func TestDeleteRefused(t *testing.T) {
+	ns, c := dial(t)
+	createFlows(t, ns)
+	list := wantFlows(t, c, flows)
+	ofAnotherFamily := slices.Clone(list[70].name)
+	ofAnotherFamily[0] = unix.AF_INET6
+	list[70].name = ofAnotherFamily
+	n, err := c.Delete(t.Context(), list)
+	if n != flows-1 || !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), list[70].Src.String()) {
+		t.Errorf("deleted %d of %d, error %v", n, flows, err)
+	}
+}
+
 // TestListFilters: flows that the filter or the caller does not accept are not
 // listed.
 func TestListFilters(t *testing.T) {
-	c := dial(t)
-	createFlows(t, c)
+	ns, c := dial(t)
+	createFlows(t, ns)
 	with := func(change func(*Filter)) Filter {
 		f := udp()
 		change(&f)
@@ -149,6 +223,8 @@ func TestListFilters(t *testing.T) {
 		"family":     with(func(f *Filter) { f.Family = ruleset.IPv6 }),
 		"port":       with(func(f *Filter) { f.Port = 54 }),
 		"address":    with(func(f *Filter) { f.Addr = backend.Addr() }),
+		"source":     with(func(f *Filter) { f.From = addrPort("10.0.0.1:1001") }),
+		"target":     with(func(f *Filter) { f.To = netip.AddrPortFrom(backend.Addr(), 0) }),
 		"translated": with(func(f *Filter) { f.Translated = true }),
 	} {
 		if got, err := c.List(t.Context(), filter, all); err != nil || len(got) > 0 {
@@ -159,6 +235,37 @@ func TestListFilters(t *testing.T) {
 	got, err := c.List(t.Context(), this, func(f *Flow) bool { return f.Src == client(7) })
 	if err != nil || len(got) != 1 || got[0].Src != client(7) {
 		t.Errorf("of one client: %+v, error %v", got, err)
+	}
+}
+
+// TestCount: the flows of the namespace are counted, whatever their protocol.
+func TestCount(t *testing.T) {
+	ns, c := dial(t)
+	if n, err := c.Count(t.Context()); err != nil || n != 0 {
+		t.Errorf("%d flows, error %v, want none", n, err)
+	}
+	createFlows(t, ns)
+	if n, err := c.Count(t.Context()); err != nil || n != flows {
+		t.Errorf("%d flows, error %v, want %d", n, err, flows)
+	}
+	if got, err := c.List(t.Context(), Filter{}, all); err != nil || len(got) != flows {
+		t.Errorf("listed %d flows of any kind, error %v, want %d", len(got), err, flows)
+	}
+}
+
+// TestGet: a flow that was listed can be read again, until it is gone.
+func TestGet(t *testing.T) {
+	ns, c := dial(t)
+	createFlows(t, ns)
+	some := wantFlows(t, c, flows)[:1]
+	if got, ok, err := c.Get(t.Context(), &some[0]); err != nil || !ok || got.Src != some[0].Src {
+		t.Errorf("flow %+v, found %t, error %v", got, ok, err)
+	}
+	if n, err := c.Delete(t.Context(), some); err != nil || n != 1 {
+		t.Fatalf("%d deleted, error %v", n, err)
+	}
+	if _, ok, err := c.Get(t.Context(), &some[0]); err != nil || ok {
+		t.Errorf("a deleted flow: found %t, error %v", ok, err)
 	}
 }
 
@@ -175,6 +282,13 @@ func TestMatches(t *testing.T) {
 		"any address":      {func(f *Filter, flow *Flow) { f.Addr, flow.Dst = netip.Addr{}, addrPort("10.96.0.2:53") }, true},
 		"any port":         {func(f *Filter, flow *Flow) { f.Port, flow.Dst = 0, addrPort("10.96.0.1:54") }, true},
 		"translated":       {func(f *Filter, _ *Flow) { f.Translated = false }, true},
+		"its source":       {func(f *Filter, _ *Flow) { f.From = client(1) }, true},
+		"another source":   {func(f *Filter, _ *Flow) { f.From = client(2) }, false},
+		"its target":       {func(f *Filter, _ *Flow) { f.To = backend }, true},
+		"another target":   {func(f *Filter, _ *Flow) { f.To = frontend }, false},
+		"no reply":         {func(f *Filter, flow *Flow) { f.Unreplied, flow.Unreplied = true, true }, true},
+		"a reply":          {func(f *Filter, _ *Flow) { f.Unreplied = true }, false},
+		"any protocol":     {func(f *Filter, _ *Flow) { f.Proto = 0 }, true},
 		"not translated":   {func(_ *Filter, flow *Flow) { flow.ReplySrc = frontend }, false},
 		"another protocol": {func(_ *Filter, flow *Flow) { flow.Proto = unix.IPPROTO_TCP }, false},
 		"another address":  {func(_ *Filter, flow *Flow) { flow.Dst = addrPort("10.96.0.2:53") }, false},
@@ -191,13 +305,162 @@ func TestMatches(t *testing.T) {
 
 // TestCancelled: a context that has ended is respected.
 func TestCancelled(t *testing.T) {
-	c := dial(t)
+	_, c := dial(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := c.List(ctx, udp(), all); !errors.Is(err, context.Canceled) {
 		t.Errorf("list: %v", err)
 	}
-	if _, err := c.Delete(ctx, &Flow{Dst: frontend}); !errors.Is(err, context.Canceled) {
+	if _, err := c.Delete(ctx, []Flow{{Dst: frontend}}); !errors.Is(err, context.Canceled) {
 		t.Errorf("delete: %v", err)
+	}
+}
+
+// TestListKernelFilters: the kernel leaves out flows that do not match, as far as it
+// can: fewer reach Matches.
+func TestListKernelFilters(t *testing.T) {
+	for _, family := range []struct{ clients, to, other string }{
+		{"10.0.0.1:1000", "10.8.0.1:5353", "10.8.0.2:5354"},
+		{"[fd00::1]:1000", "[fd08::1]:5353", "[fd08::2]:5354"},
+	} {
+		ns, c := dial(t)
+		src, dst := addrPort(family.clients), addrPort(family.other)
+		front := netip.AddrPortFrom(dst.Addr().Next(), 53)
+		track(t, ns, 100, func(i int) nstest.Tracked {
+			to := addrPort([]string{family.to, family.other}[i%2])
+			return nstest.Tracked{Src: netip.AddrPortFrom(src.Addr(), uint16(1000+i)), Dst: front, To: to, Replied: i%10 != 0}
+		})
+		to := addrPort(family.to)
+		for name, want := range map[string]struct {
+			filter Filter
+			n      int
+		}{
+			"to a backend":           {Filter{To: to}, 50},
+			"to an address":          {Filter{To: netip.AddrPortFrom(to.Addr(), 0)}, 50},
+			"to a port":              {Filter{To: netip.AddrPortFrom(netip.Addr{}, to.Port())}, 50},
+			"from a port":            {Filter{From: netip.AddrPortFrom(netip.Addr{}, 1007)}, 1},
+			"from a client":          {Filter{From: netip.AddrPortFrom(src.Addr(), 1007)}, 1},
+			"unreplied":              {Filter{Unreplied: true}, 10},
+			"translated":             {Filter{Translated: true}, 100},
+			"translated, unreplied":  {Filter{Translated: true, Unreplied: true, To: to}, 10},
+			"at the frontend":        {Filter{Addr: front.Addr(), Port: 53, To: to}, 50},
+			"at another address":     {Filter{Addr: to.Addr()}, 0},
+			"any protocol, by state": {Filter{Unreplied: true}, 10},
+		} {
+			want.filter.Family = ruleset.FamilyOf(src.Addr())
+			if !strings.HasPrefix(name, "any protocol") {
+				want.filter.Proto = unix.IPPROTO_UDP
+			}
+			got, err := c.List(t.Context(), want.filter, all)
+			if err != nil || len(got) != want.n {
+				t.Errorf("%s, %s: %d flows, want %d, error %v", name, family.to, len(got), want.n, err)
+			}
+		}
+	}
+}
+
+// TestListAllocations: flows that are not accepted cost no allocation each.
+func TestListAllocations(t *testing.T) {
+	ns, c := dial(t)
+	createFlows(t, ns)
+	allocs := testing.AllocsPerRun(5, func() {
+		if _, err := c.List(t.Context(), udp(), func(*Flow) bool { return false }); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if allocs > flows/10 {
+		t.Errorf("%v allocations for %d flows", allocs, flows)
+	}
+}
+
+// BenchmarkDelete finds and deletes 50,000 flows to one backend among 200,000 at one
+// frontend: with a request and an answer for each, in bulk, and while they are
+// listed. It needs net.netfilter.nf_conntrack_max of 200,000, which only root in the
+// initial user namespace can raise.
+func BenchmarkDelete(b *testing.B) {
+	const total, gone = 200_000, 50_000
+	filter := udp()
+	filter.Addr, filter.Port, filter.To = frontend.Addr(), frontend.Port(), backend
+	list := func(b *testing.B, c *Conn) []Flow {
+		b.Helper()
+		found, err := c.List(b.Context(), filter, all)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return found
+	}
+	for _, way := range []struct {
+		name string
+		do   func(b *testing.B, c *Conn) (int, error)
+	}{
+		{"each", func(b *testing.B, c *Conn) (n int, err error) {
+			for flow := range slices.Chunk(list(b, c), 1) {
+				deleted, failed := c.Delete(b.Context(), flow)
+				n, err = n+deleted, errors.Join(err, failed)
+			}
+			return n, err
+		}},
+		{"bulk", func(b *testing.B, c *Conn) (int, error) { return c.Delete(b.Context(), list(b, c)) }},
+		{"matching", func(b *testing.B, c *Conn) (int, error) { return c.DeleteMatching(b.Context(), filter, all) }},
+	} {
+		b.Run(way.name, func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				ns, c := dial(b)
+				track(b, ns, total, func(i int) nstest.Tracked { return toTwoBackends(i, i < gone) })
+				b.StartTimer()
+				if n, err := way.do(b, c); n != gone || err != nil {
+					b.Fatalf("deleted %d of %d, error %v", n, gone, err)
+				}
+			}
+		})
+	}
+}
+
+// toTwoBackends returns the flow of a client, to the backend or to its neighbour.
+func toTwoBackends(i int, first bool) nstest.Tracked {
+	addr := netip.AddrFrom4([4]byte{10, 0, byte(i >> 16), byte(i >> 8)})
+	f := nstest.Tracked{Src: netip.AddrPortFrom(addr, 1000+uint16(i&0xff)), Dst: frontend, To: backend, Replied: true}
+	if !first {
+		f.To = netip.AddrPortFrom(backend.Addr().Next(), backend.Port())
+	}
+	return f
+}
+
+// TestDeleteMatching: flows are deleted while they are listed, and counted exactly;
+// also if there is only one socket, and up to where the context ends.
+func TestDeleteMatching(t *testing.T) {
+	ns, c := dial(t)
+	dials := 0
+	pool, err := netlink.NewPool(int(ns.Handle()), func(ns int) (*netlink.Socket, error) {
+		if dials++; dials > 1 {
+			return nil, os.ErrPermission
+		}
+		return netlink.Dial(unix.NETLINK_NETFILTER, ns)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lone := &Conn{pool}
+	defer lone.Close()
+	for name, by := range map[string]*Conn{"two sockets": c, "one socket": lone} {
+		createFlows(t, ns)
+		odd := func(f *Flow) bool { return f.Src.Addr().As4()[3]%2 == 1 }
+		for _, want := range []int{flows / 2, 0} {
+			if n, err := by.DeleteMatching(t.Context(), udp(), odd); n != want || err != nil {
+				t.Errorf("%s: deleted %d, want %d, error %v", name, n, want, err)
+			}
+		}
+		wantFlows(t, c, flows/2)
+		ctx, cancel := context.WithCancel(t.Context())
+		n, err := by.DeleteMatching(ctx, udp(), func(*Flow) bool { cancel(); return true })
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: a context ends: %v", name, err)
+		}
+		wantFlows(t, c, flows/2-n)
+		if n, err := by.DeleteMatching(t.Context(), udp(), all); err != nil {
+			t.Errorf("%s: deleted %d, error %v", name, n, err)
+		}
+		wantFlows(t, c, 0)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nftdp/go-nftdp/internal/netlink"
 )
 
@@ -18,6 +20,7 @@ const (
 	ctaID         = 12
 	ctaZone       = 18
 	ctaFilter     = 25
+	ctaStatusMask = 26
 
 	ctaTupleIP    = 1
 	ctaTupleProto = 2
@@ -35,31 +38,53 @@ const (
 	ctaProtoinfoSCTP = 3
 	ctaState         = 1 // in both
 
-	ctaFilterOrigFlags = 1
+	ctaFilterOrigFlags  = 1
+	ctaFilterReplyFlags = 2
+
+	ctaStatsEntries = 1 // CTA_STATS_GLOBAL_ENTRIES
 )
 
-// Flags of CTA_FILTER_ORIG_FLAGS: which fields of the tuple have to match
-// (net/netfilter/nf_internals.h).
+// Flags of CTA_FILTER_ORIG_FLAGS and CTA_FILTER_REPLY_FLAGS: which fields of the
+// tuple have to match (net/netfilter/nf_internals.h).
 const (
+	filterSrc     = 1 << 0
 	filterDst     = 1 << 1
 	filterProto   = 1 << 3
+	filterSrcPort = 1 << 4
 	filterDstPort = 1 << 5
 )
 
-// statusDNAT is a bit of CTA_STATUS, IPS_DST_NAT of nf_conntrack_common.h.
-const statusDNAT = 1 << 5
-
-// States of nf_conntrack_tcp.h and nf_conntrack_sctp.h.
+// Bits of CTA_STATUS in nf_conntrack_common.h: IPS_SEEN_REPLY and IPS_DST_NAT.
 const (
-	tcpTimeWait = 7
-	tcpClose    = 8
-	sctpClosed  = 1
+	statusReplied = 1 << 1
+	statusDNAT    = 1 << 5
 )
 
+// The phases by the states of nf_conntrack_tcp.h and nf_conntrack_sctp.h. In the
+// others, the handshake is about to be completed (SYN_RECV), or one side can send for
+// as long as it likes after the other one has ended (FIN_WAIT and CLOSE_WAIT,
+// SHUTDOWN_SENT and SHUTDOWN_RECD). With the second FIN a TCP connection is in
+// LAST_ACK.
+var (
+	tcpPhases = [...]Phase{
+		1:              Beginning, // SYN_SENT
+		tcpLastAck:     Closing,
+		tcpLastAck + 1: Closed, // TIME_WAIT
+		tcpLastAck + 2: Closed, // CLOSE
+	}
+	sctpPhases = [...]Phase{
+		1: Closed,
+		7: Closing, // SHUTDOWN_ACK_SENT
+	}
+)
+
+const tcpLastAck = 6
+
 // decode reads a flow; ok is false if it has no ports or is incomplete.
-func decode(b []byte) (f Flow, ok bool) {
+func decode(b []byte, f *Flow) (ok bool) {
+	*f = Flow{}
 	if len(b) < netlink.NetfilterHeaderLen {
-		return f, false
+		return false
 	}
 	var orig, reply tuple
 	a := netlink.ReadAttributes(b[netlink.NetfilterHeaderLen:])
@@ -69,13 +94,20 @@ func decode(b []byte) (f Flow, ok bool) {
 			orig = decodeTuple(a.Value)
 		case ctaTupleReply:
 			reply = decodeTuple(a.Value)
+		case ctaStatus:
+			f.Unreplied = len(a.Value) == 4 && binary.BigEndian.Uint32(a.Value)&statusReplied == 0
 		case ctaProtoinfo:
-			f.Ended = decodeEnded(a.Value)
+			f.Phase = decodePhase(a.Value)
 		}
 	}
 	f.Proto, f.Src, f.Dst = orig.proto, orig.src(), orig.dst()
 	f.ReplySrc, f.ReplyDst = reply.src(), reply.dst()
-	return f, a.Err() == nil && orig.complete() && reply.complete()
+	if f.Proto == unix.IPPROTO_SCTP && f.Unreplied {
+		// An association begins as closed, too (sctp_conntracks in
+		// net/netfilter/nf_conntrack_proto_sctp.c).
+		f.Phase = Beginning
+	}
+	return a.Err() == nil && orig.complete() && reply.complete()
 }
 
 // tuple is one direction of a flow.
@@ -97,16 +129,15 @@ func (t *tuple) complete() bool {
 
 func decodeTuple(b []byte) (t tuple) {
 	for a := netlink.ReadAttributes(b); a.Next(); {
-		set := t.addr
-		switch a.Type {
-		case ctaTupleIP:
-		case ctaTupleProto:
-			set = t.field
-		default:
+		if a.Type != ctaTupleIP && a.Type != ctaTupleProto {
 			continue
 		}
 		for in := netlink.ReadAttributes(a.Value); in.Next(); {
-			set(in.Type, in.Value)
+			if a.Type == ctaTupleIP {
+				t.addr(in.Type, in.Value)
+			} else {
+				t.field(in.Type, in.Value)
+			}
 		}
 	}
 	return t
@@ -132,26 +163,43 @@ func (t *tuple) field(typ uint16, p []byte) {
 	}
 }
 
-// decodeEnded reports whether the protocol's state is one that ends the flow.
-func decodeEnded(b []byte) (ended bool) {
+// decodeCount reads the number of flows.
+func decodeCount(b []byte) (n int) {
+	if len(b) < netlink.NetfilterHeaderLen {
+		return 0
+	}
+	for a := netlink.ReadAttributes(b[netlink.NetfilterHeaderLen:]); a.Next(); {
+		if a.Type == ctaStatsEntries && len(a.Value) == 4 {
+			n = int(binary.BigEndian.Uint32(a.Value))
+		}
+	}
+	return n
+}
+
+// decodePhase reads the phase from the protocol's state.
+func decodePhase(b []byte) (p Phase) {
 	for proto := netlink.ReadAttributes(b); proto.Next(); {
 		for a := netlink.ReadAttributes(proto.Value); a.Next(); {
+			if a.Type != ctaState || len(a.Value) != 1 {
+				continue
+			}
+			state := int(a.Value[0])
 			switch {
-			case a.Type != ctaState || len(a.Value) != 1:
-			case proto.Type == ctaProtoinfoTCP:
-				ended = a.Value[0] == tcpTimeWait || a.Value[0] == tcpClose
-			case proto.Type == ctaProtoinfoSCTP:
-				ended = a.Value[0] == sctpClosed
+			case proto.Type == ctaProtoinfoTCP && state < len(tcpPhases):
+				p = tcpPhases[state]
+			case proto.Type == ctaProtoinfoSCTP && state < len(sctpPhases):
+				p = sctpPhases[state]
 			}
 		}
 	}
-	return ended
+	return p
 }
 
-// appendName appends the attributes of a flow that a request to delete it needs:
-// the original tuple, the zone, and the identifier, which distinguishes it from a
-// later flow with the same tuple.
+// appendName appends the body of a request to delete a flow: the family, the original
+// tuple, the zone, and the identifier, which distinguishes the flow from a later one
+// with the same tuple.
 func appendName(to netlink.Buffer, b []byte) netlink.Buffer {
+	to.Netfilter(b[0], 0)
 	for a := netlink.ReadAttributes(b[netlink.NetfilterHeaderLen:]); a.Next(); {
 		switch a.Type {
 		case ctaTupleOrig:
@@ -164,31 +212,65 @@ func appendName(to netlink.Buffer, b []byte) netlink.Buffer {
 }
 
 // marshal returns the attributes that make the kernel list only matching flows.
-// Kernels before about 5.14 ignore the status.
+// Kernels ignore what they do not know: 5.10 the status, for instance.
 func (f *Filter) marshal() []byte {
 	var b netlink.Buffer
-	flags := uint32(filterProto)
-	orig := b.Nest(ctaTupleOrig)
-	if f.Addr.Is4() {
-		// With an IPv6 address, Linux 6.18 lists all other flows instead.
-		flags |= filterDst
-		ip := b.Nest(ctaTupleIP)
-		b.Put(ctaIPv4Dst, f.Addr.AsSlice())
-		b.Unnest(ip)
+	var flags [2]uint32
+	flags[0] = f.marshalTuple(&b, ctaTupleOrig, f.From, netip.AddrPortFrom(f.Addr, f.Port))
+	if f.To != (netip.AddrPort{}) {
+		flags[1] = f.marshalTuple(&b, ctaTupleReply, f.To, netip.AddrPort{})
 	}
-	proto := b.Nest(ctaTupleProto)
-	b.PutUint8(ctaProtoNum, f.Proto)
-	if f.Port != 0 {
-		flags |= filterDstPort
-		b.PutUint16(ctaProtoDstPort, f.Port)
-	}
-	b.Unnest(proto)
-	b.Unnest(orig)
-	if f.Translated {
-		b.PutUint32(ctaStatus, statusDNAT)
-	}
+	f.marshalStatus(&b)
 	filter := b.Nest(ctaFilter)
-	b.PutHostUint32(ctaFilterOrigFlags, flags)
+	b.PutHostUint32(ctaFilterOrigFlags, flags[0])
+	b.PutHostUint32(ctaFilterReplyFlags, flags[1])
 	b.Unnest(filter)
 	return b
+}
+
+// marshalTuple appends a tuple, and returns flags for the fields that have to match.
+func (f *Filter) marshalTuple(b *netlink.Buffer, typ uint16, src, dst netip.AddrPort) (flags uint32) {
+	outer := b.Nest(typ)
+	ip := b.Nest(ctaTupleIP)
+	// With an IPv6 address, Linux 6.18 lists all other flows instead
+	// (ctnetlink_filter_match_tuple in net/netfilter/nf_conntrack_netlink.c).
+	if src.Addr().Is4() {
+		flags |= filterSrc
+		b.Put(ctaIPv4Src, src.Addr().AsSlice())
+	}
+	if dst.Addr().Is4() {
+		flags |= filterDst
+		b.Put(ctaIPv4Dst, dst.Addr().AsSlice())
+	}
+	b.Unnest(ip)
+	proto := b.Nest(ctaTupleProto)
+	if f.Proto != 0 { // without it, the kernel does not look at ports
+		flags |= filterProto
+		b.PutUint8(ctaProtoNum, f.Proto)
+		if src.Port() != 0 {
+			flags |= filterSrcPort
+			b.PutUint16(ctaProtoSrcPort, src.Port())
+		}
+		if dst.Port() != 0 {
+			flags |= filterDstPort
+			b.PutUint16(ctaProtoDstPort, dst.Port())
+		}
+	}
+	b.Unnest(proto)
+	b.Unnest(outer)
+	return flags
+}
+
+func (f *Filter) marshalStatus(b *netlink.Buffer) {
+	var status, mask uint32
+	if f.Translated {
+		status, mask = statusDNAT, statusDNAT
+	}
+	if f.Unreplied {
+		mask |= statusReplied
+	}
+	if mask != 0 {
+		b.PutUint32(ctaStatus, status)
+		b.PutUint32(ctaStatusMask, mask)
+	}
 }

@@ -55,24 +55,44 @@ func message(proto, state byte, extra ...byte) []byte {
 func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 func TestDecode(t *testing.T) {
+	const noReply, reply = 0, statusReplied
 	for _, c := range []struct {
-		name         string
-		proto, state byte
-		ended        bool
+		name                 string
+		proto, state, status byte
+		phase                Phase
 	}{
-		{"udp", unix.IPPROTO_UDP, 0, false},
-		{"tcp established", unix.IPPROTO_TCP, 3, false},
-		{"tcp last ack", unix.IPPROTO_TCP, 6, false},
-		{"tcp time wait", unix.IPPROTO_TCP, 7, true},
-		{"tcp close", unix.IPPROTO_TCP, 8, true},
-		{"sctp closed", unix.IPPROTO_SCTP, 1, true},
-		{"sctp established", unix.IPPROTO_SCTP, 4, false},
+		{"udp", unix.IPPROTO_UDP, 0, reply, Established},
+		{"udp without a reply", unix.IPPROTO_UDP, 0, noReply, Established},
+		{"tcp syn sent", unix.IPPROTO_TCP, 1, noReply, Beginning},
+		{"tcp established", unix.IPPROTO_TCP, 3, reply, Established},
+		{"tcp syn received", unix.IPPROTO_TCP, 2, reply, Established},
+		{"tcp picked up in the middle", unix.IPPROTO_TCP, 3, noReply, Established},
+		{"tcp close wait", unix.IPPROTO_TCP, 5, reply, Established},
+		{"tcp unknown", unix.IPPROTO_TCP, 99, reply, Established},
+		{"sctp cookie wait", unix.IPPROTO_SCTP, 2, noReply, Beginning},
+		{"sctp cookie echoed", unix.IPPROTO_SCTP, 3, reply, Established},
+		{"tcp fin wait", unix.IPPROTO_TCP, 4, reply, Established},
+		{"tcp last ack", unix.IPPROTO_TCP, 6, reply, Closing},
+		{"tcp time wait", unix.IPPROTO_TCP, 7, reply, Closed},
+		{"tcp close", unix.IPPROTO_TCP, 8, reply, Closed},
+		{"tcp reset by the client before a reply", unix.IPPROTO_TCP, 8, noReply, Closed},
+		{"tcp simultaneous open", unix.IPPROTO_TCP, 9, reply, Established},
+		{"sctp closed", unix.IPPROTO_SCTP, 1, reply, Closed},
+		{"sctp init without a reply", unix.IPPROTO_SCTP, 1, noReply, Beginning},
+		{"sctp established", unix.IPPROTO_SCTP, 4, reply, Established},
+		{"sctp shutdown sent", unix.IPPROTO_SCTP, 5, reply, Established},
+		{"sctp shutdown ack sent", unix.IPPROTO_SCTP, 7, reply, Closing},
+		{"sctp heartbeat sent", unix.IPPROTO_SCTP, 8, noReply, Beginning},
 	} {
 		want := Flow{
 			Proto: c.proto, Src: addrPort("[fd00::1]:1000"), Dst: addrPort("[fd00::2]:53"),
-			ReplySrc: addrPort("[fd00::3]:5353"), ReplyDst: addrPort("[fd00::4]:2000"), Ended: c.ended,
+			ReplySrc: addrPort("[fd00::3]:5353"), ReplyDst: addrPort("[fd00::4]:2000"),
+			Unreplied: c.status&statusReplied == 0, Phase: c.phase,
 		}
-		got, ok := decode(message(c.proto, c.state))
+		var got Flow
+		var status netlink.Buffer
+		status.PutUint32(ctaStatus, uint32(c.status))
+		ok := decode(message(c.proto, c.state, status...), &got)
 		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.IgnoreUnexported(Flow{})); diff != "" || !ok {
 			t.Errorf("%s: ok is %v, flow (-want +got):\n%s", c.name, ok, diff)
 		}
@@ -85,20 +105,22 @@ func TestDecodeIncomplete(t *testing.T) {
 	whole := message(unix.IPPROTO_UDP, 0)
 	last := len(whole) - 16 // the identifier and the zone
 	for n := range last {
-		if f, ok := decode(whole[:n]); ok {
+		var f Flow
+		if decode(whole[:n], &f) {
 			t.Errorf("%d of %d bytes decode to the flow %+v", n, len(whole), f)
 		}
 	}
-	if _, ok := decode(message(unix.IPPROTO_UDP, 0, 99, 0, 1, 0)); ok {
+	if decode(message(unix.IPPROTO_UDP, 0, 99, 0, 1, 0), new(Flow)) {
 		t.Error("an attribute longer than the message is accepted")
 	}
 }
 
-// TestName: a request to delete has the original tuple, the identifier and the
+// TestName: a request to delete has the family, the original tuple, the identifier and the
 // zone, byte for byte.
 func TestName(t *testing.T) {
 	b := message(unix.IPPROTO_TCP, 3)
-	want := "4c000180" + // 76 bytes of CTA_TUPLE_ORIG, nested
+	want := "0a000000" + // AF_INET6
+		"4c000180" + // 76 bytes of CTA_TUPLE_ORIG, nested
 		"2c00018014000300" + "fd000000000000000000000000000001" + "14000400" + "fd000000000000000000000000000002" +
 		"1c00028005000100060000000600020003e80000060003000035" + "0000" +
 		"08000c0001020304" + "060012000007" + "0000"
@@ -115,8 +137,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(message(unix.IPPROTO_TCP, 7))
 	f.Add([]byte{2, 0, 0, 0, 4, 0, 1, 128})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		flow, ok := decode(b)
-		if !ok {
+		var flow Flow
+		if !decode(b, &flow) {
 			return
 		}
 		for _, pair := range [][2]netip.AddrPort{{flow.Src, flow.Dst}, {flow.ReplySrc, flow.ReplyDst}} {

@@ -2,7 +2,9 @@ package engine
 
 import (
 	"context"
+	"fmt"
 
+	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -15,6 +17,29 @@ func (e affinities) Entries(ctx context.Context, f ruleset.Family) (entries []ru
 		return err
 	})
 	return entries, err
+}
+
+// staleClients returns how the map differs from what rules make in a state, as
+// changes.
+func (e *Engine) staleClients(ctx context.Context, state *compile.State) ([]ruleset.Change, error) {
+	found, err := e.flows.Stale(ctx, state, affinities{e})
+	return changesOf(found), explainPermission(err)
+}
+
+// purgeClients deletes what others have put into the map, and returns the changes.
+func (e *Engine) purgeClients(ctx context.Context) ([]ruleset.Change, error) {
+	done, err := e.flows.Purge(ctx, e.state, affinities{e})
+	if err != nil {
+		err = fmt.Errorf("services are programmed, but the map of clients with affinity is not checked: %w", explainPermission(err))
+	}
+	return changesOf(done), err
+}
+
+func changesOf(entries []ruleset.EntryChange) (out []ruleset.Change) {
+	for _, c := range entries {
+		out = append(out, ruleset.Change{Verb: c.Verb, Family: c.Family, Table: c.Table, Set: c.Set, Entries: c.Entries})
+	}
+	return out
 }
 
 // Commit adds or deletes entries, whatever others do to the rules meanwhile, and
@@ -32,4 +57,23 @@ func (e affinities) Commit(ctx context.Context, v ruleset.Verb, f ruleset.Family
 		})
 	})
 	return n, err
+}
+
+// lockingAffinities are affinities for those who do not hold the lock.
+type lockingAffinities struct{ *Engine }
+
+func (e lockingAffinities) Entries(ctx context.Context, f ruleset.Family) ([]ruleset.Entry, error) {
+	if err := e.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer e.unlock()
+	return affinities(e).Entries(ctx, f)
+}
+
+func (e lockingAffinities) Commit(ctx context.Context, v ruleset.Verb, f ruleset.Family, entries []ruleset.Entry) (int, error) {
+	if err := e.lock(ctx); err != nil {
+		return 0, err
+	}
+	defer e.unlock()
+	return affinities(e).Commit(ctx, v, f, entries)
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"syscall"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/flows"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -41,11 +43,19 @@ func (e *Engine) Plan(ctx context.Context, ed *Edit) ([]ruleset.Change, error) {
 func (e *Engine) plan(ctx context.Context, ed *Edit) (changes []ruleset.Change, err error) {
 	err = e.retry(ctx, func() error {
 		st, err := e.stage(ctx, ed)
-		if err == nil {
-			changes = st.Changes()
-			e.adoptPlan(ed, st)
+		if err != nil {
+			return err
 		}
-		return err
+		var stale []ruleset.Change
+		if st.clients {
+			if stale, err = e.staleClients(ctx, st.next); err != nil {
+				return err
+			}
+		}
+		changes = append(st.Changes(), stale...)
+		e.adoptPlan(ed, st)
+		e.drift.clients = e.drift.clients || len(stale) > 0
+		return nil
 	})
 	return changes, err
 }
@@ -56,18 +66,22 @@ func (e *Engine) Commit(ctx context.Context, ed *Edit) ([]ruleset.Change, error)
 	if err := e.lock(ctx); err != nil {
 		return nil, err
 	}
-	defer e.unlock()
-	return e.commit(ctx, ed)
+	changes, rest, err := e.commit(ctx, ed)
+	e.unlock()
+	return changes, errors.Join(err, e.followUp(ctx, rest))
 }
 
-func (e *Engine) commit(ctx context.Context, ed *Edit) ([]ruleset.Change, error) {
-	s, until := sending{Engine: e}, ctx
+// commit returns also what is left to do afterwards, without the lock: nil if
+// nothing was committed.
+func (e *Engine) commit(ctx context.Context, ed *Edit) ([]ruleset.Change, *flows.Job, error) {
+	s, until, clients := sending{Engine: e}, ctx, false
 	err := e.retry(ctx, func() error {
 		st, err := e.stage(until, ed)
 		if err != nil {
 			return err
 		}
-		e.flows.Note(st.Changes(), st.state, st.set, st.gone)
+		e.flows.Note(st.flows())
+		clients = clients || st.clients
 		err = s.send(until, st)
 		if s.adopted { // only repairs are left
 			ed, until = &Edit{sweep: e.shared()}, context.WithoutCancel(ctx)
@@ -77,13 +91,39 @@ func (e *Engine) commit(ctx context.Context, ed *Edit) ([]ruleset.Change, error)
 	if errors.Is(err, ErrConflict) && s.refusal != nil {
 		err = fmt.Errorf("%w: %w", err, s.refusal)
 	}
-	if s.adopted {
-		if err != nil {
-			err = fmt.Errorf("services are programmed, but some objects that they no longer use are not deleted: %w", err)
-		}
-		err = errors.Join(err, explainPermission(e.meetOthers(ctx)), explainPermission(e.flows.FollowUp(ctx, e.state)))
+	if !s.adopted {
+		return s.done, nil, err
 	}
-	return s.done, err
+	if err != nil {
+		err = fmt.Errorf("services are programmed, but some objects that they no longer use are not deleted: %w", err)
+	}
+	err = errors.Join(err, explainPermission(e.meetOthers(ctx)))
+	if clients {
+		purged, failed := e.purgeClients(ctx)
+		s.done, err = append(s.done, purged...), errors.Join(err, failed)
+	}
+	return s.done, e.flows.FollowUp(e.state), err
+}
+
+// followUp does what is left after a commit. Other methods do not wait for it.
+func (e *Engine) followUp(ctx context.Context, rest *flows.Job) error {
+	if rest == nil {
+		return nil
+	}
+	return e.orClosed(explainPermission(rest.Run(ctx)))
+}
+
+// orClosed returns ErrClosed for an error of sockets that Close has closed.
+func (e *Engine) orClosed(err error) error {
+	if err == nil {
+		return nil
+	}
+	e.turn <- struct{}{}
+	defer e.unlock()
+	if e.kernel == nil {
+		return ErrClosed
+	}
+	return err
 }
 
 // sending tracks the commits of one edit, over all attempts.
@@ -254,4 +294,20 @@ func (e *Engine) refused(err error, st *staged) error {
 		out.Err = fmt.Errorf("tables that outlive their owner (Config.Protect, Linux 6.9): %w: %w", ErrNotSupported, r.Errno)
 	}
 	return out
+}
+
+// Addresses does what is left to do when the node has got or lost addresses: flows
+// to node-wide frontends there may be stale. Other methods do not wait for it.
+func (e *Engine) Addresses(ctx context.Context, arrived, left []netip.Addr) error {
+	if err := e.lock(ctx); err != nil {
+		return err
+	}
+	if e.state == nil { // the first commit looks at all flows
+		e.unlock()
+		return nil
+	}
+	e.flows.NoteAddresses(arrived, left)
+	rest := e.flows.FollowUp(e.state)
+	e.unlock()
+	return e.followUp(ctx, rest)
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -13,7 +14,9 @@ import (
 // kernel held the wanted state.
 type drift struct {
 	depth    [len(ruleset.Families)]depth
-	elements map[compile.Place]*ruleset.Element // as they are now; nil: deleted
+	elements map[compile.Place]*ruleset.Element             // as they are now; nil: deleted
+	objects  [len(ruleset.Families)]map[ruleset.Object]bool // as they are now; false: deleted
+	clients  bool                                           // others have added entries to the map of clients with affinity
 	by       []ruleset.Process
 	ours     bool // the current transaction changes our tables
 }
@@ -23,12 +26,12 @@ type depth uint8
 
 const (
 	nothingChanged  depth = iota
-	elementsChanged       // of services: the events contain them, nothing has to be read
+	elementsChanged       // of services, or objects: the events contain them, nothing has to be read
 	rulesChanged          // chains, rules, or sets of the skeleton: read everything but services' elements
 	tableChanged          // tables or sets, or the change is unknown: read everything
 )
 
-func (d *drift) empty() bool { return d.deepest() == nothingChanged }
+func (d *drift) empty() bool { return d.deepest() == nothingChanged && !d.clients }
 
 func (d *drift) deepest() depth { return slices.Max(d.depth[:]) }
 
@@ -114,6 +117,12 @@ func (e *Engine) concerns(ev *ruleset.Event) bool {
 		(ev.Kind != ruleset.KindElement || ev.Set != e.cfg.AffinityMap().Name)
 }
 
+// addsClients reports whether an event is about added entries of the affinity map.
+// The kernel has none for those that packets add (nft_dynset_eval).
+func (e *Engine) addsClients(ev *ruleset.Event) bool {
+	return ev.Kind == ruleset.KindElement && ev.Verb == ruleset.Add && ev.Table == e.cfg.Table && ev.Set == e.cfg.AffinityMap().Name
+}
+
 // record adds an event of another process's transaction to the drift.
 func (e *Engine) record(ev *ruleset.Event) {
 	d := &e.drift
@@ -123,6 +132,11 @@ func (e *Engine) record(ev *ruleset.Event) {
 			d.by = append(d.by, ev.Process)
 		}
 		d.ours = false
+		return
+	}
+	if e.addsClients(ev) {
+		e.alerts++
+		d.ours, d.clients = true, true
 		return
 	}
 	if !e.concerns(ev) {
@@ -139,6 +153,9 @@ func (e *Engine) record(ev *ruleset.Event) {
 	switch ev.Kind {
 	case ruleset.KindElement:
 		d.deepen(ev.Family, d.recordElements(ev))
+	case ruleset.KindObject:
+		d.recordObject(ev)
+		d.deepen(ev.Family, elementsChanged)
 	case ruleset.KindChain, ruleset.KindRule:
 		d.deepen(ev.Family, rulesChanged)
 	default:
@@ -168,6 +185,15 @@ func (d *drift) recordElements(ev *ruleset.Event) depth {
 		}
 	}
 	return elementsChanged
+}
+
+// recordObject records an added or deleted object.
+func (d *drift) recordObject(ev *ruleset.Event) {
+	of := &d.objects[ev.Family.Index()]
+	if *of == nil {
+		*of = map[ruleset.Object]bool{}
+	}
+	(*of)[ev.Object] = ev.Verb == ruleset.Add
 }
 
 // DecodableSet returns the declaration of a set whose elements can be decoded
@@ -211,7 +237,7 @@ func (e *Engine) stageDrift(ctx context.Context) (*staged, error) {
 	changes := tx.Changes()
 	for i := range changes {
 		c := &changes[i]
-		if e.drift.depth[c.Family.Index()] < tableChanged && c.Rule == nil && c.Chain == nil && len(c.Elements) == 0 {
+		if e.drift.depth[c.Family.Index()] < tableChanged && (c.OfTable() || c.Set != nil && len(c.Elements) == 0) {
 			if e.shared() {
 				return e.stageSharedRead(ctx, &Edit{})
 			}
@@ -221,7 +247,7 @@ func (e *Engine) stageDrift(ctx context.Context) (*staged, error) {
 	}
 	depth := e.drift.depth
 	return &staged{
-		Transaction: tx, generation: e.held, state: e.state, assumed: true, note: e.state.Note,
+		Transaction: tx, generation: e.held, state: e.state, assumed: true, note: e.state.Note, next: e.state, clients: e.drift.clients,
 		adopt: func() {
 			for i, f := range ruleset.Families {
 				if depth[i] == tableChanged {
@@ -246,15 +272,28 @@ func (e *Engine) readDrift(ctx context.Context) (*ruleset.Ruleset, error) {
 	}
 	for i, f := range ruleset.Families {
 		if e.drift.depth[i] == elementsChanged {
-			t := &ruleset.Table{Family: f, Name: e.cfg.Table, Comment: e.cfg.Comment()}
+			t := &ruleset.Table{Family: f, Name: e.cfg.Table, Comment: e.cfg.Comment(), Objects: e.drift.present(f)}
 			for id := range compile.NumSets {
-				t.Sets = append(t.Sets, compile.Declaration(id))
+				t.Sets = append(t.Sets, e.state.Declaration(f, id))
 			}
 			out.Tables = append(out.Tables, t)
 		}
 	}
 	e.drift.addTo(out)
 	return out, nil
+}
+
+// present lists the objects that the events have shown.
+func (d *drift) present(f ruleset.Family) (out []ruleset.Object) {
+	for o, there := range d.objects[f.Index()] {
+		if there {
+			out = append(out, o)
+		}
+	}
+	slices.SortFunc(out, func(x, y ruleset.Object) int {
+		return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Name, y.Name))
+	})
+	return out
 }
 
 // addTo adds the present elements to those tables that were not read as a whole.
@@ -289,9 +328,7 @@ func (e *Engine) readDeep(ctx context.Context) (*ruleset.Ruleset, error) {
 			whole[f] = e.drift.depth[i] == tableChanged
 		}
 	}
-	out, err := e.kernel.Read(ctx, e.cfg.Table, families, func(f ruleset.Family, set string) bool {
-		return whole[f] || compile.SetNamed(set) == compile.NumSets
-	})
+	out, err := e.readTables(ctx, families, func(f ruleset.Family) bool { return whole[f] })
 	if err != nil {
 		return nil, err
 	}

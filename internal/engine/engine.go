@@ -32,6 +32,10 @@ type Kernel interface {
 	// generations, or monitors events.
 	Read(ctx context.Context, table string, families []ruleset.Family,
 		elements func(f ruleset.Family, set string) bool) (*ruleset.Ruleset, error)
+	// ReadElements reads the elements of a set of a table that Read has left
+	// out. The keys are those that the set probably has, each once, which can
+	// make it faster.
+	ReadElements(ctx context.Context, t *ruleset.Table, s *ruleset.Set, keys []ruleset.Tuple) error
 	// ReadCounters reads the counters of elements of a set. An element that the
 	// kernel does not have keeps its counters.
 	ReadCounters(ctx context.Context, c *ruleset.Change, elements []ruleset.Element) error
@@ -62,8 +66,8 @@ type Kernel interface {
 
 // Sysctls reads and writes kernel parameters of the namespace.
 type Sysctls interface {
-	Sysctl(name string) (string, error)
-	SetSysctl(name, value string) error
+	Sysctl(ctx context.Context, name string) (string, error)
+	SetSysctl(ctx context.Context, name, value string) error
 }
 
 // Monitor receives the events of all transactions, in the order of their
@@ -105,6 +109,7 @@ var (
 	ErrOtherConfig  = errors.New("table was made with another configuration")
 	ErrConflict     = errors.New("rules kept changing")
 	ErrClosed       = errors.New("dataplane is closed")
+	ErrMissed       = ruleset.ErrMissed
 )
 
 // Engine programs services into one network namespace. Its methods may be
@@ -141,7 +146,7 @@ func Open(ctx context.Context, cfg compile.Config, kernel Kernel) (*Engine, erro
 	e := &Engine{
 		cfg: cfg, kernel: kernel, monitor: kernel.Monitor(), turn: make(chan struct{}, 1), watchers: map[*watcher]bool{},
 	}
-	e.flows = flows.New(cfg, kernel.Flows(), affinities{e})
+	e.flows = flows.New(cfg, kernel.Flows(), lockingAffinities{e})
 	if _, err := e.tables(ctx); err != nil {
 		return nil, errors.Join(Explain(err), kernel.Close())
 	}
@@ -243,13 +248,14 @@ func (e *Engine) Remove(ctx context.Context) error {
 	if err := e.lock(ctx); err != nil {
 		return err
 	}
-	defer e.unlock()
 	if e.shared() {
-		err := e.removeShared(ctx)
+		rest, err := e.removeShared(ctx)
 		e.state = nil
 		e.loseTrack()
-		return err
+		e.unlock()
+		return errors.Join(err, e.followUp(ctx, rest))
 	}
+	defer e.unlock()
 	return e.retry(ctx, func() error {
 		tables, err := e.tables(ctx)
 		if err == nil {

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/flows"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -149,7 +150,7 @@ func (e *Engine) stageSharedRead(ctx context.Context, ed *Edit) (*staged, error)
 	if !exact && ed.missing(before) {
 		return nil, ruleset.ErrStale // the kernel may have passed over a service that is to be deleted
 	}
-	next := e.next(ed)
+	next := e.next(ed).ArrangedAs(compile.HeldByName(current))
 	wanted := next.Beside(current, mine)
 	if err := conflicts(next, ed); err != nil {
 		return nil, err
@@ -157,6 +158,10 @@ func (e *Engine) stageSharedRead(ctx context.Context, ed *Edit) (*staged, error)
 	st := &staged{
 		Transaction: ruleset.Diff(current, wanted), generation: generation, state: before, set: ed.Set, gone: gone,
 		assumed: !exact, exact: exact, commutes: true, read: true, note: next.Note,
+		next: next, clients: true, adopts: e.state == nil,
+	}
+	if st.adopts && checkCurrent(current) == nil {
+		st.found = current
 	}
 	st.Now = compile.Rewriting(st.Now)
 	e.left = 0
@@ -227,7 +232,7 @@ func (e *Engine) before(current *ruleset.Ruleset, mine func(string) bool) *compi
 	if len(found) == 0 {
 		return state
 	}
-	return state.With(found, nil)
+	return compile.New(e.cfg, state.Replaced(found, nil))
 }
 
 // missing reports whether a service that the edit deletes is not in the state, and
@@ -244,7 +249,7 @@ func (e *Engine) next(ed *Edit) *compile.State {
 	case ed.Whole || e.state == nil:
 		return compile.New(e.cfg, ed.Set)
 	case ed.partial():
-		return e.state.With(ed.Set, ed.Delete)
+		return compile.New(e.cfg, e.state.Replaced(ed.Set, ed.Delete))
 	}
 	return e.state
 }
@@ -279,22 +284,22 @@ func (s *sending) unused(ctx context.Context, st *staged) error {
 
 // removeShared deletes the services of our owner, and the tables if no other
 // service is in them.
-func (e *Engine) removeShared(ctx context.Context) error {
+func (e *Engine) removeShared(ctx context.Context) (rest *flows.Job, err error) {
 	tables, err := e.tables(ctx)
 	if err == nil {
 		err = errors.Join(e.checkChangeable(tables), e.checkConfig(tables))
 	}
 	if err != nil || len(tables.Tables) == 0 {
-		return err
+		return nil, err
 	}
-	if _, err := e.commit(ctx, &Edit{Whole: true}); err != nil {
-		return err
+	if _, rest, err = e.commit(ctx, &Edit{Whole: true}); err != nil {
+		return rest, err
 	}
 	err = e.retry(ctx, func() error { return e.removeEmpty(ctx) })
 	if errors.Is(err, ErrConflict) {
-		return nil // the tables are in use
+		err = nil // the tables are in use
 	}
-	return err
+	return rest, err
 }
 
 // removeEmpty deletes shared tables in which there are no services, if nobody has

@@ -34,7 +34,7 @@ func (e *Engine) readSharedOnce(ctx context.Context, listening bool, mine func(s
 	if err != nil {
 		return nil, 0, false, err
 	}
-	r, err := e.kernel.Read(ctx, e.cfg.Table, ruleset.Families[:], allElements)
+	r, err := e.readTables(ctx, ruleset.Families[:], func(ruleset.Family) bool { return true })
 	if err != nil {
 		return nil, 0, false, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -86,7 +87,7 @@ func (e *Engine) readOnce(ctx context.Context, listening bool) (*ruleset.Ruleset
 	if err != nil {
 		return nil, 0, err
 	}
-	r, err := e.kernel.Read(ctx, e.cfg.Table, ruleset.Families[:], allElements)
+	r, err := e.readTables(ctx, ruleset.Families[:], func(ruleset.Family) bool { return true })
 	if err != nil {
 		return nil, 0, err
 	}
@@ -105,7 +106,31 @@ func (e *Engine) readOnce(ctx context.Context, listening bool) (*ruleset.Ruleset
 	return r, after, checkOwned(r)
 }
 
-func allElements(ruleset.Family, string) bool { return true }
+// readTables reads our tables of some families. The elements of services are read
+// if services returns true for the family.
+func (e *Engine) readTables(ctx context.Context, families []ruleset.Family, services func(ruleset.Family) bool) (*ruleset.Ruleset, error) {
+	r, err := e.kernel.Read(ctx, e.cfg.Table, families, func(_ ruleset.Family, set string) bool {
+		return compile.SetNamed(set) == compile.NumSets
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range r.Tables {
+		if !services(t.Family) {
+			continue
+		}
+		for id := range compile.NumSets { // the keys of one set follow from those before it
+			s := t.Set(compile.Declaration(id).Name)
+			if s == nil {
+				continue
+			}
+			if err := e.kernel.ReadElements(ctx, t, s, compile.Keys(t, id)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return r, nil
+}
 
 // beginReading returns the present generation. If the monitor is listening, it
 // has received all events up to that.

@@ -48,6 +48,8 @@ func (s *Splitter) Split(changes []ruleset.Change) ([][]ruleset.Change, error) {
 			shared = append(shared, whole(c))
 		case len(c.Elements) > 0:
 			last = append(last, whole(c))
+		case c.Object != nil:
+			last = append(last, whole(c))
 		case c.Verb == ruleset.Delete && (c.Set == nil || !compile.Separate(c.Set.Name)):
 			return nil, s.Big // the services of this table or set would be missing until the last batch
 		default:
@@ -66,6 +68,8 @@ func whole(c *ruleset.Change) component {
 		what = "set " + c.Set.Name
 	case c.Chain != nil:
 		what = "chain " + c.Chain.Name
+	case c.Object != nil:
+		what = c.Object.Kind.String() + " " + c.Object.Name
 	}
 	return component{what: what, changes: []ruleset.Change{*c}, divisible: len(c.Elements) > 1}
 }

@@ -70,9 +70,23 @@ type staged struct {
 	exact      bool                   // what other services have is known at the generation
 	read       bool                   // computed from a reading of shared tables
 	parts      bool                   // split into several batches
-	assumed    bool                   // computed from what the kernel is assumed to hold, without reading all of it
-	adopt      func()                 // makes the edit's state the engine's, once Now is committed
 	note       func([]ruleset.Change) // records what is committed
+	next       *compile.State         // after it, or before it if the edit is of some services
+	clients    bool                   // the map of clients with affinity has to be checked
+	assumed    bool                   // computed from what the kernel is assumed to hold, without reading all of it
+	known      bool                   // computed from the services alone
+	adopts     bool                   // this Engine has not committed anything yet
+	found      *ruleset.Ruleset       // what it adopts, unless that is of an older version
+	adopt      func()                 // makes the edit's state the engine's, once Now is committed
+}
+
+// flows returns what the edit can make stale.
+func (st *staged) flows() flows.Change {
+	out := flows.Change{Replaced: flows.Replacements(st.state, st.set, st.gone), Adopted: st.adopts, Found: st.found}
+	if !st.known && !st.adopts {
+		out.Repairs = st.Changes()
+	}
+	return out
 }
 
 // owner returns the service that claims a frontend, before or after the edit.
@@ -108,7 +122,7 @@ func (e *Engine) stage(ctx context.Context, ed *Edit) (*staged, error) {
 		return nil, err
 	}
 	switch {
-	case ed.partial(), e.held != 0 && e.drift.empty():
+	case ed.partial(), e.held != 0 && e.drift.deepest() == nothingChanged:
 		return e.stageKnown(ctx, ed)
 	case e.held != 0 && ed.empty():
 		return e.stageDrift(ctx)
@@ -122,16 +136,32 @@ func (e *Engine) stageKnown(ctx context.Context, ed *Edit) (*staged, error) {
 	if err := conflicts(e.state, ed); err != nil {
 		return nil, err
 	}
-	gone := ed.gone(e.state)
-	delta := e.state.Stage(ed.Set, gone)
+	gone, set := ed.gone(e.state), arranged(ed.Set, func(s *compile.Service) *compile.Service { return e.state.Service(s.Name) })
+	delta := e.state.Stage(set, gone)
 	if !delta.Fits() {
 		return e.stageRead(ctx, ed)
 	}
 	st := &staged{
 		Transaction: delta.Transaction(), generation: e.held, state: e.state,
-		set: ed.Set, gone: gone, assumed: true, adopt: delta.Commit, note: e.state.Note,
+		set: set, gone: gone, assumed: true, known: true, next: e.state, note: e.state.Note, clients: e.drift.clients && !ed.partial(),
+	}
+	st.adopt = func() {
+		delta.Commit()
+		if st.clients {
+			e.drift = drift{}
+		}
 	}
 	return st, e.carryCounters(ctx, st.Now)
+}
+
+// arranged returns services with their backends at the slots that they have in
+// former versions.
+func arranged(services []*compile.Service, former func(*compile.Service) *compile.Service) []*compile.Service {
+	out := make([]*compile.Service, len(services))
+	for i, s := range services {
+		out[i] = s.Arranged(former(s))
+	}
+	return out
 }
 
 func conflicts(state *compile.State, ed *Edit) error {
@@ -161,7 +191,7 @@ func (e *Engine) current(ctx context.Context) (*compile.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.takeOver(held, false)
+	return e.takeOver(held, compile.HeldByName(held), false)
 }
 
 // Conflicts lists the frontends of an edit that other services claim already.
@@ -177,17 +207,18 @@ func (e *Engine) Conflicts(ctx context.Context, ed *Edit) (ConflictError, error)
 	return state.Conflicts(ed.Set, ed.Delete), nil
 }
 
-// Flows runs a function on the flows of the namespace and the wanted state.
+// Flows runs a function on the flows of the namespace and the wanted state. Other
+// methods do not wait for it.
 func (e *Engine) Flows(ctx context.Context, do func(*flows.Table, *compile.State) error) error {
 	if err := e.lock(ctx); err != nil {
 		return err
 	}
-	defer e.unlock()
 	state, err := e.current(ctx)
+	e.unlock()
 	if err != nil {
 		return err
 	}
-	return explainPermission(do(e.flows, state))
+	return e.orClosed(explainPermission(do(e.flows, state)))
 }
 
 // stageRead reads what the kernel holds and compares it with the whole wanted
@@ -207,9 +238,9 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 	if err != nil {
 		return nil, err
 	}
-	state := e.state
+	state, held := e.state, compile.HeldByName(current)
 	if state == nil {
-		if state, err = e.takeOver(current, ed.Whole); err != nil {
+		if state, err = e.takeOver(current, held, ed.Whole); err != nil {
 			return nil, err
 		}
 	}
@@ -217,15 +248,27 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 		return nil, err
 	}
 	gone := ed.gone(state)
+	services := ed.Set
+	if !ed.Whole {
+		services = state.Replaced(ed.Set, gone)
+	}
+	wanted := arranged(services, func(s *compile.Service) *compile.Service {
+		known, found := state.Service(s.Name), held[s.Name]
+		if known == nil || found != nil && s.Arranged(found).Equal(found) {
+			return found // equal services stay, in whatever arrangement
+		}
+		return known // others may have damaged what was found
+	})
 	next := state
-	switch {
-	case ed.Whole:
-		next = compile.New(e.cfg, ed.Set)
-	case ed.partial():
-		next = state.With(ed.Set, gone)
+	if !ed.empty() || !slices.Equal(services, wanted) {
+		next = compile.New(e.cfg, wanted)
 	}
 	st := &staged{
 		Transaction: ruleset.Diff(current, next.Ruleset()), generation: generation, state: state, set: ed.Set, gone: gone,
+		next: next, clients: true, adopts: e.state == nil,
+	}
+	if st.adopts && checkCurrent(current) == nil {
+		st.found = current
 	}
 	next.SetSizes(current, st.Changes())
 	st.note = next.Note
@@ -235,22 +278,21 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 
 // takeOver returns the state of the services that the kernel holds. It becomes
 // the engine's only when an edit of it is committed: until then others may change
-// the services. If an edit replaces all of them, those of UDP suffice, since their
-// flows may have to be reconciled. Tables of an older version can be replaced as a
-// whole only.
-func (e *Engine) takeOver(current *ruleset.Ruleset, whole bool) (*compile.State, error) {
+// the services. If an edit replaces all of them, none is needed. Tables of an older
+// version can be replaced as a whole only.
+func (e *Engine) takeOver(current *ruleset.Ruleset, held map[string]*compile.Service, whole bool) (*compile.State, error) {
 	if err := checkCurrent(current); err != nil {
 		if whole {
 			err = nil
 		}
 		return compile.New(e.cfg, nil), err
 	}
-	held := compile.Holds(current)
+	if whole {
+		return compile.New(e.cfg, nil), nil
+	}
 	services := make([]*compile.Service, 0, len(held))
-	for i := range held {
-		if !whole || held[i].Proto == compile.UDP {
-			services = append(services, &held[i].Service)
-		}
+	for _, s := range held {
+		services = append(services, s)
 	}
 	return compile.New(e.cfg, services), nil
 }

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/nftdp/go-nftdp/internal/flows"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -107,33 +108,40 @@ func (w *watcher) look(ctx context.Context) (*Drift, error) {
 	if err := w.lock(ctx); err != nil {
 		return nil, err
 	}
-	defer w.unlock()
+	drift, rest, err := w.check(ctx)
+	w.unlock()
+	return drift, errors.Join(err, w.followUp(ctx, rest))
+}
+
+// check is look with the lock. It returns also what is left to do without it.
+func (w *watcher) check(ctx context.Context) (_ *Drift, rest *flows.Job, err error) {
 	if err := errors.Join(w.waker.Reset(), ctx.Err()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if w.state == nil {
-		return nil, w.monitor.Discard()
+		return nil, nil, w.monitor.Discard()
 	}
 	if err := w.catchUp(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if w.alerts == w.seen || w.held != 0 && !w.lost && w.drift.empty() {
 		w.seen = w.alerts
-		return nil, nil
+		return nil, nil, nil
 	}
 	by, alerts := w.drift.by, w.alerts
-	do := w.plan
+	var changes []ruleset.Change
 	if w.repair {
-		do = w.commit
+		changes, rest, err = w.commit(ctx, &Edit{})
+	} else {
+		changes, err = w.plan(ctx, &Edit{})
 	}
-	changes, err := do(ctx, &Edit{})
 	if err == nil {
 		w.seen = alerts // others may have changed our tables again meanwhile
 	}
 	if len(changes) == 0 {
-		return nil, err
+		return nil, rest, err
 	}
-	return &Drift{Changes: changes, By: by}, err
+	return &Drift{Changes: changes, By: by}, rest, err
 }
 
 const (

@@ -36,17 +36,24 @@ type Affinity struct {
 // Affinities lists the clients with affinity, sorted by service, frontend and
 // client.
 func (t *Table) Affinities(ctx context.Context, state *compile.State) ([]Affinity, error) {
-	known := clients{state: state}
 	var out []Affinity
 	for _, f := range ruleset.Families {
 		entries, err := t.affinities.Entries(ctx, f)
 		if err != nil {
 			return nil, err
 		}
-		for i := range entries {
-			a := affinityOf(&entries[i])
-			if s := known.service(&a); s != nil && known.seconds(&a) > 0 {
-				a.Service = s.Name
+		entries = slices.DeleteFunc(entries, func(e ruleset.Entry) bool { return e.CatchAll || e.Opaque })
+		known, err := t.clients(ctx, state, affinitiesOf(entries))
+		if err != nil {
+			return nil, err
+		}
+		for i := range known.list {
+			switch seconds, err := known.seconds(i); {
+			case err != nil:
+				return nil, err
+			case seconds > 0:
+				a := known.list[i]
+				a.Service = known.services[i].Name
 				out = append(out, a)
 			}
 		}
@@ -62,12 +69,23 @@ func (t *Table) Affinities(ctx context.Context, state *compile.State) ([]Affinit
 // AddAffinities adds clients, and returns for how many of them the kernel now has
 // the given backend.
 func (t *Table) AddAffinities(ctx context.Context, state *compile.State, list []Affinity) (total int, err error) {
-	known := clients{state: state}
-	var wanted [len(ruleset.Families)][]ruleset.Entry
-	for _, a := range list {
+	known, err := t.clients(ctx, state, slices.DeleteFunc(slices.Clone(list), func(a Affinity) bool {
 		family := ruleset.FamilyOf(a.Frontend.Addr())
-		if seconds := known.seconds(&a); seconds > 0 && a.Expires > 0 && ruleset.FamilyOf(a.Client) == family {
-			wanted[family.Index()] = append(wanted[family.Index()], entryOf(&a, time.Duration(seconds)*time.Second))
+		return a.Expires <= 0 || !a.Client.IsValid() || ruleset.FamilyOf(a.Client) != family || ruleset.FamilyOf(a.Backend.Addr()) != family
+	}))
+	if err != nil {
+		return 0, err
+	}
+	var wanted [len(ruleset.Families)][]ruleset.Entry
+	for i := range known.list {
+		a := &known.list[i]
+		seconds, err := known.seconds(i)
+		if err != nil {
+			return 0, err
+		}
+		if seconds > 0 {
+			at := ruleset.FamilyOf(a.Frontend.Addr()).Index()
+			wanted[at] = append(wanted[at], entryOf(a, time.Duration(seconds)*time.Second))
 		}
 	}
 	for i, f := range ruleset.Families {
@@ -77,104 +95,209 @@ func (t *Table) AddAffinities(ctx context.Context, state *compile.State, list []
 			return total, err
 		}
 	}
-	return total, nil
+	if current := t.current.Load(); current != nil && total > 0 {
+		// A commit meanwhile may have taken a backend away, and deleted its
+		// clients before these were added.
+		_, err = t.Purge(ctx, current, t.affinities)
+	}
+	return total, err
 }
 
 // purgeClients deletes the affinities of clients whose backend no longer gets
-// connections from their frontend. It runs after a change that may have left
-// some: from then on, packets do not add them again.
-func (t *Table) purgeClients(ctx context.Context, state *compile.State) error {
-	if !t.purge {
+// connections from their frontend, if there can be any.
+//
+// A packet under way may have been sent to a former backend before the last commit,
+// and record it afterwards. So the map is read when these have arrived.
+func (t *Table) purgeClients(ctx context.Context, can bool) error {
+	t.mu.Lock()
+	t.purge = t.purge || can
+	can = t.purge
+	t.mu.Unlock()
+	if !can {
 		return nil
 	}
-	known := clients{state: state}
-	for _, f := range ruleset.Families {
-		if err := t.purgeFamily(ctx, f, &known); err != nil {
-			return fmt.Errorf("services are programmed, but clients of former backends are still remembered: %w", err)
-		}
+	empty, err := t.noClients(ctx)
+	if err == nil && !empty {
+		err = t.kernel.Settle(ctx)
 	}
-	t.purge = false
+	if err == nil && !empty {
+		_, err = t.Purge(ctx, t.current.Load(), t.affinities)
+	}
+	if err != nil {
+		return fmt.Errorf("services are programmed, but clients of former backends are still remembered: %w", err)
+	}
+	t.purged(true)
 	return nil
 }
 
-// purgeFamily reads the map again after it has deleted something: the deletion
-// may have made the kernel rearrange the map (see Conn.Entries in
-// internal/kernel).
-func (t *Table) purgeFamily(ctx context.Context, f ruleset.Family, known *clients) error {
-	const most = 4
-	for range most {
+// noClients reports whether no client is remembered, by any service.
+func (t *Table) noClients(ctx context.Context) (bool, error) {
+	for _, f := range ruleset.Families {
 		entries, err := t.affinities.Entries(ctx, f)
 		switch {
-		case errors.Is(err, syscall.ENOENT): // another process has just deleted the map, with all clients
-			return nil
-		case err != nil:
-			return err
-		}
-		entries = slices.DeleteFunc(entries, func(e ruleset.Entry) bool {
-			a := affinityOf(&e)
-			k := compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto}
-			return known.seconds(&a) > 0 || foreign(known.state, k, nodeWide(k))
-		})
-		if len(entries) == 0 {
-			return nil
-		}
-		if _, err := t.affinities.Commit(ctx, ruleset.Delete, f, entries); err != nil {
-			return err
+		case errors.Is(err, syscall.ENOENT):
+		case err != nil || len(entries) > 0:
+			return false, err
 		}
 	}
-	return nil
+	return true, nil
+}
+
+func (t *Table) purged(all bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.purge = !all
+}
+
+// Purge makes the map hold nothing but entries that rules make in this state, and
+// returns what it changed. An entry is checked whoever made it. If this fails, the
+// next Job makes up for it.
+//
+// The map is read again after a deletion, which may have made the kernel rearrange
+// it (see Conn.Entries in internal/kernel).
+func (t *Table) Purge(ctx context.Context, state *compile.State, from Affinities) (done []ruleset.EntryChange, err error) {
+	t.purged(false)
+	const most = 4
+	for range most {
+		wrong, err := t.Stale(ctx, state, from)
+		if err != nil {
+			return done, err
+		}
+		if len(wrong) == 0 {
+			break
+		}
+		for _, c := range wrong {
+			if _, err := from.Commit(ctx, c.Verb, c.Family, c.Entries); err != nil {
+				return done, err
+			}
+		}
+		done = append(done, wrong...)
+	}
+	t.purged(true)
+	return done, nil
+}
+
+// Stale returns how the map differs from what rules make in this state: entries of
+// clients that may not be led to the backend, or that are remembered for another
+// time. The latter are put back with the time of the service, since the kernel keeps
+// the time of an entry that packets renew (nft_dynset_eval before Linux 6.12).
+func (t *Table) Stale(ctx context.Context, state *compile.State, from Affinities) (out []ruleset.EntryChange, err error) {
+	for _, f := range ruleset.Families {
+		entries, err := from.Entries(ctx, f)
+		if errors.Is(err, syscall.ENOENT) { // there is no map, or another process has just deleted it
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		wrong, again, err := t.check(ctx, state, entries)
+		if err != nil {
+			return nil, err
+		}
+		at := ruleset.EntryChange{Family: f, Table: t.cfg.Table, Set: t.cfg.AffinityMap()}
+		if at.Verb, at.Entries = ruleset.Delete, wrong; len(wrong) > 0 {
+			out = append(out, at)
+		}
+		if at.Verb, at.Entries = ruleset.Add, again; len(again) > 0 {
+			out = append(out, at)
+		}
+	}
+	return out, nil
+}
+
+// check returns the entries that are wrong, and those of them that have to be put
+// back with another time.
+func (t *Table) check(ctx context.Context, state *compile.State, entries []ruleset.Entry) (wrong, again []ruleset.Entry, err error) {
+	known, err := t.clients(ctx, state, affinitiesOf(entries))
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range entries {
+		e := &entries[i]
+		switch {
+		case e.CatchAll || e.Opaque:
+			wrong = append(wrong, *e)
+			continue
+		case known.foreign[i]:
+			continue
+		}
+		seconds, err := known.seconds(i)
+		if err != nil {
+			return nil, nil, err
+		}
+		timeout := time.Duration(seconds) * time.Second
+		if e.Timeout != timeout || seconds == 0 {
+			wrong = append(wrong, *e)
+		}
+		if e.Timeout != timeout && seconds > 0 {
+			again = append(again, entryOf(&known.list[i], timeout))
+		}
+	}
+	return wrong, again, nil
 }
 
 // clients checks whether clients may go to their backends.
 type clients struct {
-	state     *compile.State
-	frontends map[compile.Key]*compile.Frontend
+	list     []Affinity
+	services []*compile.Service // that their frontends belong to, or nil
+	foreign  []bool             // another owner in shared tables has the frontend
+	ways     *ways              // of these services
 }
 
-func (c *clients) key(a *Affinity) (compile.Key, bool) {
-	k := compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto}
-	return matching(c.state, k, nodeWide(k))
+// clients reads the node's addresses, and compiles the services that the clients
+// are remembered for.
+func (t *Table) clients(ctx context.Context, state *compile.State, list []Affinity) (*clients, error) {
+	c := &clients{list: list, services: make([]*compile.Service, len(list)), foreign: make([]bool, len(list))}
+	var services []*compile.Service
+	seen := map[*compile.Service]bool{}
+	for i := range list {
+		a := &list[i]
+		k := compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto}
+		if c.foreign[i] = state.Foreign(k, true); c.foreign[i] {
+			continue
+		}
+		s, _ := state.Find(k)
+		if s == nil || s.Affinity == 0 || a.Service != "" && a.Service != s.Name {
+			continue
+		}
+		c.services[i] = s
+		if !seen[s] {
+			seen[s] = true
+			services = append(services, s)
+		}
+	}
+	if len(services) == 0 {
+		return c, nil
+	}
+	local, err := t.readLocal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.ways = newWays(compile.New(t.cfg, services).Ruleset(), local.has)
+	return c, nil
 }
 
-// service returns the service that the client's frontend belongs to, or nil.
-func (c *clients) service(a *Affinity) *compile.Service {
-	k, ok := c.key(a)
-	if !ok {
-		return nil
+// seconds returns how long a client is remembered by its service: 0 if it is not, or
+// if the client may not be led to the backend.
+func (c *clients) seconds(i int) (uint32, error) {
+	s, a := c.services[i], &c.list[i]
+	if s == nil {
+		return 0, nil
 	}
-	name, _ := c.state.Index().Owner(k)
-	return c.state.Service(name)
+	client := netip.AddrPortFrom(a.Client.Unmap(), 0)
+	ok, err := c.ways.lead(a.Proto, client, unmapped(a.Frontend), unmapped(a.Backend))
+	if err != nil || !ok {
+		return 0, err
+	}
+	return s.Affinity, nil
 }
 
-// seconds returns how long the client's service remembers the client: 0 if it
-// does not, or if the backend does not get connections from the frontend.
-func (c *clients) seconds(a *Affinity) uint32 {
-	s := c.service(a)
-	if s == nil || s.Affinity == 0 || a.Service != "" && a.Service != s.Name {
-		return 0
+func affinitiesOf(entries []ruleset.Entry) []Affinity {
+	out := make([]Affinity, len(entries))
+	for i := range entries {
+		out[i] = affinityOf(&entries[i])
 	}
-	k, _ := c.key(a)
-	f := c.frontend(s, k)
-	b := unmapped(a.Backend)
-	if f == nil || !slices.Contains(f.Pool, b) && !slices.Contains(f.Internal, b) {
-		return 0
-	}
-	return s.Affinity
-}
-
-func (c *clients) frontend(s *compile.Service, k compile.Key) *compile.Frontend {
-	if f, ok := c.frontends[k]; ok {
-		return f
-	}
-	if c.frontends == nil {
-		c.frontends = map[compile.Key]*compile.Frontend{}
-	}
-	i := slices.IndexFunc(s.Frontends, func(f compile.Frontend) bool { return !k.Ranged && s.Key(&f) == k })
-	c.frontends[k] = nil
-	if i >= 0 {
-		c.frontends[k] = &s.Frontends[i]
-	}
-	return c.frontends[k]
+	return out
 }
 
 // affinityOf reads an entry: client . frontend address . protocol . port, with
@@ -204,29 +327,3 @@ func entryOf(a *Affinity, timeout time.Duration) ruleset.Entry {
 }
 
 func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
-
-// endsAffinities reports whether a change removes backends that clients may be
-// remembered for.
-func endsAffinities(state *compile.State, set []*compile.Service, gone []string) bool {
-	return slices.ContainsFunc(set, func(s *compile.Service) bool { return endsAffinity(state.Service(s.Name), s) }) ||
-		slices.ContainsFunc(gone, func(name string) bool { return endsAffinity(state.Service(name), nil) })
-}
-
-func endsAffinity(old, next *compile.Service) bool {
-	if old == nil || old.Affinity == 0 {
-		return false
-	}
-	if next == nil || next.Affinity == 0 {
-		return true
-	}
-	return slices.ContainsFunc(old.Frontends, func(f compile.Frontend) bool {
-		i := slices.IndexFunc(next.Frontends, func(n compile.Frontend) bool { return n.Addr == f.Addr && n.Port == f.Port })
-		return i < 0 || !within(&f, &next.Frontends[i])
-	})
-}
-
-// within reports whether all backends of a frontend are also those of another.
-func within(f, of *compile.Frontend) bool {
-	outside := func(b netip.AddrPort) bool { return !slices.Contains(of.Pool, b) && !slices.Contains(of.Internal, b) }
-	return !slices.ContainsFunc(f.Pool, outside) && !slices.ContainsFunc(f.Internal, outside)
-}

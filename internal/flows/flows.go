@@ -8,7 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
+	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
@@ -16,14 +17,25 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Kernel has the operations on one network namespace that a Table needs.
+// Kernel has the operations on one network namespace that a Table needs. All but
+// LocalAddrs may be used concurrently, also by accept.
 type Kernel interface {
 	// List lists the flows that pass a filter and that accept accepts. The
 	// flow passed to accept is valid until it returns.
 	List(ctx context.Context, f conntrack.Filter, accept func(*conntrack.Flow) bool) ([]conntrack.Flow, error)
-	// Delete deletes a flow that List returned, and reports whether it was
-	// still there.
-	Delete(ctx context.Context, f *conntrack.Flow) (bool, error)
+	// Delete deletes flows that List returned, and returns how many were still
+	// there, also with an error.
+	Delete(ctx context.Context, flows []conntrack.Flow) (int, error)
+	// DeleteMatching deletes the flows that List would return, and returns how
+	// many it deleted, also with an error.
+	DeleteMatching(ctx context.Context, f conntrack.Filter, accept func(*conntrack.Flow) bool) (int, error)
+	// Get reads a flow that List returned again, if it is still there.
+	Get(ctx context.Context, f *conntrack.Flow) (now conntrack.Flow, ok bool, err error)
+	// Count returns how many flows there are, of whatever kind, in no time.
+	Count(ctx context.Context) (int, error)
+	// Settle returns when no packet is under way any more that has met rules
+	// before the last commit, as far as that is possible.
+	Settle(ctx context.Context) error
 	// LocalAddrs lists the prefixes of a family that are the node's own. It
 	// may be called while List is running.
 	LocalAddrs(ctx context.Context, f ruleset.Family) ([]netip.Prefix, error)
@@ -39,23 +51,36 @@ var (
 	ErrNoService = errors.New("no such service")
 )
 
-// Table finds and deletes flows of one network namespace. It is not safe for
-// concurrent use.
+// Table finds and deletes flows of one network namespace. Its methods may be called
+// concurrently.
 type Table struct {
 	cfg        compile.Config
 	kernel     Kernel
 	affinities Affinities
-	suspects   suspects // frontends whose flows may be stale
-	purge      bool     // clients of former backends may be remembered; initially those of a former process
+	current    atomic.Pointer[compile.State] // what the kernel holds, after the first FollowUp
+
+	mu    sync.Mutex
+	noted []Change // since the last FollowUp
+	jobs  []*Job   // that are not done
+
+	// failed says that jobs of before are not done. purge says that clients of
+	// former backends may be remembered; initially those of a former process.
+	failed, purge bool
+
+	turn chan struct{} // held by the Job that runs
 }
 
 // New returns a Table.
 func New(cfg compile.Config, kernel Kernel, affinities Affinities) *Table {
-	return &Table{cfg: cfg, kernel: kernel, affinities: affinities, suspects: suspects{}, purge: true}
+	return &Table{cfg: cfg, kernel: &turns{Kernel: kernel}, affinities: affinities, turn: make(chan struct{}, 1), purge: true}
 }
 
-// Pending reports whether FollowUp has something to look for.
-func (t *Table) Pending() bool { return t.purge || len(t.suspects) > 0 }
+// Pending reports whether a Job has something to look for.
+func (t *Table) Pending() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.purge || len(t.noted)+len(t.jobs) > 0
+}
 
 // List lists the flows that began at the frontends of a service.
 func (t *Table) List(ctx context.Context, state *compile.State, service string) ([]conntrack.Flow, error) {
@@ -63,44 +88,46 @@ func (t *Table) List(ctx context.Context, state *compile.State, service string) 
 	if s == nil {
 		return nil, ErrNoService
 	}
-	return t.ofService(ctx, state, s, false, func(*conntrack.Flow) bool { return true })
+	return t.ofService(ctx, state, s, func(*conntrack.Flow) bool { return true })
 }
 
 // To lists the flows of a service that lead to some backends or, if none are
-// given, to those that get no new connections. Flows that have ended are left
-// out.
+// given, to those that get no new connections, or that are not translated at all.
 func (t *Table) To(ctx context.Context, state *compile.State, service string, backends []netip.AddrPort) ([]conntrack.Flow, error) {
 	s := state.Service(service)
 	if s == nil {
 		return nil, ErrNoService
 	}
-	among, listed := newBackends(s.Backends(), s.Reserve), false
+	among := newBackends(s.Backends(), s.Reserve)
 	if len(backends) > 0 {
-		among, listed = newBackends(backends), true
+		among = newBackends(backends)
 	}
-	return t.ofService(ctx, state, s, true, func(f *conntrack.Flow) bool {
-		return !f.Ended && among.has(f.ReplySrc) == listed
+	return t.ofService(ctx, state, s, func(f *conntrack.Flow) bool {
+		return among.has(f.ReplySrc) == (len(backends) > 0)
 	})
 }
 
-// ofService lists the flows of a service's frontends that accept accepts: all
-// flows, or only translated ones.
-func (t *Table) ofService(ctx context.Context, state *compile.State, s *compile.Service, translated bool,
+// ofService lists the flows of a service's frontends that accept accepts.
+func (t *Table) ofService(ctx context.Context, state *compile.State, s *compile.Service,
 	accept func(*conntrack.Flow) bool,
 ) ([]conntrack.Flow, error) {
+	n, err := t.kernel.Count(ctx)
+	if err != nil || n == 0 {
+		return nil, explain(err)
+	}
+	node, err := t.nodeAddrs(ctx, s)
+	if err != nil {
+		return nil, explain(err)
+	}
 	var out []conntrack.Flow
-	for _, f := range ruleset.Families {
-		var at []compile.Key
-		for i := range s.Frontends {
-			if front := &s.Frontends[i]; ruleset.FamilyOf(front.Addr) == f {
-				at = append(at, s.Key(front))
+	for _, filter := range filtersOf(s, n) {
+		found, err := t.kernel.List(ctx, filter, func(flow *conntrack.Flow) bool {
+			if flow.Proto != s.Proto {
+				return false
 			}
-		}
-		found, err := t.list(ctx, state, at, translated, func(flow *conntrack.Flow, node *nodeAddrs) bool {
-			addressed, wide := keysOf(flow, node)
-			key, ok := matching(state, addressed, wide)
-			owner, _ := state.Index().Owner(key)
-			return ok && owner == s.Name && accept(flow)
+			k := compile.Key{Addr: flow.Dst.Addr(), Port: flow.Dst.Port(), Proto: flow.Proto}
+			owner, wide := state.Find(k)
+			return owner != nil && owner.Name == s.Name && (!wide || node.contains(k.Addr)) && !state.Foreign(k, wide) && accept(flow)
 		})
 		if err != nil {
 			return nil, explain(err)
@@ -110,26 +137,23 @@ func (t *Table) ofService(ctx context.Context, state *compile.State, s *compile.
 	return out, nil
 }
 
-// list lists the flows to any of these frontends, which are of one family and
-// protocol, that accept accepts.
-func (t *Table) list(ctx context.Context, state *compile.State, at []compile.Key, translated bool,
-	accept func(*conntrack.Flow, *nodeAddrs) bool,
-) (out []conntrack.Flow, err error) {
-	if len(at) == 0 {
-		return nil, nil
+// filtersOf returns filters that pass all flows to the frontends of a service.
+// There are n flows in all.
+func filtersOf(s *compile.Service, n int) (out []conntrack.Filter) {
+	var at [len(ruleset.Families)][]compile.Key
+	for i := range s.Frontends {
+		family := ruleset.FamilyOf(s.Frontends[i].Addr).Index()
+		at[family] = append(at[family], s.Key(&s.Frontends[i]))
 	}
-	node, err := t.nodeAddrs(ctx, state, at)
-	if err != nil {
-		return nil, err
-	}
-	for _, filter := range filters(at, translated) {
-		found, err := t.kernel.List(ctx, filter, func(flow *conntrack.Flow) bool { return accept(flow, node) })
-		if err != nil {
-			return nil, err
+	for _, keys := range at {
+		if len(keys) > 0 {
+			out = append(out, filters(keys, false)...)
 		}
-		out = append(out, found...)
 	}
-	return out, nil
+	if n <= fewFlows && len(out) > 1 {
+		return []conntrack.Filter{{}}
+	}
+	return out
 }
 
 // maxDumps bounds the dumps by port. With more ports, one dump lists the flows to
@@ -164,51 +188,43 @@ func filters(at []compile.Key, translated bool) []conntrack.Filter {
 	return out
 }
 
-// Delete deletes flows and returns how many were still there.
-func (t *Table) Delete(ctx context.Context, flows []conntrack.Flow) (n int, err error) {
-	for i := range flows {
-		deleted, err := t.kernel.Delete(ctx, &flows[i])
-		if err != nil {
-			return n, explain(err)
+// DeleteUnused deletes flows, but not those that have become established since they
+// were listed. The kernel has no such request: between the look and the deletion are
+// some microseconds, instead of the whole time of the list.
+func (t *Table) DeleteUnused(ctx context.Context, flows []conntrack.Flow) error {
+	var all []conntrack.Flow
+	for i, f := range flows {
+		if f.Phase == conntrack.Established {
+			all = append(all, f)
+			continue
 		}
-		if deleted {
-			n++
+		now, ok, err := t.kernel.Get(ctx, &f)
+		if err == nil && ok && now.Phase != conntrack.Established {
+			_, err = t.kernel.Delete(ctx, flows[i:i+1])
+		}
+		if err != nil {
+			return explain(err)
 		}
 	}
-	return n, nil
+	_, err := t.Delete(ctx, all)
+	return err
+}
+
+// Delete deletes flows and returns how many were still there.
+func (t *Table) Delete(ctx context.Context, flows []conntrack.Flow) (int, error) {
+	n, err := t.kernel.Delete(ctx, flows)
+	return n, explain(err)
 }
 
 // explain names the kernel option that an error of the kernel points to.
 // nfnetlink answers EINVAL if a subsystem does not exist (nfnetlink_rcv_msg in
 // net/netfilter/nfnetlink.c).
 func explain(err error) error {
+	if errors.Is(err, ErrNotSupported) {
+		return err
+	}
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EPROTONOSUPPORT) {
 		return fmt.Errorf("conntrack over netlink (CONFIG_NF_CT_NETLINK): %w: %w", ErrNotSupported, err)
 	}
 	return err
-}
-
-// backends is a set of backends. One without a port stands for all ports.
-type backends map[netip.AddrPort]bool
-
-func newBackends(lists ...[]netip.AddrPort) backends {
-	out := backends{}
-	for _, b := range slices.Concat(lists...) {
-		out[b] = true
-	}
-	return out
-}
-
-func (b backends) has(a netip.AddrPort) bool {
-	return b[a] || b[netip.AddrPortFrom(a.Addr(), 0)]
-}
-
-// usable returns the backends that a frontend's flows may lead to: those that get
-// new flows, and those that keep established ones.
-func usable(state *compile.State, k compile.Key) backends {
-	name, _ := state.Index().Owner(k)
-	if s := state.Service(name); s != nil {
-		return newBackends(s.Backends(), s.Draining, s.Reserve)
-	}
-	return backends{}
 }

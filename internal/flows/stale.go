@@ -1,257 +1,146 @@
 package flows
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/conntrack"
-	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// suspects are the UDP frontends whose flows may have become stale. A flow
-// traverses the nat chains once, with its first datagram. It would follow an old
-// state for as long as datagrams arrive.
-type suspects map[compile.Key]*suspect
-
-// suspect says where older flows of a frontend may lead.
-type suspect struct {
-	backends backends
-	anywhere bool   // to other destinations, too
-	last     uint16 // the last port of a range
-	resized  bool   // the range has more or fewer ports than before
+// stale applies the rule: a flow that concerns a frontend or backend of ours, of
+// now or before, is stale if a first packet like its own would now be treated in
+// none of the ways in which it is treated. Then a UDP flow goes, and any other one
+// that is not established, or whose service asks for it. What others have
+// translated, to where no frontend of ours has ever led, is none of our business.
+func (r *reconciliation) stale(f *conntrack.Flow) (bool, error) {
+	if f.Proto != compile.TCP && f.Proto != compile.UDP && f.Proto != compile.SCTP {
+		return false, nil
+	}
+	established := f.Proto != compile.UDP && f.Phase == conntrack.Established
+	if established && !r.cuts {
+		return false, nil
+	}
+	var cut *compile.Service
+	var err error
+	if !r.foreign(f.Proto, f.Dst) {
+		cut, err = r.begunByClient(f)
+	}
+	if cut == nil && err == nil && !r.foreign(f.Proto, f.ReplyDst) {
+		cut, err = r.begunByBackend(f)
+	}
+	return cut != nil && (!established || cut.CutStale), err
 }
 
-// portsChanged records that the frontend is new, or that its range of ports grew
-// or shrank; last is the last port concerned.
-func (s *suspect) portsChanged(last uint16, resized bool) {
-	s.anywhere, s.last, s.resized = true, max(s.last, last), s.resized || resized
+// foreign reports whether another owner in shared tables takes packets to an address
+// and port.
+func (r *reconciliation) foreign(proto uint8, dst netip.AddrPort) bool {
+	return r.current.Load().Foreign(compile.Key{Addr: dst.Addr(), Port: dst.Port(), Proto: proto}, r.node.contains(dst.Addr()))
 }
 
-// led reports whether flows to a backend are known to have begun here.
-func (s *suspect) led(to netip.AddrPort) bool { return s != nil && s.backends.has(to) }
+// noService stands for the service of a stale flow if there is none.
+var noService = &compile.Service{}
 
-// mayLead reports whether flows to a backend may have begun here.
-func (s *suspect) mayLead(to netip.AddrPort) bool { return s.led(to) || s != nil && s.anywhere }
-
-// translated reports whether only translated flows can be stale. A flow to a
-// backend with the frontend's own address is not translated.
-func (s *suspect) translated(k compile.Key) bool {
-	if s.anywhere {
-		return false
+// begunByClient returns the service whose flow is stale, or nil if it is not, for
+// a flow that a client has begun.
+func (r *reconciliation) begunByClient(f *conntrack.Flow) (*compile.Service, error) {
+	touch := r.marks.of(f.Proto, f.Dst, f.ReplySrc)
+	if !touch.can && !r.marks.addrs[f.ReplyDst.Addr()] {
+		return nil, nil
 	}
-	for b := range s.backends {
-		if (b.Port() == k.Port || b.Port() == 0) && (b.Addr() == k.Addr || k.Addr.IsUnspecified()) {
-			return false
+	now, err := r.now.treat(f)
+	switch {
+	case err != nil:
+		return nil, err
+	case now.same() && now.masquerade: // which address that yields is not known
+		s, err := r.treatedBefore(f, func(t *treatment) bool { return t.same() && t.snat })
+		if s != nil {
+			s = now.service
 		}
+		return s, err
+	case now.same():
+		return nil, nil
 	}
-	return true
+	untranslated := f.ReplySrc == f.Dst
+	switch {
+	case !now.taken:
+		// Where it leads shows whether it began at a frontend of before.
+		if untranslated {
+			return nil, nil
+		}
+		if touch.led || touch.ledWide && (r.node.contains(f.Dst.Addr()) || r.left[f.Dst.Addr()]) {
+			return r.ofBefore(f), nil
+		}
+		return r.treatedBefore(f, func(t *treatment) bool { return t.destination || r.adopted && t.taken })
+	case now.service != nil && now.service.Adopted && !now.destination && !untranslated && !usable(now.service).has(f.ReplySrc):
+		return nil, nil // the process before may have made the backend draining
+	case untranslated, touch.fresh && !now.wide, touch.freshWide && now.wide:
+		return now.service, nil
+	case now.destination:
+		// Others may have rewritten the source, unless our rules did so before.
+		s, err := r.treatedBefore(f, (*treatment).same)
+		if s != nil {
+			s = now.service
+		}
+		return s, err
+	case touch.led, touch.ledWide && now.wide, usable(now.service).has(f.ReplySrc), r.ofBefore(f) != noService:
+		return now.service, nil
+	}
+	return nil, nil
 }
 
-func (ss suspects) at(k compile.Key) *suspect {
-	if ss[k] == nil {
-		ss[k] = &suspect{backends: backends{}}
+// begunByBackend is the same for a flow that a backend may have begun, through
+// the address and port of a frontend: replies belong to it as long as it lasts,
+// whoever the frontend leads to now. It is stale if the backend has been one of
+// the frontend's and is no more. What a process on the node has begun goes on when
+// its port is published: for its peers that is one conversation.
+func (r *reconciliation) begunByBackend(f *conntrack.Flow) (*compile.Service, error) {
+	if f.Src == f.ReplyDst {
+		return nil, nil
 	}
-	return ss[k]
+	back := conntrack.Flow{Proto: f.Proto, Src: f.ReplySrc, Dst: f.ReplyDst, ReplySrc: f.Src, ReplyDst: f.Dst, Phase: f.Phase}
+	if touch := r.marks.of(back.Proto, back.Dst, back.ReplySrc); !touch.can {
+		return nil, nil
+	}
+	now, err := r.now.treat(&back)
+	if err != nil || now.destination {
+		return nil, err
+	}
+	if now.service != nil && now.service.Adopted && !usable(now.service).has(f.Src) {
+		return nil, nil
+	}
+	s, err := r.treatedBefore(&back, func(t *treatment) bool { return t.destination })
+	if s != nil && now.service != nil {
+		s = now.service
+	}
+	return s, err
 }
 
-// Note records what is about to be committed, for FollowUp: changes of the rules,
-// services that replace those of the state, and services that are deleted. If it
-// is not committed after all, FollowUp only looks for flows in vain.
-func (t *Table) Note(changes []ruleset.Change, state *compile.State, set []*compile.Service, gone []string) {
-	replaced := map[compile.Key]uint16{}
-	for i := range changes {
-		if c := &changes[i]; len(c.Elements) > 0 {
-			t.suspects.change(c, replaced)
-		}
-	}
-	for _, s := range set {
-		t.suspects.service(state.Service(s.Name), s)
-	}
-	for _, name := range gone {
-		t.suspects.service(state.Service(name), &compile.Service{})
-	}
-	t.suspects.rewired(changes, state, set)
-	t.purge = t.purge || endsAffinities(state, set, gone)
-}
-
-// change records new frontends, whose packets matched no rule before, and
-// backends that are removed. A frontend is not new if only its verdict is
-// replaced. The former verdict was deleted before: replaced has the last port of
-// such frontends.
-func (ss suspects) change(c *ruleset.Change, replaced map[compile.Key]uint16) {
-	id := compile.SetNamed(c.Set.Name)
-	for i := range c.Elements {
-		e := &c.Elements[i]
-		k, ok := compile.KeyOf(c, e)
-		if !ok || k.Proto != compile.UDP {
-			continue
-		}
-		last := k.Port
-		if !e.End.IsZero() {
-			last = compile.LastPort(e)
-		}
-		former, known := replaced[k]
-		switch {
-		case id.Frontends() && c.Verb == ruleset.Delete:
-			replaced[k] = last
-		case id.Frontends() && former != last:
-			ss.at(k).portsChanged(max(former, last), known)
-		case id.Backends() && c.Verb == ruleset.Delete:
-			if b, ok := compile.BackendOf(c.Family, e); ok {
-				ss.at(k).backends[b] = true
-			}
-		}
-	}
-}
-
-// service records what the elements do not show: backends that kept their flows
-// while they were in no pool, and those in a map that is replaced. Not all
-// backends of a service that another process has left are known.
-func (ss suspects) service(old, next *compile.Service) {
-	if old == nil || old.Proto != compile.UDP {
-		return
-	}
-	led := slices.Concat(old.Draining, old.Reserve)
-	if !old.Equal(next) {
-		led = slices.Concat(led, old.Backends())
-	}
-	if len(led) == 0 && !old.Adopted {
-		return
-	}
-	for _, f := range slices.Concat(old.Frontends, next.Frontends) {
-		at := ss.at(old.Key(&f))
-		at.last = max(at.last, f.End)
-		at.anywhere = at.anywhere || old.Adopted
-		for _, b := range led {
-			at.backends[b] = true
-		}
-	}
-}
-
-// rewired records all frontends of a family whose rules have to be repaired:
-// their packets may have traversed other rules.
-func (ss suspects) rewired(changes []ruleset.Change, state *compile.State, set []*compile.Service) {
-	made, rewired := map[*ruleset.Chain]bool{}, map[ruleset.Family]bool{}
-	for i := range changes {
-		c := &changes[i]
-		if c.Chain == nil || c.Verb != ruleset.Add {
-			continue
-		}
-		switch {
-		case c.Chain.Hook != nil || c.Rule != nil && !made[c.Chain]:
-			rewired[c.Family] = true
-		case c.Rule == nil:
-			made[c.Chain] = true
-		}
-	}
-	if len(rewired) == 0 {
-		return
-	}
-	all := func(k compile.Key) bool {
-		if k.Proto == compile.UDP && rewired[ruleset.FamilyOf(k.Addr)] {
-			ss.at(k).anywhere = true
-		}
-		return true
-	}
-	state.Index().Keys(all)
-	for _, s := range set {
-		for i := range s.Frontends {
-			all(s.Key(&s.Frontends[i]))
-		}
-	}
-}
-
-// prune drops the suspects whose flows can only lead to usable backends. Flows to
-// ports that are no longer in a range have no usable backend.
-func (ss suspects) prune(usable func(compile.Key) backends) {
-	for k, s := range ss {
-		if s.resized {
-			continue
-		}
-		may := usable(k)
-		for b := range s.backends {
-			if may.has(b) {
-				delete(s.backends, b)
-			}
-		}
-		if len(s.backends) == 0 && !s.anywhere {
-			delete(ss, k)
-		}
-	}
-}
-
-// FollowUp deletes, after a commit, the affinities of clients whose backend no
-// longer gets connections from their frontend, and then the UDP flows that lead
-// elsewhere than the state sends them. Affinities come first: otherwise a datagram
-// in between would begin a flow to a former backend. If something fails, the next
-// call makes up for it.
-func (t *Table) FollowUp(ctx context.Context, state *compile.State) error {
-	return errors.Join(t.purgeClients(ctx, state), t.deleteStale(ctx, state))
-}
-
-func (t *Table) deleteStale(ctx context.Context, state *compile.State) error {
-	known := map[compile.Key]backends{}
-	may := func(k compile.Key) backends {
-		if known[k] == nil {
-			known[k] = usable(state, k)
-		}
-		return known[k]
-	}
-	t.suspects.prune(may)
-	for _, f := range ruleset.Families {
-		stale, err := t.stale(ctx, state, f, may)
-		if err == nil {
-			_, err = t.Delete(ctx, stale)
-		}
+// treatedBefore returns the service of before whose rules treated a flow so, or
+// nil.
+func (r *reconciliation) treatedBefore(f *conntrack.Flow, so func(*treatment) bool) (*compile.Service, error) {
+	for _, rules := range r.before {
+		t, err := rules.treat(f)
 		if err != nil {
-			return fmt.Errorf("services are programmed, but not their UDP flows reconciled: %w", explain(err))
+			return nil, err
+		}
+		if so(&t) {
+			if t.service == nil {
+				return noService, nil
+			}
+			return t.service, nil
 		}
 	}
-	clear(t.suspects)
-	return nil
+	return nil, nil
 }
 
-// stale lists the flows of a family that have to be deleted.
-func (t *Table) stale(ctx context.Context, state *compile.State, f ruleset.Family, may func(compile.Key) backends) ([]conntrack.Flow, error) {
-	var at []compile.Key
-	translated := true
-	for k, s := range t.suspects {
-		if ruleset.FamilyOf(k.Addr) == f {
-			at = append(at, k)
-			translated = translated && s.translated(k)
-		}
-	}
-	return t.list(ctx, state, at, translated, func(flow *conntrack.Flow, node *nodeAddrs) bool {
-		addressed, wide := keysOf(flow, node)
-		at, wideAt := t.suspects.matching(addressed), t.suspects.matching(wide)
-		if at == nil && wideAt == nil || foreign(state, addressed, wide) {
-			return false
-		}
-		to := flow.ReplySrc
-		owner, owned := matching(state, addressed, wide)
-		if !owned {
-			// No frontend matches such flows now. Where they lead shows which
-			// of them began at one of ours.
-			return at.led(to) || wideAt.led(to)
-		}
-		return !may(owner).has(to) && (at.mayLead(to) || wideAt.mayLead(to))
-	})
-}
-
-// matching returns the suspect that packets to an address and port matched: a
-// single port, else a range.
-func (ss suspects) matching(k compile.Key) *suspect {
-	if s := ss[k]; s != nil {
-		return s
-	}
-	for at, s := range ss {
-		if at.Ranged && at.Addr == k.Addr && at.Proto == k.Proto && at.Port <= k.Port && k.Port <= s.last {
+// ofBefore returns the service of before whose frontend had the backend that a flow
+// leads to, for whichever clients, or noService.
+func (r *reconciliation) ofBefore(f *conntrack.Flow) *compile.Service {
+	k := compile.Key{Addr: f.Dst.Addr(), Port: f.Dst.Port(), Proto: f.Proto}
+	for _, rules := range r.before {
+		if s, _ := rules.find(k); s != nil && usable(s).has(f.ReplySrc) {
 			return s
 		}
 	}
-	return nil
+	return noService
 }

@@ -5,9 +5,12 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"runtime"
+	"strings"
 
 	"github.com/nftdp/go-nftdp/internal/address"
 	"github.com/nftdp/go-nftdp/internal/conntrack"
@@ -97,14 +100,29 @@ type tracker struct {
 
 type addresses = address.Conn
 
-// Sysctl reads a kernel parameter of the namespace.
-func (h *Host) Sysctl(name string) (value string, err error) {
+func (tracker) Settle(ctx context.Context) error { return kernel.Settle(ctx) }
+
+// Sysctl reads a kernel parameter of the namespace. Those of conntrack exist once
+// its module is loaded, for which the first request to it is a reason.
+func (h *Host) Sysctl(ctx context.Context, name string) (string, error) {
+	value, err := h.sysctl(name)
+	if !errors.Is(err, fs.ErrNotExist) || !strings.HasPrefix(name, "net.netfilter.") {
+		return value, err
+	}
+	nothing := func(*conntrack.Flow) bool { return false }
+	if _, err := h.flows.List(ctx, conntrack.Filter{Family: ruleset.IPv4}, nothing); ctx.Err() != nil {
+		return "", err
+	}
+	return h.sysctl(name)
+}
+
+func (h *Host) sysctl(name string) (value string, err error) {
 	err = h.inNamespace(func() error { value, err = sysctl.Get(name); return err })
 	return value, err
 }
 
 // SetSysctl writes a kernel parameter of the namespace.
-func (h *Host) SetSysctl(name, value string) error {
+func (h *Host) SetSysctl(_ context.Context, name, value string) error {
 	return h.inNamespace(func() error { return sysctl.Set(name, value) })
 }
 
@@ -116,4 +134,13 @@ func (h *Host) inNamespace(do func() error) error {
 	}
 	defer ns.Close()
 	return sysctl.In(int(ns.Fd()), do)
+}
+
+// Tracer opens a Tracer of the namespace.
+func (h *Host) Tracer(table string) (t engine.Tracer, err error) {
+	err = h.inNamespace(func() error { t, err = kernel.NewTracer(Here, table); return err })
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
 }

@@ -151,9 +151,13 @@ func (m *Monitor) receive(msg *netlink.Message, each func(*ruleset.Event)) error
 	if msg.Port == m.own {
 		return nil
 	}
-	if e.Kind == ruleset.KindElement {
+	switch e.Kind {
+	case ruleset.KindElement:
 		m.elements(msg, &e)
-	} else if e.Kind != ruleset.KindEnd {
+	case ruleset.KindObject:
+		object(msg, &e)
+	case ruleset.KindEnd:
+	default:
 		e.Table, e.Name = names(msg.Data)
 		if e.Kind == ruleset.KindChain {
 			e.Name = chainName(msg.Data)
@@ -178,6 +182,8 @@ func kindOf(typ uint16) ruleset.Kind {
 		return ruleset.KindSet
 	case unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM:
 		return ruleset.KindElement
+	case unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_DELOBJ, unix.NFT_MSG_NEWFLOWTABLE, unix.NFT_MSG_DELFLOWTABLE:
+		return ruleset.KindObject
 	}
 	return ruleset.KindOther
 }
@@ -205,6 +211,21 @@ func chainName(b []byte) (name string) {
 		}
 	}
 	return name
+}
+
+// object reads the event of a stateful object or a flowtable. It is of an unknown
+// kind if it cannot be read.
+func object(msg *netlink.Message, e *ruleset.Event) {
+	var err error
+	typ := msg.Type & 0xff
+	flowtable := typ == unix.NFT_MSG_NEWFLOWTABLE || typ == unix.NFT_MSG_DELFLOWTABLE
+	if e.Table, _, e.Object, err = nfnl.DecodeObject(msg.Data, flowtable); err != nil {
+		e.Table, _ = names(msg.Data)
+		e.Kind = ruleset.KindOther
+	}
+	if typ == unix.NFT_MSG_DELOBJ || typ == unix.NFT_MSG_DELFLOWTABLE {
+		e.Verb = ruleset.Delete
+	}
 }
 
 func (m *Monitor) elements(msg *netlink.Message, e *ruleset.Event) {

@@ -154,6 +154,10 @@ func specimenChains(f ruleset.Family) []*ruleset.Chain {
 		{Name: "filter", Hook: &ruleset.Hook{Num: ruleset.Prerouting, Priority: -200, Filter: true}, Rules: []ruleset.Rule{
 			{ruleset.Match{Field: ruleset.IifType, Not: true, Value: ruleset.IifLoopback}, ruleset.Match{Field: ruleset.FibSaddr, Value: ruleset.FibLocal}, drop},
 			{ruleset.Match{Field: ruleset.IifType, Value: ruleset.IifLoopback}, drop},
+			{ruleset.Match{Field: ruleset.TCPFlags, Not: true, Value: ruleset.TCPSyn}, ruleset.Match{Field: ruleset.Socket, Value: ruleset.Specific}, drop},
+			{ruleset.Match{Field: ruleset.TCPFlags, Value: ruleset.TCPSyn}, ruleset.Match{Field: ruleset.FibSaddr, Value: ruleset.FibLocal}, drop},
+			{ruleset.Match{Field: ruleset.L4proto, Value: unix.IPPROTO_SCTP}, ruleset.Match{Field: ruleset.SCTPChunk, Not: true, Value: ruleset.SCTPInit}, drop},
+			{ruleset.SetAddr{Field: ruleset.Saddr, Addr: one}, ruleset.SetAddr{Field: ruleset.Daddr, From: ruleset.ReplyDaddr}},
 		}},
 	}
 }

@@ -96,7 +96,7 @@ func TestElementsDespiteOthers(t *testing.T) {
 	from := want.Tables[0]
 	to := *from.Set("ports")
 	to.Elements = nil
-	if err := c.readElements(ctx, from, &to); err != nil || commits < 5 {
+	if err := c.dumpElements(ctx, from, &to); err != nil || commits < 5 {
 		t.Fatalf("after %d commits: %v", commits, err)
 	}
 	got := &ruleset.Ruleset{Tables: []*ruleset.Table{{Family: from.Family, Name: "t", Sets: []*ruleset.Set{&to}}}}
@@ -186,5 +186,5 @@ func TestAbandonedRead(t *testing.T) {
 func readPorts(ctx context.Context, c *Conn, r *ruleset.Ruleset) error {
 	s := *r.Tables[0].Set("ports")
 	s.Elements = nil
-	return c.readElements(ctx, r.Tables[0], &s)
+	return c.dumpElements(ctx, r.Tables[0], &s)
 }

@@ -97,13 +97,16 @@ func (c *Conn) readTable(ctx context.Context, name string, f ruleset.Family, ele
 	if err := c.readChains(ctx, t); err != nil {
 		return nil, err
 	}
-	return t, c.readRules(ctx, t)
+	if err := c.readRules(ctx, t); err != nil {
+		return nil, err
+	}
+	return t, c.readObjects(ctx, t)
 }
 
 // tableHead reads a table's own attributes. It returns nil if the table does not
 // exist.
 func (c *Conn) tableHead(ctx context.Context, name string, f ruleset.Family) (t *ruleset.Table, err error) {
-	err = c.dumpAll(ctx, unix.NFT_MSG_GETTABLE, f, func() { t = nil }, func(b []byte) error {
+	err = c.dumpAll(ctx, unix.NFT_MSG_GETTABLE, f, nil, func() { t = nil }, func(b []byte) error {
 		got, err := nfnl.DecodeTable(b)
 		if err == nil && got.Name == name {
 			t = got
@@ -128,13 +131,13 @@ func (c *Conn) dumpIn(ctx context.Context, typ int, f ruleset.Family, filter []b
 // maxDumps bounds how often a list of objects is read.
 const maxDumps = 16
 
-// dumpAll reads the objects of all tables and, if the rules of the namespace
+// dumpAll reads the objects of all tables, or those that pass a filter, and, if the rules of the namespace
 // changed meanwhile, reads them again: the index at which the kernel continues
 // counts the objects of other tables, too (nf_tables_dump_chains).
-func (c *Conn) dumpAll(ctx context.Context, typ int, f ruleset.Family, begin func(), each func([]byte) error) error {
+func (c *Conn) dumpAll(ctx context.Context, typ int, f ruleset.Family, filter []byte, begin func(), each func([]byte) error) error {
 	for range maxDumps {
 		begin()
-		if err := c.dump(ctx, typ, f, nil, each); !errors.Is(err, netlink.ErrInterrupted) {
+		if err := c.dump(ctx, typ, f, filter, each); !errors.Is(err, netlink.ErrInterrupted) {
 			return err
 		}
 	}
@@ -142,7 +145,7 @@ func (c *Conn) dumpAll(ctx context.Context, typ int, f ruleset.Family, begin fun
 }
 
 func (c *Conn) readSets(ctx context.Context, t *ruleset.Table, elements func(set string) bool) error {
-	err := c.dumpIn(ctx, unix.NFT_MSG_GETSET, t.Family, text(unix.NFTA_SET_TABLE, t.Name), func(b []byte) error {
+	err := c.dumpIn(ctx, unix.NFT_MSG_GETSET, t.Family, inTable(t.Name), func(b []byte) error {
 		table, _, s, err := nfnl.DecodeSet(b)
 		if err == nil && table == t.Name {
 			t.Sets = append(t.Sets, s)
@@ -153,17 +156,21 @@ func (c *Conn) readSets(ctx context.Context, t *ruleset.Table, elements func(set
 		return err
 	}
 	for _, s := range t.Sets {
-		if s.Dynamic || !elements(s.Name) {
-			continue // packets add the elements of dynamic sets, which are not part of the ruleset
+		if !elements(s.Name) {
+			continue
 		}
-		if err := c.readElements(ctx, t, s); err != nil {
+		if err := c.dumpElements(ctx, t, s); err != nil {
 			return fmt.Errorf("elements of %s: %w", s.Name, err)
 		}
 	}
 	return nil
 }
 
-func (c *Conn) readElements(ctx context.Context, t *ruleset.Table, s *ruleset.Set) error {
+func (c *Conn) dumpElements(ctx context.Context, t *ruleset.Table, s *ruleset.Set) error {
+	if s.Dynamic {
+		return nil // packets add the elements of dynamic sets, which are not part of the ruleset
+	}
+	s.Elements = nil
 	filter := elementList(t.Name, s.Name)
 	err := c.dumpIn(ctx, unix.NFT_MSG_GETSETELEM, t.Family, filter, func(b []byte) error {
 		_, _, err := nfnl.DecodeElements(b, s, t.Family, func(e ruleset.Element) {
@@ -179,19 +186,20 @@ func (c *Conn) readElements(ctx context.Context, t *ruleset.Table, s *ruleset.Se
 }
 
 func elementList(table, set string) netlink.Buffer {
-	b := text(unix.NFTA_SET_ELEM_LIST_TABLE, table)
+	b := inTable(table)
 	b.PutString(unix.NFTA_SET_ELEM_LIST_SET, set)
 	return b
 }
 
-// text returns an attribute with a string.
-func text(typ uint16, s string) (b netlink.Buffer) {
-	b.PutString(typ, s)
+// inTable returns a filter by a table's name. The attribute has the same number for
+// everything that is in a table.
+func inTable(name string) (b netlink.Buffer) {
+	b.PutString(unix.NFTA_SET_TABLE, name)
 	return b
 }
 
 func (c *Conn) readChains(ctx context.Context, t *ruleset.Table) error {
-	return c.dumpAll(ctx, unix.NFT_MSG_GETCHAIN, t.Family, func() { t.Chains = nil }, func(b []byte) error {
+	return c.dumpAll(ctx, unix.NFT_MSG_GETCHAIN, t.Family, nil, func() { t.Chains = nil }, func(b []byte) error {
 		table, _, chain, err := nfnl.DecodeChain(b)
 		if err == nil && table == t.Name {
 			t.Chains = append(t.Chains, chain)
@@ -200,8 +208,29 @@ func (c *Conn) readChains(ctx context.Context, t *ruleset.Table) error {
 	})
 }
 
+// readObjects reads what others have put into the table: stateful objects and
+// flowtables. Where the kernel does not have them, nfnetlink answers EINVAL to the
+// type of the message (nfnetlink_rcv_msg in net/netfilter/nfnetlink.c).
+func (c *Conn) readObjects(ctx context.Context, t *ruleset.Table) error {
+	for _, typ := range [...]int{unix.NFT_MSG_GETOBJ, unix.NFT_MSG_GETFLOWTABLE} {
+		before := len(t.Objects)
+		begin := func() { t.Objects = t.Objects[:before] }
+		err := c.dumpAll(ctx, typ, t.Family, inTable(t.Name), begin, func(b []byte) error {
+			table, _, o, err := nfnl.DecodeObject(b, typ == unix.NFT_MSG_GETFLOWTABLE)
+			if err == nil && table == t.Name {
+				t.Objects = append(t.Objects, o)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+	}
+	return nil
+}
+
 func (c *Conn) readRules(ctx context.Context, t *ruleset.Table) error {
-	return c.dumpIn(ctx, unix.NFT_MSG_GETRULE, t.Family, text(unix.NFTA_RULE_TABLE, t.Name), func(b []byte) error {
+	return c.dumpIn(ctx, unix.NFT_MSG_GETRULE, t.Family, inTable(t.Name), func(b []byte) error {
 		table, _, chain, rule, err := nfnl.DecodeRule(b, t)
 		if err != nil || table != t.Name {
 			return err
@@ -213,38 +242,4 @@ func (c *Conn) readRules(ctx context.Context, t *ruleset.Table) error {
 		in.Rules = append(in.Rules, rule)
 		return nil
 	})
-}
-
-// ReadCounters reads the counters of these elements of a set. An element that the
-// kernel does not have keeps its counters.
-func (c *Conn) ReadCounters(ctx context.Context, change *ruleset.Change, elements []ruleset.Element) error {
-	// Each element is answered by a separate message, and all answers to a request
-	// must fit into the receive buffer.
-	const chunk = 32
-	for len(elements) > 0 {
-		n := min(chunk, len(elements))
-		if err := c.readCounters(ctx, change, elements[:n]); err != nil {
-			return fmt.Errorf("read counters of %s: %w", change.Set.Name, err)
-		}
-		elements = elements[n:]
-	}
-	return nil
-}
-
-func (c *Conn) readCounters(ctx context.Context, change *ruleset.Change, elements []ruleset.Element) error {
-	attrs := append(elementList(change.Table, change.Set.Name), nfnl.ElementKeys(change, elements)...)
-	err := c.ask(ctx, c.socket, unix.NFT_MSG_GETSETELEM, unix.NLM_F_ACK, change.Family, attrs, func(b []byte) error {
-		_, _, err := nfnl.DecodeElements(b, change.Set, change.Family, func(e ruleset.Element) {
-			for i := range elements {
-				if elements[i].Key == e.Key {
-					elements[i].Packets, elements[i].Bytes = e.Packets, e.Bytes
-				}
-			}
-		})
-		return err
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return nil // another process has deleted an element
-	}
-	return err
 }

@@ -142,6 +142,11 @@ func TestReadCounters(t *testing.T) {
 	if err := c.ReadCounters(t.Context(), &change, missing); err != nil || missing[0].Packets != 7 {
 		t.Errorf("an element that does not exist: %d packets, error %v", missing[0].Packets, err)
 	}
+	between := []ruleset.Element{asked[0], missing[0], asked[1]}
+	between[2].Packets = 0
+	if err := c.ReadCounters(t.Context(), &change, between); err != nil || between[2].Packets != asked[1].Packets {
+		t.Errorf("behind an element that does not exist: %d packets, want %d, error %v", between[2].Packets, asked[1].Packets, err)
+	}
 	if err := c.ReadCounters(t.Context(), &change, nil); err != nil {
 		t.Error(err)
 	}

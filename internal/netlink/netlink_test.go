@@ -116,8 +116,8 @@ func tables(t *testing.T, s *Socket, typ uint16, names ...string) {
 	b.commit(t, s)
 }
 
-// addNumbers adds a table t with a set of the numbers below n.
-func addNumbers(t *testing.T, s *Socket, n int) {
+// addNumbers adds a table t with a set of the numbers below many.
+func addNumbers(t *testing.T, s *Socket) {
 	t.Helper()
 	tables(t, s, unix.NFT_MSG_NEWTABLE, "t")
 	var b nfTables
@@ -127,15 +127,15 @@ func addNumbers(t *testing.T, s *Socket, n int) {
 	set.PutUint32(unix.NFTA_SET_KEY_LEN, 4)
 	set.PutUint32(unix.NFTA_SET_ID, 1)
 	size := set.Nest(unix.NFTA_SET_DESC)
-	set.PutUint32(unix.NFTA_SET_DESC_SIZE, uint32(n)) // makes it a hash table of fixed size
+	set.PutUint32(unix.NFTA_SET_DESC_SIZE, uint32(many)) // makes it a hash table of fixed size
 	set.Unnest(size)
 	b.create(unix.NFT_MSG_NEWSET, set)
 	b.commit(t, s)
-	for first := 0; first < n; first += 1000 { // an attribute has at most 64 KiB
+	for first := 0; first < many; first += 1000 { // an attribute has at most 64 KiB
 		b = nfTables{}
 		elements := numbers()
 		list := elements.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
-		for i := first; i < min(first+1000, n); i++ {
+		for i := first; i < min(first+1000, many); i++ {
 			element := elements.Nest(1)
 			key := elements.Nest(unix.NFTA_SET_ELEM_KEY)
 			elements.PutUint32(unix.NFTA_DATA_VALUE, uint32(i))

@@ -8,7 +8,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -36,7 +38,8 @@ type Socket struct {
 type Message = Messages
 
 const (
-	replyLimit = 1 << 16 // a dump's message has at most 32 KiB (netlink_dump in net/netlink/af_netlink.c)
+	dumpLimit  = 1 << 15 // a dump's message has at most 32 KiB (netlink_dump in net/netlink/af_netlink.c)
+	replyLimit = 2 * dumpLimit
 	quiet      = 10 * time.Second
 )
 
@@ -64,7 +67,11 @@ func Dial(protocol, ns int, options ...netlink.ConnOption) (*Socket, error) {
 			return nil, err
 		}
 		defer own.Close()
-		config.NetNS = int(own.Fd())
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if !ofThread(own) {
+			config.NetNS = int(own.Fd())
+		}
 	}
 	nl, err := netlink.Dial(protocol, config)
 	if err != nil {
@@ -93,6 +100,14 @@ func namespace(fd int) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("open network namespace: file descriptor %d is not a network namespace", fd), file.Close())
 	}
 	return file, nil
+}
+
+// ofThread reports whether a network namespace is that of the calling thread.
+// Entering even that takes CAP_SYS_ADMIN.
+func ofThread(ns *os.File) bool {
+	var this, that unix.Stat_t
+	err := errors.Join(unix.Stat("/proc/thread-self/ns/net", &this), unix.Fstat(int(ns.Fd()), &that))
+	return err == nil && this.Dev == that.Dev && this.Ino == that.Ino
 }
 
 // Close closes the socket.
@@ -161,10 +176,14 @@ func (s *Socket) Ask(ctx context.Context, typ, flags int, body []byte, each func
 		return err
 	}
 	var failed, interrupted error
+	read := s.arrived
+	if flags&unix.NLM_F_DUMP == unix.NLM_F_DUMP {
+		read = s.next // each part of a dump may be the last one that is wanted
+	}
 	for done := false; !done; {
-		datagram, err := s.next()
+		datagrams, err := read()
 		if err == nil {
-			done, err = walkMessages(datagram, func(m *Message) (done bool, err error) {
+			done, err = walkMessages(datagrams, func(m *Message) (done bool, err error) {
 				if m.Seq != seq {
 					return false, nil
 				}
@@ -297,6 +316,41 @@ func walkMessages(b []byte, each func(*Message) (done bool, err error)) (bool, e
 	return false, nil
 }
 
+// arrived reads the datagrams of the kernel that have arrived, as many as there is
+// room for, and returns them one behind the other. If there is none, it waits for
+// one. An answer of many small datagrams so costs little more than the calls that
+// read them.
+func (s *Socket) arrived() ([]byte, error) {
+	n := 0
+	var failed error
+	err := s.raw.Control(func(fd uintptr) {
+		for len(s.buf)-n >= dumpLimit {
+			got, fromKernel, err := s.receive(fd, s.buf[n:])
+			switch {
+			case errors.Is(err, unix.EINTR):
+			case errors.Is(err, unix.EAGAIN):
+				return
+			case err != nil:
+				failed = err
+				return
+			case fromKernel:
+				n += Align(got)
+			}
+		}
+	})
+	switch {
+	case errors.Is(failed, unix.ENOBUFS):
+		return nil, errors.Join(ErrLost, s.Discard())
+	case err != nil || failed != nil:
+		return nil, os.NewSyscallError("recvfrom", errors.Join(err, failed))
+	case n == 0:
+		return s.next()
+	case n > len(s.buf):
+		return nil, fmt.Errorf("netlink reply of more than %d bytes: %w", dumpLimit, ErrLost)
+	}
+	return s.buf[:n], nil
+}
+
 // next reads a datagram of the kernel.
 func (s *Socket) next() ([]byte, error) {
 	if err := s.nl.SetReadDeadline(time.Now().Add(quiet)); err != nil {
@@ -307,7 +361,7 @@ func (s *Socket) next() ([]byte, error) {
 	err := s.raw.Read(func(fd uintptr) bool {
 		for {
 			var fromKernel bool
-			n, fromKernel, got = s.receive(fd)
+			n, fromKernel, got = s.receive(fd, s.buf)
 			switch {
 			case errors.Is(got, unix.EINTR):
 			case got == nil && !fromKernel:
@@ -328,8 +382,8 @@ func (s *Socket) next() ([]byte, error) {
 }
 
 // receive reads one datagram, and reports whether the kernel sent it.
-func (s *Socket) receive(fd uintptr) (n int, fromKernel bool, err error) {
-	n, from, err := unix.Recvfrom(int(fd), s.buf, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+func (*Socket) receive(fd uintptr, buf []byte) (n int, fromKernel bool, err error) {
+	n, from, err := unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 	sa, ok := from.(*unix.SockaddrNetlink)
 	return n, ok && sa.Pid == 0, err
 }
@@ -348,11 +402,15 @@ func (s *Socket) Discard() error {
 // Drain reads all datagrams that have arrived and calls each for their messages,
 // until each fails. It does not wait, and so does not block a Waker. With ErrLost,
 // some messages were lost, and the rest is dropped.
-func (s *Socket) Drain(each func(*Message) error) error {
+func (s *Socket) Drain(each func(*Message) error) error { return s.DrainSome(math.MaxInt, each) }
+
+// DrainSome is Drain for at most n datagrams, and comes to an end although others
+// keep arriving.
+func (s *Socket) DrainSome(n int, each func(*Message) error) error {
 	var failed error
 	err := s.raw.Control(func(fd uintptr) {
-		for {
-			n, fromKernel, err := s.receive(fd)
+		for range n {
+			n, fromKernel, err := s.receive(fd, s.buf)
 			switch {
 			case errors.Is(err, unix.EINTR):
 			case errors.Is(err, unix.EAGAIN):
@@ -371,4 +429,11 @@ func (s *Socket) Drain(each func(*Message) error) error {
 		return fmt.Errorf("netlink socket: %w", err)
 	}
 	return failed
+}
+
+// Ioctl makes a request about a device of the socket's namespace.
+func (s *Socket) Ioctl(request uint, value *unix.Ifreq) error {
+	var got error
+	err := s.raw.Control(func(fd uintptr) { got = unix.IoctlIfreq(int(fd), request, value) })
+	return errors.Join(err, got)
 }

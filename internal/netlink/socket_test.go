@@ -55,7 +55,7 @@ const many = 20_000
 func TestAskAbandoned(t *testing.T) {
 	ns := newNamespace(t)
 	s := dial(t, ns, unix.NETLINK_NETFILTER)
-	addNumbers(t, s, many)
+	addNumbers(t, s)
 	enough := errors.New("enough")
 	for n := 1; n <= 4; n++ { // the datagram at which it is abandoned
 		for name, abandon := range map[string]func() (err, want error){
@@ -201,7 +201,7 @@ func TestAskInterrupted(t *testing.T) {
 func TestAskForged(t *testing.T) {
 	ns := newNamespace(t)
 	s := dial(t, ns, unix.NETLINK_NETFILTER)
-	addNumbers(t, s, many)
+	addNumbers(t, s)
 	for _, typ := range []uint16{unix.NLMSG_ERROR, unix.NLMSG_DONE} {
 		forge(t, ns, s, typ)
 		wantNumbers(t, s)
@@ -365,4 +365,35 @@ func FuzzReply(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		_, _ = walkMessages(b, func(m *Message) (bool, error) { return false, m.failure() })
 	})
+}
+
+// TestDrainSome: what is left after some datagrams is read later. Each commit is an
+// event of its own.
+func TestDrainSome(t *testing.T) {
+	ns := newNamespace(t)
+	s, other := dial(t, ns, unix.NETLINK_NETFILTER), dial(t, ns, unix.NETLINK_NETFILTER)
+	if err := s.Conn().JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		tables(t, other, unix.NFT_MSG_NEWTABLE, name)
+	}
+	commits := 0
+	count := func(m *Message) error {
+		if m.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
+			commits++
+		}
+		return nil
+	}
+	if err := s.Wait(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DrainSome(1, count); err != nil || commits > 1 {
+		t.Errorf("%d commits in one datagram, error %v", commits, err)
+	}
+	for commits < 3 {
+		if err := errors.Join(s.Wait(t.Context(), time.Minute), s.DrainSome(1, count)); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

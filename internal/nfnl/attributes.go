@@ -172,9 +172,13 @@ func comment(b []byte, alsoKnown ...byte) (text []byte, ok bool) {
 		}
 		typ, val := b[0], b[2:2+int(b[1])]
 		b = b[2+len(val):]
-		if typ == udataComment {
-			text = bytes.TrimSuffix(val, []byte{0})
-		} else if bytes.IndexByte(alsoKnown, typ) < 0 {
+		switch {
+		case typ == udataComment: // nft shows it only with a zero at its end
+			text, ok = bytes.CutSuffix(val, []byte{0})
+			if !ok || bytes.IndexByte(text, 0) >= 0 {
+				return text, false
+			}
+		case bytes.IndexByte(alsoKnown, typ) < 0:
 			return nil, false
 		}
 	}

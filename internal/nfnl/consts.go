@@ -10,8 +10,7 @@ const (
 	nftaTableUserdata = 6
 	nftaTableOwner    = 7 // netlink port of the owner, Linux 5.12 and later
 
-	nftaChainFlags    = 10
-	nftaChainUserdata = 12
+	nftaChainFlags = 10
 
 	nftaSetHandle      = 16
 	nftaSetExpr        = 17
@@ -25,6 +24,8 @@ const (
 	nftSetConcat  = 0x80
 	nftSetExpr    = 0x100
 	nftSetDynamic = unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT
+
+	nftSetElemCatchAll = 2 // Linux 5.13 and later
 
 	nftaSetElemKeyEnd      = 10
 	nftaSetElemExpressions = 11

@@ -17,9 +17,8 @@ import (
 // not name its object, is an error; everything else has a value. What that value
 // cannot express makes it opaque, and thus different from everything that we
 // compile, so that nothing foreign is taken for ours. That includes attributes of
-// future kernels. What has no influence on packets is left out: handles, use
-// counts, numbers that are valid within one batch, and the user data of sets,
-// chains and rules.
+// future kernels, and what only nft shows, such as comments. Left out are handles,
+// use counts, and numbers that are valid within one batch.
 //
 // All messages are passed without the netlink header, from struct nfgenmsg on.
 
@@ -51,7 +50,7 @@ func DecodeTable(msg []byte) (*ruleset.Table, error) {
 func DecodeChain(msg []byte) (table string, family ruleset.Family, c *ruleset.Chain, err error) {
 	family, a := readMessage(msg, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_NAME,
 		unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY, unix.NFTA_CHAIN_USE, unix.NFTA_CHAIN_TYPE,
-		nftaChainFlags, nftaChainUserdata)
+		nftaChainFlags)
 	table = a.str(unix.NFTA_CHAIN_TABLE)
 	c = &ruleset.Chain{Name: a.str(unix.NFTA_CHAIN_NAME)}
 	c.Hook = chainHook(a)

@@ -149,7 +149,11 @@ func (d *elementDecoder) attribute(typ uint16, val []byte) (ok bool, err error) 
 }
 
 func (d *elementDecoder) comment(b []byte) bool {
-	text, ok := comment(b, udataElemFlags)
+	var flags []byte
+	if d.set.Interval {
+		flags = []byte{udataElemFlags}
+	}
+	text, ok := comment(b, flags...)
 	if string(text) != d.lastComment {
 		d.lastComment = string(text)
 	}

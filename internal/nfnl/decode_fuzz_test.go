@@ -3,7 +3,9 @@
 package nfnl
 
 import (
+	"strings"
 	"testing"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -154,4 +156,18 @@ func isOpaque(r ruleset.Rule) bool {
 	}
 	_, ok := r[0].(ruleset.Opaque)
 	return ok
+}
+
+// FuzzDescribe looks for panics, and for text that would control a terminal.
+func FuzzDescribe(f *testing.F) {
+	seed(f, unix.NFT_MSG_NEWRULE)
+	seed(f, unix.NFT_MSG_NEWCHAIN)
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		_, _ = DescribeChain(msg)
+		_, _ = DecodeTrace(msg)
+		d, err := DescribeRule(msg)
+		if text := d.Text + d.Comment; err == nil && strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("%q", text)
+		}
+	})
 }

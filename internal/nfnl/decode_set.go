@@ -5,6 +5,7 @@ package nfnl
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -27,6 +28,9 @@ func DecodeSet(msg []byte) (table string, family ruleset.Family, s *ruleset.Set,
 	setExpressions(a, s)
 	if s.Opaque, err = ownerError(family, a.err, table, s.Name); err != nil {
 		return "", 0, nil, fmt.Errorf("decode set: %w", err)
+	}
+	if s.Opaque == "" && !sameUserdata(a.val[unix.NFTA_SET_USERDATA], setUserdata(s, family)) {
+		s.Note = "user data"
 	}
 	return table, family, s, nil
 }
@@ -116,6 +120,38 @@ func setDesc(a *attributes, family ruleset.Family, s *ruleset.Set) {
 	if i != len(s.Key) {
 		a.opaque("number of a concatenation's fields")
 	}
+}
+
+// sameUserdata compares what nft keeps in a set with what we write, field by field.
+// A comment is a field, too. Besides ours, nft writes zeroes for what it was not
+// asked for, such as the merging of intervals, and in some versions an expression
+// without contents for a concatenation that was declared by types. Only typeof may
+// not be missing: nft does without the other fields.
+func sameUserdata(b, ours []byte) bool {
+	want := map[byte]string{}
+	for ; len(ours) > 0; ours = ours[2+ours[1]:] {
+		want[ours[0]] = string(ours[2 : 2+ours[1]])
+	}
+	for len(b) > 0 {
+		if len(b) < 2 || len(b)-2 < int(b[1]) {
+			return false
+		}
+		typ, val := b[0], string(b[2:2+int(b[1])])
+		b = b[2+len(val):]
+		own, ok := want[typ]
+		empty := strings.Trim(val, "\x00") == "" || (typ == udataKeyTypeof || typ == udataDataTypeof) && emptyExpr(val)
+		if ok && val != own || !ok && !empty {
+			return false
+		}
+		delete(want, typ)
+	}
+	return want[udataKeyTypeof]+want[udataDataTypeof] == ""
+}
+
+// emptyExpr reports whether an expression in user data, which has a number for its
+// type and nested fields, has none of the latter.
+func emptyExpr(val string) bool {
+	return len(val) == 8 && val[:2] == "\x00\x04" && val[6:] == "\x01\x00"
 }
 
 // setExpressions reads what is evaluated for each element: a counter or nothing.

@@ -28,7 +28,7 @@ func setCases() []setCase {
 	return []setCase{
 		{
 			"set NAME { type ipv4_addr; size 7; comment \"c\"; elements = { 10.0.0.1 comment \"x\" }; }",
-			ruleset.Set{Key: addr, Size: 7, Elements: []ruleset.Element{{Key: a1, Comment: "x"}}},
+			ruleset.Set{Key: addr, Size: 7, Note: "user data", Elements: []ruleset.Element{{Key: a1, Comment: "x"}}},
 		},
 		{
 			"set NAME { type inet_proto; elements = { 255, 0 }; }",
@@ -41,7 +41,7 @@ func setCases() []setCase {
 		{
 			"map NAME { typeof numgen random mod 65535 : ip daddr; elements = { 258 : 10.0.0.1 }; }",
 			ruleset.Set{
-				Key: []ruleset.Type{ruleset.Slot}, Data: addr,
+				Key: []ruleset.Type{ruleset.Slot}, Data: addr, Note: "user data",
 				Elements: []ruleset.Element{{Key: ruleset.Tuple{}.Slot(258), Data: a1}},
 			},
 		},
@@ -203,7 +203,7 @@ table inet both { chain c { drop; }; }
 			{Name: "filtering", Hook: &ruleset.Hook{Num: ruleset.Forward, Priority: -5, Filter: true}},
 			{Name: "nat", Hook: &ruleset.Hook{Num: ruleset.Input, Priority: 7}},
 			{Name: "nat_drop", Opaque: "type nat hook 0 priority -100 policy 0"},
-			{Name: "regular"},
+			{Name: "regular", Opaque: "attribute 12"},
 			{Name: "routing", Opaque: "type route hook 3 priority 0 policy 1"},
 		}},
 		{Family: ruleset.IPv6, Name: "asleep", Comment: "zz", Opaque: []string{"flags 0x1"}},

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
@@ -36,7 +37,8 @@ func TestDecodeOurs(t *testing.T) {
 	}
 	for _, from := range sources("ours", script) {
 		t.Run(from.name, func(t *testing.T) {
-			if diff := cmp.Diff(want, from.dump(t).tables(t), byValue); diff != "" {
+			// The files declare some sets by other expressions of the same types.
+			if diff := cmp.Diff(want, from.dump(t).tables(t), byValue, cmpopts.IgnoreFields(ruleset.Set{}, "Note")); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})

@@ -145,6 +145,8 @@ func (b *Batch) Add(c *ruleset.Change) error {
 		return b.rule(c)
 	case c.Chain != nil:
 		b.chain(c)
+	case c.Object != nil:
+		b.object(c)
 	default:
 		b.table(c)
 	}
@@ -193,6 +195,21 @@ func (b *Batch) chain(c *ruleset.Change) {
 		b.buf.Unnest(hook)
 		b.buf.PutUint32(unix.NFTA_CHAIN_POLICY, uint32(expr.VerdictAccept))
 		b.buf.PutString(unix.NFTA_CHAIN_TYPE, chainType(h))
+	}
+	b.buf.EndMessage(at)
+}
+
+// object deletes a stateful object or a flowtable. The attributes of both have the
+// same numbers.
+func (b *Batch) object(c *ruleset.Change) {
+	typ := uint16(unix.NFT_MSG_DELOBJ)
+	if c.Object.Kind == ruleset.Flowtable {
+		typ = unix.NFT_MSG_DELFLOWTABLE
+	}
+	at := b.message(typ, 0, c.Family, c.Table, ref{change: c})
+	b.buf.PutString(unix.NFTA_OBJ_NAME, c.Object.Name)
+	if c.Object.Kind != ruleset.Flowtable {
+		b.buf.PutUint32(unix.NFTA_OBJ_TYPE, uint32(c.Object.Kind))
 	}
 	b.buf.EndMessage(at)
 }

@@ -240,7 +240,7 @@ func TestEncodeRefuses(t *testing.T) {
 		"a hash of nothing":           rule(ruleset.VMap{Key: []ruleset.Operand{hashOf()}, Map: "m"}),
 		"a match of a port":           rule(ruleset.Match{Field: ruleset.Dport, Value: 80}),
 		"a prefix of ports":           rule(ruleset.MatchAddr{Field: ruleset.Dport, Prefix: mustPrefix("10.0.0.0/8")}),
-		"a port as an address":        rule(ruleset.SetDaddr{To: ruleset.Dport}),
+		"a port as an address":        rule(ruleset.SetAddr{Field: ruleset.Daddr, From: ruleset.Dport}),
 		"an unknown verdict":          rule(ruleset.Verdict{Kind: 99}),
 		"a match that is not":         rule(ruleset.Match{Field: ruleset.L4proto, Not: true, Value: tcp}),
 

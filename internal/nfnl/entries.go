@@ -17,13 +17,13 @@ import (
 
 // DecodeEntries decodes a message of type NFT_MSG_NEWSETELEM as DecodeElements
 // does, but yields entries. It leaves out entries that do not have the types of the
-// set, and everything but their keys, data and times.
+// set.
 func DecodeEntries(msg []byte, s *ruleset.Set, f ruleset.Family, yield func(ruleset.Entry)) (table, set string, err error) {
 	table, set, list, err := elementList(msg, f)
 	c := netlink.ReadAttributes(list)
 	for err == nil && set == s.Name && c.Next() {
 		var e ruleset.Entry
-		if e, err = decodeEntry(c.Value, s, f); err == nil && e.Key != nil && (e.Data == nil) == (len(s.Data) == 0) {
+		if e, err = decodeEntry(c.Value, s, f); err == nil && (e.Key != nil || e.CatchAll) && (e.Data == nil) == (len(s.Data) == 0) {
 			yield(e)
 		}
 	}
@@ -45,6 +45,12 @@ func decodeEntry(b []byte, s *ruleset.Set, f ruleset.Family) (e ruleset.Entry, e
 			e.Timeout = milliseconds(c.Value)
 		case unix.NFTA_SET_ELEM_EXPIRATION:
 			e.Expires = milliseconds(c.Value)
+		case unix.NFTA_SET_ELEM_FLAGS:
+			e.CatchAll = len(c.Value) == 4 && binary.BigEndian.Uint32(c.Value) == nftSetElemCatchAll
+			e.Opaque = e.Opaque || !e.CatchAll
+		case unix.NFTA_SET_ELEM_PAD:
+		default:
+			e.Opaque = true
 		}
 	}
 	return e, errors.Join(err, c.Err())
@@ -108,8 +114,13 @@ func (b *Batch) AddEntries(c *ruleset.EntryChange) error {
 }
 
 func (b *Batch) entry(c *ruleset.EntryChange, e *ruleset.Entry) error {
-	if err := b.fields(unix.NFTA_SET_ELEM_KEY, e.Key, c.Set.Key, c.Family); err != nil || c.Verb == ruleset.Delete {
+	if e.CatchAll {
+		b.buf.PutUint32(unix.NFTA_SET_ELEM_FLAGS, nftSetElemCatchAll)
+	} else if err := b.fields(unix.NFTA_SET_ELEM_KEY, e.Key, c.Set.Key, c.Family); err != nil {
 		return err
+	}
+	if c.Verb == ruleset.Delete {
+		return nil
 	}
 	if len(c.Set.Data) > 0 {
 		if err := b.fields(unix.NFTA_SET_ELEM_DATA, e.Data, c.Set.Data, c.Family); err != nil {

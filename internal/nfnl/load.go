@@ -37,7 +37,7 @@ type load struct {
 // loads has a row for each field. Decoding uses the same rows: an expression
 // loads the field whose own expression equals it (see loaded).
 var loads = [...]load{
-	ruleset.Saddr:       payload(expr.PayloadBaseNetworkHeader, inFamily{12, 8}),
+	ruleset.Saddr:       payload(expr.PayloadBaseNetworkHeader, saddrOffset),
 	ruleset.Daddr:       payload(expr.PayloadBaseNetworkHeader, daddrOffset),
 	ruleset.Sport:       payload(expr.PayloadBaseTransportHeader, both(0)),
 	ruleset.Dport:       payload(expr.PayloadBaseTransportHeader, both(2)),
@@ -55,10 +55,14 @@ var loads = [...]load{
 	ruleset.Increment:   numgen(unix.NFT_NG_INCREMENTAL),
 	ruleset.Hash:        {"hash", hash},
 	ruleset.FibDaddr:    fib(expr.Fib{ResultADDRTYPE: true, FlagDADDR: true}),
+	ruleset.TCPFlags:    payload(expr.PayloadBaseTransportHeader, both(13)),
+	ruleset.SCTPChunk:   payload(expr.PayloadBaseTransportHeader, both(12)),
+	ruleset.Socket:      {"socket", func(o operand) expr.Any { return &expr.Socket{Key: expr.NFT_SOCKET_WILDCARD, Register: o.reg} }},
 	ruleset.FibSaddr:    fib(expr.Fib{ResultADDRTYPE: true, FlagSADDR: true}),
 }
 
 var (
+	saddrOffset = inFamily{12, 8}
 	daddrOffset = inFamily{16, 24}
 
 	ctSaddr = inFamily{uint32(expr.CtKeySRCIP), uint32(expr.CtKeySRCIP6)}
@@ -216,6 +220,12 @@ func (d *ruleDecoder) fib() {
 		FlagDADDR: flags == unix.NFTA_FIB_F_DADDR, FlagSADDR: flags == unix.NFTA_FIB_F_SADDR,
 	}
 	loaded(d, got, operand{reg: reg}, 0, "flags %#x, result %d", flags, result)
+}
+
+func (d *ruleDecoder) socket() {
+	reg, key := d.u32(expr.NFTA_SOCKET_DREG), d.u32(expr.NFTA_SOCKET_KEY)
+	got := expr.Socket{Key: expr.SocketKey(key), Level: d.optU32(expr.NFTA_SOCKET_LEVEL), Register: reg}
+	loaded(d, got, operand{reg: reg}, 0, "key %d", key)
 }
 
 func (d *ruleDecoder) numgen() {

@@ -28,9 +28,12 @@ func (e *ruleEncoder) mask(mask []byte) {
 }
 
 func (e *ruleEncoder) match(m ruleset.Match) {
-	if !m.Field.Comparable() || m.Not && m.Field != ruleset.IifType {
+	if !m.Field.Comparable() || m.Not && !m.Field.Negatable() {
 		e.refuse("match of field %d", m.Field)
 		return
+	}
+	if m.Field == ruleset.TCPFlags {
+		e.match(ruleset.Match{Field: ruleset.L4proto, Value: unix.IPPROTO_TCP})
 	}
 	e.add(e.field(m.Field))
 	value := hostEndian(m.Value, m.Field.Size(e.family))
@@ -38,6 +41,9 @@ func (e *ruleEncoder) match(m ruleset.Match) {
 		e.mask(value)
 		e.compare(true, make([]byte, len(value)))
 		return
+	}
+	if m.Field == ruleset.TCPFlags {
+		e.mask([]byte{ruleset.TCPFlagsMask})
 	}
 	e.compare(m.Not, value)
 }
@@ -53,8 +59,9 @@ func hostEndian(v uint32, size int) []byte {
 	return binary.NativeEndian.AppendUint32(nil, v)
 }
 
-// matchAddr loads only the bytes of the prefix from a header, as nft does, if the
-// prefix ends at a byte. Otherwise it loads the address and masks it.
+// matchAddr compares only the bytes of the prefix, as nft does, if the prefix ends
+// at a byte, and loads only these from a header. Otherwise it loads the address and
+// masks it.
 func (e *ruleEncoder) matchAddr(m ruleset.MatchAddr) {
 	length := m.Prefix.Bits()
 	if length == 0 || m.Field.Type() != ruleset.Addr {
@@ -62,9 +69,11 @@ func (e *ruleEncoder) matchAddr(m ruleset.MatchAddr) {
 		return
 	}
 	load, addr := e.field(m.Field), m.Prefix.Addr().AsSlice()
-	if header, ok := load.(*expr.Payload); ok && length%8 == 0 {
-		header.Len = uint32(length / 8)
-		addr = addr[:header.Len]
+	if length%8 == 0 {
+		addr = addr[:length/8]
+	}
+	if header, ok := load.(*expr.Payload); ok {
+		header.Len = uint32(len(addr))
 	}
 	e.add(load)
 	if length < 8*len(addr) {
@@ -78,7 +87,7 @@ func (d *ruleDecoder) cmp() {
 	data := d.data(unix.NFTA_CMP_DATA)
 	d.check(op == unix.NFT_CMP_EQ || op == unix.NFT_CMP_NEQ, "operation")
 	v := d.use(reg)
-	d.check(v.size == len(data), "part of a value")
+	d.check(v.size == len(data) || v.op.Field == ruleset.OrigSaddr && v.mask == nil && len(data) < v.size, "part of a value")
 	if d.err != nil {
 		return
 	}
@@ -96,8 +105,24 @@ func (d *ruleDecoder) cmpNumber(v *value, not bool, data []byte) {
 	if !d.check(v.op.Comparable(), "field") {
 		return
 	}
-	d.check((!not || v.op.Field == ruleset.IifType) && v.mask == nil, "operation")
+	mask := v.mask == nil
+	if v.op.Field == ruleset.TCPFlags {
+		mask = bytes.Equal(v.mask, []byte{ruleset.TCPFlagsMask})
+	}
+	d.check((!not || v.op.Negatable()) && mask, "operation")
+	if v.op.Field == ruleset.TCPFlags {
+		d.dropTCP()
+	}
 	d.match(ruleset.Match{Field: v.op.Field, Not: not, Value: hostNumber(data)})
+}
+
+// dropTCP drops the comparison of the protocol ahead of the flags, without which the
+// rule is opaque, since nft's words for the flags include it.
+func (d *ruleDecoder) dropTCP() {
+	last := len(d.rule) - 1
+	if d.check(last >= 0 && d.rule[last] == ruleset.Statement(ruleset.Match{Field: ruleset.L4proto, Value: unix.IPPROTO_TCP}), "protocol") {
+		d.rule = d.rule[:last]
+	}
 }
 
 // hostNumber is the inverse of hostEndian.
@@ -125,7 +150,7 @@ func (d *ruleDecoder) cmpStatus(v *value, not bool, data []byte) {
 // cmpAddr knows the comparison of an address, or of its first bits: of its first
 // bytes if the prefix ends at a byte, and otherwise of masked ones.
 func (d *ruleDecoder) cmpAddr(v *value, not bool, data []byte) {
-	length := 8 * v.size
+	length := 8 * len(data)
 	if v.mask != nil {
 		length = prefixLen(v.mask)
 		d.check(length >= 0, "mask")

@@ -34,7 +34,10 @@ func (e *ruleEncoder) snatTo(s ruleset.SNATTo) {
 // sixteen bytes of registers in each family, as in nft.
 func (e *ruleEncoder) natTo(typ expr.NATType, to netip.AddrPort) {
 	const port = reg0 + 4
-	nat := &expr.NAT{Type: typ, Family: uint32(e.family), RegAddrMin: reg0, RegAddrMax: reg0}
+	nat := &expr.NAT{
+		Type: typ, Family: uint32(e.family), RegAddrMin: reg0, RegAddrMax: reg0,
+		FullyRandom: typ == expr.NATTypeSourceNAT,
+	}
 	e.add(&expr.Immediate{Register: reg0, Data: to.Addr().AsSlice()})
 	if to.Port() != 0 {
 		e.add(&expr.Immediate{Register: port, Data: binary.BigEndian.AppendUint16(nil, to.Port())})
@@ -52,6 +55,9 @@ func (d *ruleDecoder) nat() {
 	known := uint32(unix.NF_NAT_RANGE_MAP_IPS)
 	if port != 0 { // otherwise the packet keeps its own
 		known |= unix.NF_NAT_RANGE_PROTO_SPECIFIED
+	}
+	if typ == unix.NFT_NAT_SNAT {
+		known |= unix.NF_NAT_RANGE_PROTO_RANDOM_FULLY
 	}
 	same := func(typ uint16, reg uint32) bool { return !d.has(typ) || d.u32(typ) == reg }
 	d.check(d.u32(unix.NFTA_NAT_FAMILY) == uint32(d.family), "family")
@@ -92,31 +98,37 @@ func (d *ruleDecoder) natTo(typ uint32, v *value, port uint32) {
 	case typ == unix.NFT_NAT_DNAT:
 		d.act(ruleset.DNATTo{Addr: netip.AddrPortFrom(addr, number)})
 	case d.check(typ == unix.NFT_NAT_SNAT && port == 0, "type"):
+		d.check(d.optU32(unix.NFTA_NAT_FLAGS)&unix.NF_NAT_RANGE_PROTO_RANDOM_FULLY != 0, "source port that is not random")
 		d.act(ruleset.SNATTo{Addr: addr})
 	}
 }
 
-func (e *ruleEncoder) masquerade(ruleset.Masquerade) { e.add(&expr.Masq{}) }
+func (e *ruleEncoder) masquerade(ruleset.Masquerade) { e.add(&expr.Masq{FullyRandom: true}) }
 
 func (d *ruleDecoder) masq() {
-	d.check(d.optU32(unix.NFTA_MASQ_FLAGS) == 0, "flags")
+	d.check(d.optU32(unix.NFTA_MASQ_FLAGS) == unix.NF_NAT_RANGE_PROTO_RANDOM_FULLY, "flags")
 	d.act(ruleset.Masquerade{})
 }
 
-// setDaddr loads what it writes into the destination field. It does not use
+// setAddr loads what it writes into an address field. It does not use
 // expr.Payload, which leaves out the flags where the network header has no
 // checksum, as in IPv6.
-func (e *ruleEncoder) setDaddr(s ruleset.SetDaddr) {
-	if !writable(s.To) {
-		e.refuse("destination of field %d", s.To)
+func (e *ruleEncoder) setAddr(s ruleset.SetAddr) {
+	offset, ok := addrOffsets[s.Field]
+	switch {
+	case !ok || s.From != 0 && !writable(s.From) || s.From == 0 && len(s.Addr.AsSlice()) != e.family.AddrLen():
+		e.refuse("write of field %d, address %v, into field %d", s.From, s.Addr, s.Field)
+	case s.From == 0:
+		e.add(&expr.Immediate{Register: reg0, Data: s.Addr.AsSlice()})
+	default:
+		e.add(e.field(s.From))
 	}
-	e.add(e.field(s.To))
 	at := e.list.Nest(unix.NFTA_LIST_ELEM)
 	e.list.PutString(unix.NFTA_EXPR_NAME, "payload")
 	data := e.list.Nest(unix.NFTA_EXPR_DATA)
 	e.list.PutUint32(unix.NFTA_PAYLOAD_SREG, reg0)
 	e.list.PutUint32(unix.NFTA_PAYLOAD_BASE, unix.NFT_PAYLOAD_NETWORK_HEADER)
-	e.list.PutUint32(unix.NFTA_PAYLOAD_OFFSET, daddrOffset.of(e.family))
+	e.list.PutUint32(unix.NFTA_PAYLOAD_OFFSET, offset.of(e.family))
 	e.list.PutUint32(unix.NFTA_PAYLOAD_LEN, uint32(e.family.AddrLen()))
 	if typ := checksumType.of(e.family); typ != unix.NFT_PAYLOAD_CSUM_NONE {
 		e.list.PutUint32(unix.NFTA_PAYLOAD_CSUM_TYPE, typ)
@@ -127,6 +139,9 @@ func (e *ruleEncoder) setDaddr(s ruleset.SetDaddr) {
 	e.list.Unnest(at)
 }
 
+// addrOffsets are the places of the addresses that can be written.
+var addrOffsets = map[ruleset.Field]inFamily{ruleset.Saddr: saddrOffset, ruleset.Daddr: daddrOffset}
+
 // The checksum of the network header, which IPv6 does not have.
 var (
 	checksumType   = inFamily{unix.NFT_PAYLOAD_CSUM_INET, unix.NFT_PAYLOAD_CSUM_NONE}
@@ -135,16 +150,27 @@ var (
 
 func writable(f ruleset.Field) bool { return f == ruleset.OrigSaddr || f == ruleset.ReplyDaddr }
 
-// payloadWrite knows the destination address of a header, with its checksums.
+// payloadWrite knows the addresses of a header, with their checksums.
 func (d *ruleDecoder) payloadWrite() {
 	base, offset, size := d.u32(unix.NFTA_PAYLOAD_BASE), d.u32(unix.NFTA_PAYLOAD_OFFSET), d.u32(unix.NFTA_PAYLOAD_LEN)
 	typ, at := d.optU32(unix.NFTA_PAYLOAD_CSUM_TYPE), d.optU32(unix.NFTA_PAYLOAD_CSUM_OFFSET)
-	if base != unix.NFT_PAYLOAD_NETWORK_HEADER || offset != daddrOffset.of(d.family) || size != uint32(d.family.AddrLen()) {
+	var s ruleset.SetAddr
+	for field, place := range addrOffsets {
+		if offset == place.of(d.family) {
+			s.Field = field
+		}
+	}
+	if base != unix.NFT_PAYLOAD_NETWORK_HEADER || s.Field == 0 || size != uint32(d.family.AddrLen()) {
 		d.opaque("write of %d bytes at %d of header %d", size, offset, base)
 	}
 	d.check(typ == checksumType.of(d.family) && at == checksumOffset.of(d.family) &&
 		d.optU32(unix.NFTA_PAYLOAD_CSUM_FLAGS) == unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR, "checksum")
-	v := d.use(d.u32(unix.NFTA_PAYLOAD_SREG))
-	d.check(v.whole(d.family) && writable(v.op.Field), "value that is written")
-	d.act(ruleset.SetDaddr{To: v.op.Field})
+	switch v := d.use(d.u32(unix.NFTA_PAYLOAD_SREG)); {
+	case len(v.data) == d.family.AddrLen():
+		s.Addr, _ = netip.AddrFromSlice(v.data)
+	default:
+		d.check(v.whole(d.family) && writable(v.op.Field), "value that is written")
+		s.From = v.op.Field
+	}
+	d.act(s)
 }

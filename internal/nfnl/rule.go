@@ -25,10 +25,11 @@ type codec struct {
 }
 
 var codecs = [...]codec{
-	{"payload", unix.NFTA_PAYLOAD_CSUM_FLAGS, (*ruleDecoder).payload, of((*ruleEncoder).setDaddr)},
+	{"payload", unix.NFTA_PAYLOAD_CSUM_FLAGS, (*ruleDecoder).payload, of((*ruleEncoder).setAddr)},
 	{"meta", unix.NFTA_META_KEY, (*ruleDecoder).meta, nil},
 	{"ct", unix.NFTA_CT_DIRECTION, (*ruleDecoder).ct, nil},
 	{"fib", unix.NFTA_FIB_FLAGS, (*ruleDecoder).fib, nil},
+	{"socket", expr.NFTA_SOCKET_LEVEL, (*ruleDecoder).socket, nil},
 	{"numgen", unix.NFTA_NG_OFFSET, (*ruleDecoder).numgen, nil},
 	{"hash", unix.NFTA_HASH_TYPE, (*ruleDecoder).hash, nil},
 	{"byteorder", unix.NFTA_BYTEORDER_SIZE, (*ruleDecoder).byteorder, nil},
@@ -114,7 +115,7 @@ func (e *ruleEncoder) add(x expr.Any) {
 // opaque.
 func DecodeRule(msg []byte, t *ruleset.Table) (table string, family ruleset.Family, chain string, r ruleset.Rule, err error) {
 	family, a := readMessage(msg, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_HANDLE,
-		unix.NFTA_RULE_EXPRESSIONS, unix.NFTA_RULE_POSITION, unix.NFTA_RULE_USERDATA)
+		unix.NFTA_RULE_EXPRESSIONS, unix.NFTA_RULE_POSITION)
 	table, chain = a.str(unix.NFTA_RULE_TABLE), a.str(unix.NFTA_RULE_CHAIN)
 	d := ruleDecoder{family: family}
 	if t != nil && t.Name == table && t.Family == family {

@@ -88,6 +88,11 @@ func (c *Conn) Echo(line string, timeout time.Duration) error {
 	return nil
 }
 
+// LocalAddr is the client's own address.
+func (c *Conn) LocalAddr() netip.AddrPort {
+	return unmap(c.conn.LocalAddr().(*net.TCPAddr).AddrPort())
+}
+
 // Close ends the connection.
 func (c *Conn) Close() error { return c.conn.Close() }
 

@@ -54,6 +54,30 @@ func (n *Namespace) AddAddr(link string, addr netip.Prefix) error {
 	return n.withLink(link, func(l netlink.Link) error { return n.links.AddrAdd(l, a) })
 }
 
+// DelAddr removes an address from a link.
+func (n *Namespace) DelAddr(link string, addr netip.Prefix) error {
+	return n.withLink(link, func(l netlink.Link) error {
+		return n.links.AddrDel(l, &netlink.Addr{IPNet: ipNet(addr)})
+	})
+}
+
+// AddLocal makes all addresses of a prefix the node's own, as
+// "ip route add local PREFIX dev lo" does. DelLocal ends that.
+func (n *Namespace) AddLocal(dst netip.Prefix) error {
+	return n.withLink("lo", func(l netlink.Link) error { return n.links.RouteAdd(localRoute(l, dst)) })
+}
+
+// DelLocal is the opposite of AddLocal.
+func (n *Namespace) DelLocal(dst netip.Prefix) error {
+	return n.withLink("lo", func(l netlink.Link) error { return n.links.RouteDel(localRoute(l, dst)) })
+}
+
+func localRoute(l netlink.Link, dst netip.Prefix) *netlink.Route {
+	return &netlink.Route{
+		LinkIndex: l.Attrs().Index, Dst: ipNet(dst), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST,
+	}
+}
+
 // AddRoute routes a prefix through a link: directly if via is unset, else by
 // the gateway via, which needs no route of its own. Source is the address that
 // local processes use; it may be unset.

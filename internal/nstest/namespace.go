@@ -128,7 +128,10 @@ func enterAndReturn(enter, fn func() error) (err error) {
 // init brings the loopback interface up and makes the settings the same on every
 // host: a new namespace inherits some IPv4 settings of the host.
 func (n *Namespace) init() error {
-	err := n.Do(func() (err error) { n.links, err = netlink.NewHandle(unix.NETLINK_ROUTE); return err })
+	err := n.Do(func() (err error) {
+		n.links, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("%s: netlink socket: %w", n.Name, err)
 	}

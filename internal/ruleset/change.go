@@ -19,8 +19,9 @@ const (
 // String is the verb in nft.
 func (v Verb) String() string { return [...]string{"?", "add", "delete", "flush", "add"}[v] }
 
-// Change is one nft command on a table or, if one is given, on an object in it:
-// elements of Set, Set itself, a rule of Chain, or Chain itself.
+// Change is one nft command on a table or, if one is given, on something in it:
+// elements of Set, Set itself, a rule of Chain, Chain itself, or Object, which is
+// only deleted.
 type Change struct {
 	Verb     Verb
 	Family   Family
@@ -29,9 +30,14 @@ type Change struct {
 	Flags    TableFlags // of a table that is added or adopted
 	Set      *Set
 	Elements []Element // of Set; nil: the set itself
+	Entries  []Entry   // of Set, which is dynamic, instead of Elements; only to be shown
 	Chain    *Chain
 	Rule     Rule // appended to Chain; nil: the chain itself
+	Object   *Object
 }
+
+// OfTable reports whether the change is one of the table itself.
+func (c *Change) OfTable() bool { return c.Set == nil && c.Chain == nil && c.Object == nil }
 
 // OfElements appends a change of elements of a set, in c's table, to a list,
 // unless there are none.
@@ -45,15 +51,19 @@ func (c Change) OfElements(v Verb, s *Set, elements []Element, to []Change) []Ch
 
 // Len is the number of objects that the change affects.
 func (c *Change) Len() int {
-	return max(1, len(c.Elements))
+	return max(1, len(c.Elements), len(c.Entries))
 }
 
 // String is the change as nft commands, one element per command.
 func (c *Change) String() string {
-	if len(c.Elements) == 0 {
+	if len(c.Elements)+len(c.Entries) == 0 {
 		return c.line(nil)
 	}
 	var b strings.Builder
+	for i := range c.Entries {
+		words := []string{c.Verb.String(), "element", c.Family.String(), c.Table, nameText(c.Set.Name), "{", c.Entries[i].text(c.Set, c.Verb == Delete), "}\n"}
+		b.WriteString(strings.Join(words, " "))
+	}
 	for i := range c.Elements {
 		b.WriteString(c.ElementString(i))
 		b.WriteByte('\n')
@@ -82,6 +92,8 @@ func (c *Change) line(e *Element) string {
 		if c.Verb == Add && c.Chain.Hook != nil {
 			words = append(words, "{ "+c.Chain.Hook.String()+" }")
 		}
+	case c.Object != nil:
+		words = append(words, c.Object.Kind.String(), where, nameText(c.Object.Name))
 	default:
 		words = append(words, "table", where)
 		words = append(words, c.options()...)
@@ -125,7 +137,7 @@ func (r *Ruleset) clone() *Ruleset {
 	out := &Ruleset{}
 	for _, t := range r.Tables {
 		n := *t
-		n.Sets, n.Chains = nil, nil
+		n.Sets, n.Chains, n.Objects = nil, nil, slices.Clone(t.Objects)
 		for _, s := range t.Sets {
 			n.Sets = append(n.Sets, s.clone(s.Elements))
 		}
@@ -150,12 +162,14 @@ func (c *Chain) clone(rules []Rule) *Chain {
 }
 
 func (r *Ruleset) apply(c *Change) {
-	if c.Set == nil && c.Chain == nil {
+	if c.OfTable() {
 		r.applyTable(c)
 		return
 	}
 	t := r.Table(c.Family)
 	switch {
+	case c.Object != nil:
+		t.Objects = slices.DeleteFunc(t.Objects, func(o Object) bool { return o == *c.Object })
 	case c.Elements != nil:
 		t.Set(c.Set.Name).apply(c)
 	case c.Set != nil && c.Verb == Add:

@@ -2,7 +2,6 @@ package ruleset
 
 import (
 	"iter"
-	"maps"
 	"slices"
 )
 
@@ -11,7 +10,7 @@ import (
 // replaces another one takes over its count.
 //
 // Objects whose declarations differ cannot be altered in place. A set that is
-// too small for b is recreated; any other mismatch replaces the whole table, which
+// too small for b, or of a size that b's never have, is recreated; any other mismatch replaces the whole table, which
 // established connections survive if it happens within one batch.
 func Diff(a, b *Ruleset) *Transaction {
 	out := &Transaction{}
@@ -66,7 +65,7 @@ func sameDeclarations(a, b *Table) bool {
 
 // sameDeclaration compares everything but the size, which is only a limit.
 func (s *Set) sameDeclaration(o *Set) bool {
-	return s.Opaque == "" && o.Opaque == "" &&
+	return s.Opaque == "" && o.Opaque == "" && s.Note == o.Note &&
 		slices.Equal(s.Key, o.Key) && slices.Equal(s.Data, o.Data) &&
 		s.Verdict == o.Verdict && s.Interval == o.Interval && s.Dynamic == o.Dynamic && s.Counter == o.Counter
 }
@@ -122,6 +121,19 @@ func (d tableDiff) transaction() Transaction {
 	out.Behind = append(elements.late, out.Behind...)
 	for _, c := range d.extraChains() {
 		*gone = append(*gone, d.change(Delete, nil, c))
+	}
+	*gone = append(*gone, d.extraObjects()...)
+	return out
+}
+
+// extraObjects deletes all objects, which are those of others. Rules and sets that
+// refer to them are gone by then: none of ours does.
+func (d tableDiff) extraObjects() []Change {
+	var out []Change
+	for i := range d.old.Objects {
+		c := d.change(Delete, nil, nil)
+		c.Object = &d.old.Objects[i]
+		out = append(out, c)
 	}
 	return out
 }
@@ -210,7 +222,7 @@ func (d tableDiff) extraChains() []*Chain {
 
 // elementChanges are changes of elements.
 type elementChanges struct {
-	remade         map[string]bool // sets that are recreated because they are too small
+	remade         map[string]bool // sets that are recreated because they are too small, or have a size that is not ours
 	fresh          []Change        // elements of sets that did not exist
 	deleted, added []Change
 	late           []Change // deleted once no packet looks them up any more
@@ -225,7 +237,7 @@ func (d tableDiff) elements() elementChanges {
 			old = &Set{}
 		}
 		del, add := diffElements(old, s)
-		if exists && (!old.fits(len(add)) || s.Dynamic && old.Size != s.Size) {
+		if exists && (!old.fits(len(add)) || !s.mayHave(old.Size)) {
 			out.remade[s.Name] = true
 			del, add = nil, s.Elements
 		}
@@ -288,6 +300,12 @@ func (s *Set) fits(n int) bool {
 	return s.Size == 0 || uint64(len(s.Elements))+uint64(n) <= uint64(s.Size)
 }
 
+// mayHave reports whether a set can have been declared with a size, when it had more
+// or fewer elements. The size of a dynamic set is configured, and does not change.
+func (s *Set) mayHave(size uint32) bool {
+	return size == s.Size || !s.Dynamic && s.Size > 0 && size > 0 && SizeFor(int(size/2)) == size
+}
+
 // SizeFor returns the size to declare for n elements: at least twice as many, so
 // that all of them can be replaced in one batch.
 func SizeFor(n int) uint32 {
@@ -305,25 +323,24 @@ func diffElements(a, b *Set) (del, add []Element) {
 	if len(a.Elements) == 0 {
 		return nil, b.Elements
 	}
-	old := make(map[Tuple]int, len(a.Elements))
-	for i := range a.Elements {
-		old[a.Elements[i].Key] = i
-	}
+	old := places{elements: a.Elements}
+	kept := make([]bool, len(a.Elements))
+	left := len(a.Elements)
 	for i := range b.Elements {
 		e := &b.Elements[i]
-		j, ok := old[e.Key]
-		if ok && a.Elements[j].Same(e) {
-			delete(old, e.Key)
-			continue
+		if j, ok := old.find(e.Key); ok && a.Elements[j].Same(e) {
+			kept[j] = true
+			left--
+		} else {
+			add = append(add, *e)
 		}
-		add = append(add, *e)
 	}
-	for _, i := range slices.Sorted(maps.Values(old)) {
-		del = append(del, a.Elements[i])
+	if left > 0 {
+		del = others(a.Elements, kept)
 	}
 	inheritors := b.Inheritors(del, add, func(yield func(*Element) bool) {
 		for i := range a.Elements {
-			if _, gone := old[a.Elements[i].Key]; !gone && !yield(&a.Elements[i]) {
+			if kept[i] && !yield(&a.Elements[i]) {
 				return
 			}
 		}
@@ -334,6 +351,53 @@ func diffElements(a, b *Set) (del, add []Element) {
 		add = append(add, e)
 	}
 	return del, add
+}
+
+// others returns the elements that are not kept, in order. A set that was read may
+// have an element twice, which is then kept as well.
+func others(elements []Element, kept []bool) (out []Element) {
+	last := map[Tuple]int{}
+	for i := range elements {
+		if !kept[i] {
+			last[elements[i].Key] = i
+		}
+	}
+	for i := range elements {
+		if kept[i] {
+			delete(last, elements[i].Key)
+		}
+	}
+	for i := range elements {
+		if j, ok := last[elements[i].Key]; ok && i == j {
+			out = append(out, elements[i])
+		}
+	}
+	return out
+}
+
+// places finds elements by their keys. Two lists of elements mostly have the same
+// order, so the next one that is asked for is expected to be the next one.
+type places struct {
+	elements []Element
+	next     int
+	byKey    map[Tuple]int // nil before it is needed
+}
+
+func (p *places) find(k Tuple) (i int, ok bool) {
+	if i = p.next; i < len(p.elements) && p.elements[i].Key == k {
+		p.next++
+		return i, true
+	}
+	if p.byKey == nil {
+		p.byKey = make(map[Tuple]int, len(p.elements))
+		for i := range p.elements {
+			p.byKey[p.elements[i].Key] = i
+		}
+	}
+	if i, ok = p.byKey[k]; ok {
+		p.next = i + 1
+	}
+	return i, ok
 }
 
 // Same reports whether both elements are equal, whatever their counters.

@@ -108,20 +108,21 @@ func TestDiffReplacesTable(t *testing.T) {
 		}}}
 	}
 	for name, spoil := range map[string]func(*Table){
-		"table's comment": func(t *Table) { t.Comment = "nftdp schema 0" },
-		"table's flags":   func(t *Table) { t.Opaque = []string{"flags"} },
-		"key":             func(t *Table) { t.Sets[0].Key = []Type{Proto} },
-		"longer key":      func(t *Table) { t.Sets[0].Key = []Type{Port, Proto} },
-		"data":            func(t *Table) { t.Sets[1].Data = []Type{Addr} },
-		"verdicts":        func(t *Table) { t.Sets[0].Verdict = false },
-		"intervals":       func(t *Table) { t.Sets[0].Interval = true },
-		"counters":        func(t *Table) { t.Sets[0].Counter = false },
-		"opaque set":      func(t *Table) { t.Sets[0].Opaque = "timeout" },
-		"opaque chain":    func(t *Table) { t.Chains[0].Opaque = "flags" },
-		"hook":            func(t *Table) { t.Chains[1].Hook.Num = Output },
-		"priority":        func(t *Table) { t.Chains[1].Hook.Priority = 0 },
-		"no hook":         func(t *Table) { t.Chains[1].Hook = nil },
-		"a hook":          func(t *Table) { t.Chains[0].Hook = &Hook{} },
+		"table's comment":  func(t *Table) { t.Comment = "nftdp schema 0" },
+		"table's flags":    func(t *Table) { t.Opaque = []string{"flags"} },
+		"key":              func(t *Table) { t.Sets[0].Key = []Type{Proto} },
+		"longer key":       func(t *Table) { t.Sets[0].Key = []Type{Port, Proto} },
+		"data":             func(t *Table) { t.Sets[1].Data = []Type{Addr} },
+		"verdicts":         func(t *Table) { t.Sets[0].Verdict = false },
+		"intervals":        func(t *Table) { t.Sets[0].Interval = true },
+		"counters":         func(t *Table) { t.Sets[0].Counter = false },
+		"opaque set":       func(t *Table) { t.Sets[0].Opaque = "timeout" },
+		"comment of a set": func(t *Table) { t.Sets[0].Note = "user data" },
+		"opaque chain":     func(t *Table) { t.Chains[0].Opaque = "flags" },
+		"hook":             func(t *Table) { t.Chains[1].Hook.Num = Output },
+		"priority":         func(t *Table) { t.Chains[1].Hook.Priority = 0 },
+		"no hook":          func(t *Table) { t.Chains[1].Hook = nil },
+		"a hook":           func(t *Table) { t.Chains[0].Hook = &Hook{} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := fresh(), fresh()
@@ -136,13 +137,6 @@ func TestDiffReplacesTable(t *testing.T) {
 			}
 		})
 	}
-	t.Run("size", func(t *testing.T) {
-		a, b := fresh(), fresh()
-		a.Tables[0].Sets[0].Size = 7
-		if left := Diff(a, b).Changes(); len(left) > 0 {
-			t.Errorf("a size is a limit and no meaning:\n%s", lines(left))
-		}
-	})
 }
 
 // TestDiffExtras: what is too much in our tables is removed, together with the
@@ -194,7 +188,12 @@ func TestDiffGrows(t *testing.T) {
 		{"replaced, fits", build(4, 1, 2), build(4, 3, 4), false},
 		{"too many", build(4, 1, 2, 3), build(8, 1, 2, 3, 4, 5), true},
 		{"too many until the old are gone", build(4, 1, 2, 3), build(8, 4, 5), true},
-		{"unlimited", build(0, 1, 2, 3), build(4, 1, 2, 3, 4), false},
+		{"unlimited", build(0, 1, 2, 3), build(1024, 1, 2, 3, 4), true},
+		{"limited", build(1024, 1, 2, 3), build(0, 1, 2, 3, 4), true},
+		{"has been smaller", build(1024, 1, 2, 3), build(4096, 1, 2, 3, 4), false},
+		{"has been larger", build(8192, 1, 2, 3), build(1024, 1, 2, 3, 4), false},
+		{"has never been", build(8191, 1, 2, 3), build(1024, 1, 2, 3, 4), true},
+		{"has never been so small", build(512, 1, 2, 3), build(1024, 1, 2, 3, 4), true},
 		{"no smaller", build(1024, 1, 2), build(4, 1), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -461,5 +460,37 @@ func TestPrefixesAreComparedAsText(t *testing.T) {
 	if !sameRules([]Rule{a}, []Rule{a}, IPv4) || sameRules([]Rule{a}, []Rule{b}, IPv4) ||
 		sameRules([]Rule{a}, []Rule{a, a}, IPv4) || sameRules([]Rule{a, b}, []Rule{b, a}, IPv4) {
 		t.Error("rules are compared wrongly")
+	}
+}
+
+// TestDiffRepeated: an element that was read twice is not deleted if it is wanted,
+// and deleted once if it is not.
+func TestDiffRepeated(t *testing.T) {
+	element := func(port uint16) Element { return Element{Key: Tuple{}.Port(port)} }
+	set := func(ports ...uint16) *Ruleset {
+		s := &Set{Name: "s", Key: []Type{Port}, Size: 64}
+		for _, p := range ports {
+			s.Elements = append(s.Elements, element(p))
+		}
+		return &Ruleset{Tables: []*Table{{Family: IPv4, Name: "t", Sets: []*Set{s}}}}
+	}
+	for _, c := range []struct {
+		held, wanted *Ruleset
+		deleted      []Element
+	}{
+		{set(1, 1), set(1), nil},
+		{set(1, 2, 1), set(1), []Element{element(2)}},
+		{set(2, 1, 1), set(1, 3), []Element{element(2)}},
+		{set(1, 2, 2), set(1), []Element{element(2)}},
+	} {
+		var got []Element
+		for _, change := range Diff(c.held, c.wanted).Changes() {
+			if change.Verb == Delete {
+				got = append(got, change.Elements...)
+			}
+		}
+		if !slices.Equal(got, c.deleted) {
+			t.Errorf("from %v to %v, %v is deleted, want %v", c.held, c.wanted, got, c.deleted)
+		}
 	}
 }

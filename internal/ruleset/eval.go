@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 )
 
-// Packet is the first packet of a connection.
+// Packet is the first packet of a connection: for TCP a SYN, for SCTP an INIT.
 type Packet struct {
 	Proto    uint8
 	Src, Dst netip.AddrPort
@@ -80,33 +81,58 @@ type Step struct {
 // ruleset. It is immutable and safe for concurrent use.
 //
 // Where the kernel draws a number (numgen), the evaluator tries every number. It
-// assumes that no limit on connections (ct count) is exceeded and that no
-// dynamic map is full. It ignores other tables, routes, and whether anything
-// accepts the packet at its destination.
+// assumes that no limit on connections (ct count) is exceeded, that no dynamic map
+// is full, and that the sysctl route_localnet is off. It ignores other tables,
+// routes, and whether anything accepts the packet at its destination.
 type Evaluator struct {
 	tables map[Family]*Table
 	sets   map[*Set]map[Tuple]*Element // those without intervals
+	ranges map[*Set][]*Element         // the intervals of single fields, sorted
+	slots  map[*Set]func() slotIndex   // of maps of backends, built when they are needed
 	local  func(netip.Addr) bool
 }
 
 // NewEvaluator evaluates the rules on a node that holds the addresses for which
 // local returns true.
 func NewEvaluator(r *Ruleset, local func(netip.Addr) bool) *Evaluator {
-	e := &Evaluator{tables: map[Family]*Table{}, sets: map[*Set]map[Tuple]*Element{}, local: local}
+	e := &Evaluator{
+		tables: map[Family]*Table{}, sets: map[*Set]map[Tuple]*Element{}, ranges: map[*Set][]*Element{},
+		slots: map[*Set]func() slotIndex{}, local: local,
+	}
 	for _, t := range r.Tables {
 		e.tables[t.Family] = t
 		for _, s := range t.Sets {
-			if s.Interval {
-				continue
-			}
-			index := make(map[Tuple]*Element, len(s.Elements))
-			for i := range s.Elements {
-				index[s.Elements[i].Key] = &s.Elements[i]
-			}
-			e.sets[s] = index
+			e.add(t, s)
 		}
 	}
 	return e
+}
+
+// add indexes the elements of a set.
+func (e *Evaluator) add(t *Table, s *Set) {
+	if s.Interval {
+		if len(s.Key) == 1 {
+			e.ranges[s] = sorted(s.Elements)
+		}
+		return
+	}
+	index := make(map[Tuple]*Element, len(s.Elements))
+	for i := range s.Elements {
+		index[s.Elements[i].Key] = &s.Elements[i]
+	}
+	e.sets[s] = index
+	if n := len(s.Key); n > 0 && s.Key[n-1] == Slot {
+		e.slots[s] = sync.OnceValue(func() slotIndex { return t.slotsOf(s) })
+	}
+}
+
+func sorted(elements []Element) []*Element {
+	out := make([]*Element, len(elements))
+	for i := range elements {
+		out[i] = &elements[i]
+	}
+	slices.SortFunc(out, func(x, y *Element) int { return x.Key.Compare(&y.Key) })
+	return out
 }
 
 // Eval returns all possible outcomes for a packet, each with one path that leads
@@ -170,6 +196,7 @@ type walk struct {
 	packet  Packet
 	learned []Learned
 	draws   *draws
+	aim     *Aim // nil: every draw is tried
 
 	hook       HookNum
 	src, dst   netip.AddrPort // in the packet now
@@ -191,6 +218,7 @@ func (w *walk) run() {
 	}
 	w.traverse(first)
 	if !w.packet.Sent && !w.ended {
+		w.route()
 		if w.local(w.dst.Addr()) {
 			last = Input
 		} else {
@@ -222,7 +250,34 @@ func (w *walk) traverse(hook HookNum) {
 		}
 		if c.Hook.Filter || !w.bound {
 			w.chain(c)
+			w.reroute(c)
 		}
+	}
+}
+
+// route drops packets from outside with a loopback address, as the kernel does
+// (ip_route_input_slow, ip6_rcv_core).
+func (w *walk) route() {
+	fromLoopback := func(w *walk) answer { return answer{yes: w.packet.Src.Addr().IsLoopback()} }
+	if w.packet.Loopback {
+		return
+	}
+	if w.asked([]Operand{{Field: OrigSaddr}}, fromLoopback); fromLoopback(w).yes || w.dst.Addr().IsLoopback() {
+		w.ended, w.path.Fate = true, Dropped
+	}
+}
+
+// reroute drops packets from an IPv4 loopback address which a chain at output has
+// translated to an address of another machine. The kernel finds no route for them,
+// unless route_localnet is set (nf_nat_ipv4_local_fn, __mkroute_output).
+func (w *walk) reroute(c *Chain) {
+	to := w.dst.Addr()
+	if w.hook != Output || c.Hook.Filter || !w.translated || !to.Is4() || to.IsLoopback() || w.local(to) {
+		return
+	}
+	fromLoopback := func(w *walk) answer { return answer{yes: w.src.Addr().IsLoopback()} }
+	if w.asked([]Operand{{Field: Saddr}}, fromLoopback); fromLoopback(w).yes {
+		w.ended, w.path.Fate = true, Dropped
 	}
 }
 

@@ -115,7 +115,13 @@ func TestEvalStatements(t *testing.T) {
 		{"to 10.0.0.9:80, masqueraded", []Rule{{Masquerade{}}, {drop}}},
 		{dropped, []Rule{{Update{Map: "learned", Key: ops(Saddr, OrigDaddr, OrigDport), Data: ops(ReplySaddr, ReplySport)}, drop}}},
 		{untouched, []Rule{{ConnCount{Over: 0}, drop}}},
-		{"to 10.0.0.1:80", []Rule{{SetDaddr{ReplyDaddr}}}},
+		{untouched, []Rule{{Match{Field: TCPFlags, Not: true, Value: TCPSyn}, drop}}},
+		{dropped, []Rule{{Match{Field: TCPFlags, Value: TCPSyn}, drop}}},
+		{untouched, []Rule{{Match{Field: SCTPChunk, Not: true, Value: SCTPInit}, drop}}},
+		{untouched, []Rule{{Match{Field: Socket, Value: Specific}, drop}}},
+		{dropped, []Rule{{SetAddr{Field: Saddr, Addr: testAddr(IPv4, 77)}}, {MatchAddr{Field: Saddr, Prefix: netip.PrefixFrom(testAddr(IPv4, 77), 32)}, drop}}},
+		{dropped, []Rule{{SetAddr{Field: Saddr, Addr: testAddr(IPv4, 77)}}, {SetAddr{Field: Saddr, From: OrigSaddr}}, {MatchAddr{Field: Saddr, Prefix: single}, drop}}},
+		{"to 10.0.0.1:80", []Rule{{SetAddr{Field: Daddr, From: ReplyDaddr}}}},
 		{"reset", []Rule{{Reject{Reset: true}}}},
 		{"unreachable", []Rule{{Reject{}}}},
 		{untouched, []Rule{{Verdict{Kind: Accept}}, {drop}}},
@@ -148,7 +154,7 @@ func TestEvalStatements(t *testing.T) {
 		DNAT{},
 		DNATTo{},
 		SNATTo{},
-		SetDaddr{},
+		SetAddr{},
 		Masquerade{},
 		Reject{},
 		Verdict{},
@@ -203,6 +209,33 @@ func TestEvalHooks(t *testing.T) {
 		}
 		if diff := cmp.Diff(c.trace, trace); diff != "" {
 			t.Errorf("%s: trace (-want +got):\n%s", c.name, diff)
+		}
+	}
+}
+
+// TestEvalLoopback: no packet passes between a loopback address and another machine,
+// unless it has no source while it is translated.
+func TestEvalLoopback(t *testing.T) {
+	loopback := netip.MustParseAddrPort("127.0.0.1:80")
+	away, node := netip.AddrPortFrom(testAddr(IPv4, 100), 8080), netip.AddrPortFrom(testAddr(IPv4, 9), 8080)
+	hide := Rule{SetAddr{Field: Saddr, Addr: netip.IPv4Unspecified()}}
+	for name, c := range map[string]struct {
+		packet Packet
+		output []Rule
+		want   string
+	}{
+		"from outside":       {Packet{Proto: 6, Src: away, Dst: loopback}, nil, "dropped"},
+		"as somebody else":   {Packet{Proto: 6, Src: loopback, Dst: node}, nil, "dropped"},
+		"at the loopback":    {Packet{Proto: 6, Src: loopback, Dst: loopback, Loopback: true}, nil, "to 127.0.0.1:80"},
+		"not translated":     {Packet{Proto: 6, Src: loopback, Dst: loopback, Sent: true}, nil, "to 127.0.0.1:80"},
+		"to another machine": {Packet{Proto: 6, Src: loopback, Dst: loopback, Sent: true}, []Rule{{DNATTo{away}}}, "dropped"},
+		"to the node":        {Packet{Proto: 6, Src: loopback, Dst: loopback, Sent: true}, []Rule{{DNATTo{node}}}, "to 10.0.0.9:8080"},
+		"without a source":   {Packet{Proto: 6, Src: loopback, Dst: loopback, Sent: true}, []Rule{hide, {DNATTo{away}}}, "to 10.0.0.100:8080"},
+	} {
+		table := evalTable()
+		table.Chains = append(table.Chains, &Chain{Name: "output", Hook: &Hook{Num: Output, Priority: -100}, Rules: c.output})
+		if got := evaluate(t, table, c.packet); len(got) != 1 || got[0].String() != c.want {
+			t.Errorf("%s: %v, want %s", name, got, c.want)
 		}
 	}
 }

@@ -9,6 +9,7 @@ type Event struct {
 	Name     string    // of the chain or set, of KindChain, KindRule and KindSet
 	Set      string    // of KindElement
 	Elements []Element // of KindElement
+	Object   Object    // of KindObject
 	Opaque   bool      // Elements are not known: they are of an unknown set, or have no form here
 	Process  Process   // of KindEnd
 }
@@ -18,12 +19,13 @@ type Kind uint8
 
 // The kinds of objects.
 const (
-	KindOther Kind = iota // counters, flow tables and others that we never make
+	KindOther Kind = iota // unknown ones
 	KindTable
 	KindChain
 	KindRule
 	KindSet
 	KindElement
+	KindObject
 	KindEnd // the end of the transaction
 )
 

@@ -32,6 +32,9 @@ const (
 	FibDaddr          // the type of the destination address
 	FibSaddr          // the type of the source address
 	IifType           // the link type of the input interface
+	TCPFlags          // of FIN, SYN, RST and ACK, those of a TCP segment
+	SCTPChunk         // the type of the first chunk
+	Socket            // whether the node's own socket for the packet is a wildcard
 )
 
 // Operand is a field with its parameters.
@@ -53,7 +56,13 @@ const (
 	FromReplier = 1      // IP_CT_DIR_REPLY
 	FibLocal    = 2      // RTN_LOCAL
 	IifLoopback = 772    // ARPHRD_LOOPBACK
+	TCPSyn      = 0x02   // of a segment that begins a connection
+	SCTPInit    = 1      // of a packet that begins an association
+	Specific    = 0      // of a socket that is bound to the packet's address
 )
+
+// TCPFlagsMask are the flags in TCPFlags.
+const TCPFlagsMask = 0x17
 
 // fieldRow describes a field. Its functions return the value in the first packet
 // of a connection, as nft_meta_get_eval, nft_ct_get_eval and nft_fib do in the
@@ -65,6 +74,7 @@ type fieldRow struct {
 	end    func(*walk) netip.AddrPort  // whose address or port it is
 	number func(*walk, Operand) uint32 // any value but an address or a port
 	word   func(value uint32) string   // nft's word for a value, if Match compares it
+	not    bool                        // Match can also be negated
 }
 
 // fields has a row for each field.
@@ -87,7 +97,10 @@ var fields = [...]fieldRow{
 	CtDirection: {text: "ct direction", size: 1, number: (*walk).direction, word: named(FromReplier, "reply")},
 	FibDaddr:    {text: "fib daddr type", size: 4, number: (*walk).daddrType, word: named(FibLocal, "local")},
 	FibSaddr:    {text: "fib saddr type", size: 4, number: (*walk).saddrType, word: named(FibLocal, "local")},
-	IifType:     {text: "meta iiftype", size: 2, number: (*walk).iifType, word: named(IifLoopback, "loopback")},
+	IifType:     {text: "meta iiftype", size: 2, number: (*walk).iifType, word: named(IifLoopback, "loopback"), not: true},
+	TCPFlags:    {text: "tcp flags", size: 1, number: (*walk).tcpFlags, word: tcpFlags, not: true},
+	SCTPChunk:   {text: "@th,96,8", size: 1, number: (*walk).sctpChunk, word: named(SCTPInit, "0x1"), not: true},
+	Socket:      {text: "socket wildcard", size: 1, number: (*walk).noSocket, word: named(Specific, "0")},
 }
 
 // row returns the description of a field. An unknown field has no value.
@@ -108,6 +121,11 @@ func named(value uint32, word string) func(uint32) string {
 	}
 }
 
+// tcpFlags is nft's word for flags of which TCPFlagsMask are compared.
+func tcpFlags(v uint32) string {
+	return named(TCPSyn, "syn")(v) + " / fin,syn,rst,ack"
+}
+
 // Type is the field's type in a key, or 0 if it cannot be part of one.
 func (f Field) Type() Type { return f.row().typ }
 
@@ -121,6 +139,9 @@ func (f Field) Size(family Family) int {
 
 // Comparable reports whether Match can compare the field.
 func (f Field) Comparable() bool { return f.row().word != nil }
+
+// Negatable reports whether Match can also compare it for inequality.
+func (f Field) Negatable() bool { return f.row().not }
 
 func (f Field) text(family Family) string {
 	if text := f.row().text; text != "" {
@@ -199,6 +220,13 @@ func (w *walk) iifType(Operand) uint32 {
 	const ether = 1 // ARPHRD_ETHER
 	return ether
 }
+
+// The first packet of a connection is a SYN or an INIT.
+func (w *walk) tcpFlags(Operand) uint32  { return TCPSyn }
+func (w *walk) sctpChunk(Operand) uint32 { return SCTPInit }
+
+// noSocket: the evaluator knows no sockets.
+func (w *walk) noSocket(Operand) uint32 { return Specific + 1 }
 
 // addr is the value of a field that is an address.
 func (w *walk) addr(f Field) netip.Addr {

@@ -90,7 +90,7 @@ add table ip t { comment "ours"; }
 add chain ip t r
 add chain ip t b { type nat hook prerouting priority -100; policy accept; }
 add chain ip t b-late { type nat hook prerouting priority -99; policy accept; }
-add rule ip t r masquerade
+add rule ip t r masquerade fully-random
 add rule ip t b jump r
 add rule ip t b-late jump r
 flush chain ip t b-late

@@ -3,6 +3,7 @@ package ruleset
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -21,6 +22,7 @@ func (l Lookup) text(f Family) string {
 
 func (l Lookup) eval(w *walk) effect {
 	found := w.find(l.Set, l.Key)
+	w.asked(l.Key, func(w *walk) answer { return answer{yes: w.find(l.Set, l.Key) != nil} })
 	return effect{matched: (found != nil) != l.Not, found: found}
 }
 
@@ -36,6 +38,7 @@ func (v VMap) text(f Family) string { return keyText(v.Key, f) + " vmap @" + nam
 
 func (v VMap) eval(w *walk) effect {
 	found := w.find(v.Map, v.Key)
+	w.asked(v.Key, func(w *walk) answer { return answer{found: w.find(v.Map, v.Key)} })
 	if found == nil {
 		return effect{}
 	}
@@ -86,11 +89,15 @@ func timeText(seconds uint32) string {
 
 // find returns the element of a set that has the key, or nil.
 func (w *walk) find(name string, ops []Operand) *Element {
-	s, b := w.table.Set(name), w.load(ops)
+	s := w.table.Set(name)
 	if s == nil || s.Opaque != "" {
 		w.fail("set %s is missing or not understood", name)
 		return nil
 	}
+	if w.aim != nil && len(ops) > 0 && ops[len(ops)-1].Type() == Slot {
+		return w.aimed(s, ops)
+	}
+	b := w.load(ops)
 	if s.Dynamic {
 		if l := w.recall(name, b); l != nil {
 			data, _ := TupleOf(l.Data)
@@ -103,10 +110,26 @@ func (w *walk) find(name string, ops []Operand) *Element {
 		w.fail("set %s has other keys", name)
 		return nil
 	}
-	if s.Interval {
-		return s.containing(&key, w.table.Family)
+	switch {
+	case !s.Interval:
+		return w.sets[s][key]
+	case len(s.Key) == 1:
+		return between(w.ranges[s], &key)
 	}
-	return w.sets[s][key]
+	return s.containing(&key, w.table.Family)
+}
+
+// between returns the interval of single fields that a key is in, or nil. The
+// intervals are disjoint and sorted.
+func between(sorted []*Element, key *Tuple) *Element {
+	i, found := slices.BinarySearchFunc(sorted, key, func(e *Element, key *Tuple) int { return e.Key.Compare(key) })
+	switch {
+	case found:
+		return sorted[i]
+	case i > 0 && sorted[i-1].End.Compare(key) >= 0:
+		return sorted[i-1]
+	}
+	return nil
 }
 
 func lenOf(types []Type, f Family) (n int) {

@@ -3,7 +3,7 @@ package ruleset
 import "net/netip"
 
 // Match compares a field that is Comparable with a value, or tests a bit of
-// CtStatus. Only IifType can be negated.
+// CtStatus. Only a Negatable field can be compared for inequality.
 type Match struct {
 	Field Field
 	Not   bool
@@ -24,9 +24,12 @@ func (m Match) eval(w *walk) effect {
 		return effect{}
 	}
 	value := w.number(Operand{Field: m.Field})
+	w.asked([]Operand{{Field: m.Field}}, func(w *walk) answer { return answer{yes: w.number(Operand{Field: m.Field}) == m.Value} })
 	switch {
 	case m.Field == CtStatus:
 		return effect{matched: value&m.Value != 0}
+	case m.Field == TCPFlags && ProtoName(w.packet.Proto) != "tcp":
+		return effect{}
 	case m.Field == IifType && (w.hook == Output || w.hook == Postrouting && w.packet.Sent):
 		return effect{} // without an interface there is nothing to compare with
 	}
@@ -45,6 +48,7 @@ func (m MatchAddr) text(f Family) string {
 }
 
 func (m MatchAddr) eval(w *walk) effect {
+	w.asked([]Operand{{Field: m.Field}}, func(w *walk) answer { return answer{yes: m.Prefix.Contains(w.addr(m.Field))} })
 	return effect{matched: m.Prefix.Contains(w.addr(m.Field)) != m.Not}
 }
 

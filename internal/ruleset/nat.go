@@ -23,6 +23,7 @@ func (d DNAT) text(f Family) string {
 
 func (d DNAT) eval(w *walk) effect {
 	found := w.find(d.Map, d.Key)
+	w.asked(d.Key, func(w *walk) answer { return answer{found: w.find(d.Map, d.Key)} })
 	if found == nil {
 		return effect{}
 	}
@@ -66,37 +67,59 @@ func (w *walk) bind() effect {
 	return effect{matched: true, verdict: Verdict{Kind: Accept}}
 }
 
-// SNATTo rewrites the source address.
+// SNATTo rewrites the source address, and chooses a source port as Masquerade does.
 type SNATTo struct {
 	Addr netip.Addr
 }
 
-func (s SNATTo) text(Family) string { return "snat to " + s.Addr.String() }
+func (s SNATTo) text(Family) string { return "snat to " + s.Addr.String() + " fully-random" }
 
 func (s SNATTo) eval(w *walk) effect {
 	w.path.SNAT = s.Addr
 	return w.bind()
 }
 
-// Masquerade rewrites the source to the outgoing interface's address.
+// Masquerade rewrites the source to the outgoing interface's address and a random
+// port. Without "fully-random" the kernel keeps the client's port if it can, or
+// takes the next free one. Two packets at the same moment then find the same port
+// free, and the kernel drops the one whose entry is inserted second
+// (nf_nat_l4proto_unique_tuple in net/netfilter/nf_nat_core.c, and
+// __nf_conntrack_confirm).
 type Masquerade struct{}
 
-func (Masquerade) text(Family) string { return "masquerade" }
+func (Masquerade) text(Family) string { return "masquerade fully-random" }
 
 func (Masquerade) eval(w *walk) effect {
 	w.path.Masquerade = true
 	return w.bind()
 }
 
-// SetDaddr writes an address of the connection into the packet's destination
-// field, which is no translation.
-type SetDaddr struct {
-	To Field // OrigSaddr or ReplyDaddr
+// SetAddr writes an address into the packet's header, which is no translation.
+type SetAddr struct {
+	Field Field      // Saddr or Daddr
+	From  Field      // an address of the connection: OrigSaddr or ReplyDaddr; 0: Addr
+	Addr  netip.Addr // without From
 }
 
-func (s SetDaddr) text(f Family) string { return Daddr.text(f) + " set " + s.To.text(f) }
+func (s SetAddr) text(f Family) string {
+	if s.From == 0 {
+		return s.Field.text(f) + " set " + s.Addr.String()
+	}
+	return s.Field.text(f) + " set " + s.From.text(f)
+}
 
-func (s SetDaddr) eval(w *walk) effect {
-	w.dst = netip.AddrPortFrom(w.addr(s.To), w.dst.Port())
+func (s SetAddr) eval(w *walk) effect {
+	addr := s.Addr
+	if s.From != 0 {
+		addr = w.addr(s.From)
+	}
+	switch s.Field {
+	case Saddr:
+		w.src = netip.AddrPortFrom(addr, w.src.Port())
+	case Daddr:
+		w.dst = netip.AddrPortFrom(addr, w.dst.Port())
+	default:
+		w.fail("field %s cannot be written", s.Field.text(w.table.Family))
+	}
 	return effect{matched: true}
 }

@@ -56,6 +56,9 @@ func (d *dice) table(f Family, opaque bool) *Table {
 	if opaque && d.seldom(8) {
 		t.Opaque = []string{"flags 1"}
 	}
+	if opaque && d.seldom(8) {
+		t.Objects = []Object{{Kind: Flowtable, Name: "o"}, {Kind: 1, Name: "o"}}
+	}
 	for i, s := range []Set{
 		{Key: []Type{Port}, Verdict: true, Counter: true},
 		{Key: []Type{Port, Slot}, Data: []Type{Addr, Port}, Counter: true},

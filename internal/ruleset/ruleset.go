@@ -73,6 +73,7 @@ type Table struct {
 	Port    uint32 // the netlink port of the owner's socket, 0 without owner; not compared
 	Sets    []*Set
 	Chains  []*Chain
+	Objects []Object // of others
 	Opaque  []string // objects that this package cannot express; equal to nothing
 }
 
@@ -94,6 +95,7 @@ type Set struct {
 	// compared either.
 	Repeatable bool
 	Opaque     string // what this package cannot express; equal to nothing
+	Note       string // what nft would show besides, such as a comment; equal to nothing
 	Elements   []Element
 }
 

@@ -7,7 +7,7 @@ import "fmt"
 type Rule []Statement
 
 // Statement is one of Match, MatchAddr, Lookup, VMap, Update, ConnCount, DNAT,
-// DNATTo, SNATTo, SetDaddr, Masquerade, Reject, Verdict and Opaque.
+// DNATTo, SNATTo, SetAddr, Masquerade, Reject, Verdict and Opaque.
 type Statement interface {
 	// text is the statement in nft's words.
 	text(Family) string

@@ -39,6 +39,9 @@ func (t *Table) write(b *strings.Builder) {
 	if t.Comment != "" {
 		fmt.Fprintf(b, "\tcomment %s\n", commentText(t.Comment))
 	}
+	for _, o := range t.Objects {
+		fmt.Fprintf(b, "\t# of others: %s %s\n", o.Kind, nameText(o.Name))
+	}
 	for _, o := range t.Opaque {
 		fmt.Fprintf(b, "\t# not understood: %q\n", o)
 	}
@@ -117,8 +120,10 @@ func (s *Set) declaration(f Family) []string {
 	if s.Counter {
 		lines = append(lines, "counter")
 	}
-	if s.Opaque != "" {
-		lines = append(lines, fmt.Sprintf("# not understood: %q", s.Opaque))
+	for _, what := range []string{s.Opaque, s.Note} {
+		if what != "" {
+			lines = append(lines, fmt.Sprintf("# not understood: %q", what))
+		}
 	}
 	return lines
 }

@@ -111,7 +111,7 @@ func TestChangeText(t *testing.T) {
 			"base chain", in(Add, IPv4, Change{Chain: base}),
 			"add chain ip t b { type nat hook postrouting priority 100; policy accept; }",
 		},
-		{"rule", in(Add, IPv4, Change{Chain: base, Rule: Rule{Masquerade{}}}), "add rule ip t b masquerade"},
+		{"rule", in(Add, IPv4, Change{Chain: base, Rule: Rule{Masquerade{}}}), "add rule ip t b masquerade fully-random"},
 	} {
 		seen[key{c.change.Verb, c.object}] = true
 		if diff := cmp.Diff(c.want, c.change.String()); diff != "" {
@@ -157,7 +157,7 @@ func TestRuleText(t *testing.T) {
 		},
 		{"th dport vmap @m", Rule{VMap{one(Dport), "m"}}},
 		{"dnat ip to th dport map @m", Rule{DNAT{Key: one(Dport), Map: "m"}}},
-		{"meta l4proto tcp masquerade", Rule{Match{Field: L4proto, Value: 6}, Masquerade{}}},
+		{"meta l4proto tcp masquerade fully-random", Rule{Match{Field: L4proto, Value: 6}, Masquerade{}}},
 		{"meta l4proto 47 accept", Rule{Match{Field: L4proto, Value: 47}, Verdict{Kind: Accept}}},
 		{"fib daddr type local drop", Rule{Match{Field: FibDaddr, Value: FibLocal}, Verdict{Kind: Drop}}},
 		{"fib daddr type 3 return", Rule{Match{Field: FibDaddr, Value: 3}, Verdict{Kind: Return}}},
@@ -171,8 +171,15 @@ func TestRuleText(t *testing.T) {
 		{"ct direction reply ct original ip saddr 127.0.0.0/8 ip daddr set ct reply ip daddr", Rule{
 			Match{Field: CtDirection, Value: FromReplier},
 			MatchAddr{OrigSaddr, false, netip.MustParsePrefix("127.0.0.0/8")},
-			SetDaddr{ReplyDaddr},
+			SetAddr{Field: Daddr, From: ReplyDaddr},
 		}},
+		{"tcp flags != syn / fin,syn,rst,ack socket wildcard 0 accept", Rule{
+			Match{Field: TCPFlags, Not: true, Value: TCPSyn}, Match{Field: Socket, Value: Specific}, Verdict{Kind: Accept},
+		}},
+		{"meta l4proto sctp @th,96,8 != 0x1 accept", Rule{
+			Match{Field: L4proto, Value: 132}, Match{Field: SCTPChunk, Not: true, Value: SCTPInit}, Verdict{Kind: Accept},
+		}},
+		{"ip saddr set 0.0.0.0", Rule{SetAddr{Field: Saddr, Addr: netip.IPv4Unspecified()}}},
 		{"ip saddr != @s", Rule{Lookup{Key: one(Saddr), Not: true, Set: "s"}}},
 		{"dnat ip to numgen random mod 3 offset 7 map @m", Rule{DNAT{Key: []Operand{{Field: Random, Mod: 3, Offset: 7}}, Map: "m"}}},
 		{
@@ -187,7 +194,7 @@ func TestRuleText(t *testing.T) {
 		{"dnat ip to numgen inc mod 3 map @m", Rule{DNAT{Key: []Operand{{Field: Increment, Mod: 3}}, Map: "m"}}},
 		{"dnat to 10.0.0.1:80", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:80")}}},
 		{"dnat to 10.0.0.1", Rule{DNATTo{netip.MustParseAddrPort("10.0.0.1:0")}}},
-		{"snat to 10.0.0.1", Rule{SNATTo{netip.MustParseAddr("10.0.0.1")}}},
+		{"snat to 10.0.0.1 fully-random", Rule{SNATTo{netip.MustParseAddr("10.0.0.1")}}},
 		{"ct count over 20 drop", Rule{ConnCount{20}, Verdict{Kind: Drop}}},
 		{
 			"update @m { ip saddr timeout 10s : ip daddr . th dport }",

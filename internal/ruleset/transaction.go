@@ -57,8 +57,8 @@ var (
 	// than the batch was made for, or changed while they were read. Nothing
 	// was applied.
 	ErrStale = errors.New("rules changed meanwhile")
-	// ErrMissed says that events of some transactions were lost.
-	ErrMissed = errors.New("events of some transactions were lost")
+	// ErrMissed says that events were lost.
+	ErrMissed = errors.New("events of the kernel were lost")
 )
 
 // RefusedError is a change that the kernel refused, and with it the batch.

@@ -131,6 +131,10 @@ func checkBehindChange(t *testing.T, c *Change, a, b *Ruleset) {
 		if c.Verb != Delete || to.Set(c.Set.Name) != nil {
 			t.Errorf("behind: %s", c)
 		}
+	case c.Object != nil:
+		if c.Verb != Delete || !slices.Contains(from.Objects, *c.Object) {
+			t.Errorf("behind: %s", c)
+		}
 	case c.Chain == nil || c.Rule != nil || c.Verb != Flush && c.Verb != Delete || to.Chain(c.Chain.Name) != nil:
 		t.Errorf("behind: %s", c)
 	case from.Chain(c.Chain.Name) == nil:
@@ -147,7 +151,7 @@ func checkStages(t *testing.T, tx *Transaction) {
 	var anew, late [2]bool
 	for i := range tx.Now {
 		c := &tx.Now[i]
-		if c.Verb == Add && (c.Set != nil && c.Elements == nil || c.Set == nil && c.Chain == nil) {
+		if c.Verb == Add && (c.Set != nil && c.Elements == nil || c.OfTable()) {
 			anew[c.Family.Index()] = true
 		}
 	}
@@ -288,7 +292,7 @@ func TestStages(t *testing.T) {
 			add chain ip t class; add chain ip t source;
 			add chain ip t prerouting { type nat hook prerouting priority -100; policy accept; };
 			add chain ip t prerouting-late { type nat hook prerouting priority -99; policy accept; };
-			add rule ip t class drop; add rule ip t source masquerade; add rule ip t prerouting th dport vmap @frontends;
+			add rule ip t class drop; add rule ip t source masquerade fully-random; add rule ip t prerouting th dport vmap @frontends;
 			add rule ip t prerouting-late th dport vmap @frontends; add element ip t frontends { 1 : goto class }
 			behind: flush chain ip t prerouting-late; delete chain ip t prerouting-late`},
 	} {

@@ -100,6 +100,9 @@ func (k *kernel) Entries(ctx context.Context, table string, f ruleset.Family, s 
 	return out, ctx.Err()
 }
 
+// Settle implements flows.Kernel: packets take no time.
+func (k *kernel) Settle(ctx context.Context) error { return ctx.Err() }
+
 // CommitEntries implements engine.Kernel, in one transaction.
 func (k *kernel) CommitEntries(ctx context.Context, generation uint32, c *ruleset.EntryChange) (done int, next uint32, err error) {
 	k.node.mu.Lock()

@@ -65,8 +65,8 @@ func (n *Node) commit(port uint32, changes []ruleset.Change) error {
 // forget deletes the entries of maps that a change deletes.
 func (n *Node) forget(c *ruleset.Change) {
 	for at := range n.entries {
-		if c.Verb == ruleset.Delete && c.Chain == nil && len(c.Elements) == 0 &&
-			at.table == c.Table && at.family == c.Family && (c.Set == nil || c.Set.Name == at.set) {
+		if c.Verb == ruleset.Delete && at.table == c.Table && at.family == c.Family &&
+			(c.OfTable() || c.Set != nil && len(c.Elements) == 0 && c.Set.Name == at.set) {
 			delete(n.entries, at)
 		}
 	}
@@ -80,7 +80,7 @@ func refuse(t *ruleset.Table, c *ruleset.Change, port uint32) (element int, errn
 	switch {
 	case there && t.Port != 0 && t.Port != port:
 		return -1, syscall.EPERM
-	case !there && (c.Set != nil || c.Chain != nil):
+	case !there && !c.OfTable():
 		return -1, syscall.ENOENT
 	case len(c.Elements) > 0:
 		return refuseElements(t, c)
@@ -88,6 +88,8 @@ func refuse(t *ruleset.Table, c *ruleset.Change, port uint32) (element int, errn
 		there = t.Set(c.Set.Name) != nil
 	case c.Chain != nil:
 		there = t.Chain(c.Chain.Name) != nil
+	case c.Object != nil:
+		there = slices.Contains(t.Objects, *c.Object)
 	}
 	switch add := c.Verb == ruleset.Add && c.Rule == nil; {
 	case add && there:

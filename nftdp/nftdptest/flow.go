@@ -28,7 +28,7 @@ type flow struct {
 // net.netfilter.nf_conntrack_udp_timeout_stream, …_tcp_timeout_time_wait and
 // …_tcp_timeout_established.
 func (f *flow) timeout() time.Duration {
-	if f.Ended || f.Proto == compile.UDP {
+	if f.Phase == conntrack.Closed || f.Proto == compile.UDP {
 		return 2 * time.Minute
 	}
 	return 5 * 24 * time.Hour
@@ -54,7 +54,7 @@ func (n *Node) follow(at tuple, p *ruleset.Packet, w *way) {
 
 // flow is the one that further packets follow, or nil.
 func (n *Node) flow(at tuple) *flow {
-	if f := n.flows[at]; f != nil && !f.Ended {
+	if f := n.flows[at]; f != nil && f.Phase != conntrack.Closed {
 		return f
 	}
 	return nil
@@ -87,7 +87,7 @@ func (k *kernel) List(ctx context.Context, f conntrack.Filter, accept func(*conn
 	var out []conntrack.Flow
 	k.node.mu.Lock()
 	for _, flow := range k.node.flows {
-		if ruleset.FamilyOf(flow.Dst.Addr()) == f.Family && f.Matches(&flow.Flow) {
+		if (f.Family == 0 || ruleset.FamilyOf(flow.Dst.Addr()) == f.Family) && f.Matches(&flow.Flow) {
 			out = append(out, flow.Flow)
 		}
 	}
@@ -98,13 +98,43 @@ func (k *kernel) List(ctx context.Context, f conntrack.Filter, accept func(*conn
 }
 
 // Delete implements flows.Kernel.
-func (k *kernel) Delete(ctx context.Context, f *conntrack.Flow) (bool, error) {
+func (k *kernel) Delete(ctx context.Context, flows []conntrack.Flow) (n int, err error) {
 	k.node.mu.Lock()
 	defer k.node.mu.Unlock()
-	at := tuple{f.Proto, f.Src, f.Dst}
-	there := k.node.flows[at] != nil
-	delete(k.node.flows, at)
-	return there, ctx.Err()
+	for _, f := range flows {
+		at := tuple{f.Proto, f.Src, f.Dst}
+		if k.node.flows[at] != nil {
+			n++
+		}
+		delete(k.node.flows, at)
+	}
+	return n, ctx.Err()
+}
+
+// DeleteMatching implements flows.Kernel.
+func (k *kernel) DeleteMatching(ctx context.Context, f conntrack.Filter, accept func(*conntrack.Flow) bool) (int, error) {
+	found, err := k.List(ctx, f, accept)
+	if err != nil {
+		return 0, err
+	}
+	return k.Delete(ctx, found)
+}
+
+// Get implements flows.Kernel.
+func (k *kernel) Get(ctx context.Context, f *conntrack.Flow) (now conntrack.Flow, ok bool, err error) {
+	k.node.mu.Lock()
+	defer k.node.mu.Unlock()
+	if held := k.node.flows[tuple{f.Proto, f.Src, f.Dst}]; held != nil {
+		now, ok = held.Flow, true
+	}
+	return now, ok, ctx.Err()
+}
+
+// Count implements flows.Kernel.
+func (k *kernel) Count(ctx context.Context) (int, error) {
+	k.node.mu.Lock()
+	defer k.node.mu.Unlock()
+	return len(k.node.flows), ctx.Err()
 }
 
 // LocalAddrs implements flows.Kernel.

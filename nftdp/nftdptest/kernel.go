@@ -54,6 +54,19 @@ func (k *kernel) Read(ctx context.Context, table string, families []ruleset.Fami
 	return out, ctx.Err()
 }
 
+func (k *kernel) ReadElements(ctx context.Context, t *ruleset.Table, s *ruleset.Set, _ []ruleset.Tuple) error {
+	k.node.mu.Lock()
+	defer k.node.mu.Unlock()
+	held := k.node.set(place{t.Family, t.Name, s.Name})
+	if held == nil {
+		return errors.Join(ruleset.ErrStale, ctx.Err()) // it was deleted meanwhile
+	}
+	if !held.Dynamic {
+		s.Elements = slices.Clone(held.Elements)
+	}
+	return ctx.Err()
+}
+
 func (k *kernel) ReadCounters(ctx context.Context, c *ruleset.Change, elements []ruleset.Element) error {
 	k.node.mu.Lock()
 	defer k.node.mu.Unlock()
@@ -92,7 +105,7 @@ func (k *kernel) Monitor() engine.Monitor { return k.monitor }
 
 func (k *kernel) Flows() flows.Kernel { return k }
 
-func (k *kernel) Sysctl(name string) (string, error) {
+func (k *kernel) Sysctl(_ context.Context, name string) (string, error) {
 	k.node.mu.Lock()
 	defer k.node.mu.Unlock()
 	value, ok := k.node.sysctls[name]
@@ -102,8 +115,8 @@ func (k *kernel) Sysctl(name string) (string, error) {
 	return value, nil
 }
 
-func (k *kernel) SetSysctl(name, value string) error {
-	if _, err := k.Sysctl(name); err != nil {
+func (k *kernel) SetSysctl(ctx context.Context, name, value string) error {
+	if _, err := k.Sysctl(ctx, name); err != nil {
 		return err
 	}
 	k.node.mu.Lock()

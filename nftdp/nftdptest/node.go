@@ -43,7 +43,7 @@ func NewNode(addrs ...netip.Addr) *Node {
 	n := &Node{
 		generation: 1, entries: map[place]entries{}, flows: map[tuple]*flow{}, monitors: map[*monitor]bool{},
 		sysctls: map[string]string{
-			"net.ipv4.ip_forward": "0", "net.ipv6.conf.all.forwarding": "0", "net.ipv4.conf.all.route_localnet": "0",
+			"net.ipv4.ip_forward": "0", "net.ipv6.conf.all.forwarding": "0", "net.netfilter.nf_conntrack_tcp_be_liberal": "0",
 		},
 	}
 	for _, a := range addrs {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
+	"github.com/nftdp/go-nftdp/internal/conntrack"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
@@ -53,7 +54,8 @@ type Outcome struct {
 	Source netip.AddrPort
 	// Masqueraded says that the kernel chooses the source: an address of the
 	// interface by which the packet leaves, for which Source has the node's
-	// first address of the family.
+	// first address of the family, and a random port, for which it has the
+	// client's.
 	Masqueraded bool
 }
 
@@ -114,7 +116,7 @@ func (n *Node) End(p Packet) bool {
 	case p.Protocol == nftdp.ProtocolUDP:
 		delete(n.flows, at)
 	}
-	f.Ended, f.used = true, n.now
+	f.Phase, f.used = conntrack.Closed, n.now
 	return true
 }
 

@@ -1,0 +1,104 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/nftdp/go-nftdp/nftdp"
+)
+
+// growing are services whose cost does not follow from their number alone.
+var growing = []struct {
+	name     string
+	sizes    []int
+	services func(n int) []nftdp.Service
+}{
+	{"round-robin", []int{300, 3_000}, func(n int) []nftdp.Service {
+		return eachOf(n, func(_ int, s *nftdp.Service) { s.Scheduler = nftdp.SchedulerRoundRobin })
+	}},
+	{"own-list", []int{400, 4_000}, func(n int) []nftdp.Service {
+		return eachOf(n, func(i int, s *nftdp.Service) {
+			s.Frontends[0].Allow = []netip.Prefix{netip.PrefixFrom(ipv4(10, 8, i), 32), netip.MustParsePrefix("192.0.2.0/24")}
+		})
+	}},
+	{"maglev", []int{30, 300}, func(n int) []nftdp.Service {
+		return eachOf(n, func(_ int, s *nftdp.Service) { s.Scheduler = nftdp.SchedulerMaglev })
+	}},
+	{"range", []int{1_000, 10_000}, func(n int) []nftdp.Service {
+		return eachOf(n, func(_ int, s *nftdp.Service) {
+			s.Frontends[0].EndPort = s.Frontends[0].Port + 9
+			s.Backends = []nftdp.Backend{{Addr: netip.AddrPortFrom(s.Backends[0].Addr.Addr(), 0)}}
+		})
+	}},
+}
+
+// shortened returns the first n sizes only, with -short.
+func shortened(sizes []int, n int) []int {
+	if testing.Short() {
+		return sizes[:n]
+	}
+	return sizes
+}
+
+// eachOf returns n services that are changed by a function.
+func eachOf(n int, change func(i int, s *nftdp.Service)) []nftdp.Service {
+	all := manyServices(n)
+	for i := range all {
+		change(i, &all[i])
+	}
+	return all
+}
+
+// BenchmarkGrowth loads services of a kind, and restarts with them.
+func BenchmarkGrowth(b *testing.B) {
+	for _, kind := range growing {
+		for _, n := range shortened(kind.sizes, 1) {
+			b.Run(fmt.Sprintf("of=%s/services=%d", kind.name, n), func(b *testing.B) {
+				services := kind.services(n)
+				loads, restarts := newLaps(), newLaps()
+				for b.Loop() {
+					ns := newNamespace(b)
+					begin := time.Now()
+					load(b, ns, services)
+					loads.add(begin)
+					begin = time.Now()
+					d := open(b, ns, nftdp.Config{})
+					plan, err := d.Apply(b.Context(), services)
+					restarts.add(begin)
+					mustKeep(b, plan, err)
+					closeOrFail(b, d)
+				}
+				loads.report(b, "load-p50-ns")
+				restarts.report(b, "restart-p50-ns")
+			})
+		}
+	}
+}
+
+// BenchmarkManyFrontends changes one frontend of a service with many.
+func BenchmarkManyFrontends(b *testing.B) {
+	for _, n := range shortened([]int{60, 6_000, 60_000}, 2) {
+		b.Run(fmt.Sprintf("frontends=%d", n), func(b *testing.B) {
+			s := service(0, poolSize)
+			for i := 1; i < n; i++ {
+				s.Frontends = append(s.Frontends, nftdp.Frontend{Addr: clusterAddr(i % 600), Port: uint16(80 + i/600)})
+			}
+			d := openLoaded(b, []nftdp.Service{s})
+			laps := newLaps()
+			for b.Loop() {
+				f := &s.Frontends[n/2]
+				f.NoBackend = nftdp.ActionDrop - f.NoBackend
+				f.Masquerade = nftdp.MasqueradeAlways - f.Masquerade
+				begin := time.Now()
+				plan, err := d.Update(b.Context(), nftdp.Change{Set: []nftdp.Service{s}})
+				laps.add(begin)
+				mustChange(b, plan, err)
+			}
+			laps.report(b, "p50-ns")
+		})
+	}
+}

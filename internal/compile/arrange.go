@@ -1,0 +1,230 @@
+package compile
+
+import (
+	"cmp"
+	"iter"
+	"net/netip"
+	"slices"
+)
+
+// Arranged returns the service with its backends, as far as possible, at the slots
+// that they have in another version of it. Then a change of few backends changes
+// few slots, whatever the size of the pool. Two services that differ only in the
+// arrangement become equal by this.
+//
+// Where all nodes have to agree which backend a client meets, the arrangement
+// depends on nothing but the backends: that of schedulers that hash, and of a
+// rotation with weights, which are spread evenly.
+func (s *Service) Arranged(like *Service) *Service {
+	if like == nil || !schedulers[s.Scheduler].anySlot || s.arrangedAs(like) {
+		return s
+	}
+	var known arrangements
+	out := *s
+	out.Frontends = make([]Frontend, 0, len(s.Frontends))
+	var unpaired []int
+	for f, l := range paired(s.Frontends, like.Frontends) {
+		if f == nil {
+			continue
+		}
+		if l == nil {
+			unpaired = append(unpaired, len(out.Frontends))
+			out.Frontends = append(out.Frontends, *f)
+			continue
+		}
+		next := *f
+		next.Pool, next.Ordered = known.arrange(f.Port, f.Pool, f.Ordered, l.Pool, l.Ordered)
+		next.Internal, next.OrderedInternal = known.arrange(f.Port, f.Internal, f.OrderedInternal, l.Internal, l.OrderedInternal)
+		out.Frontends = append(out.Frontends, next)
+	}
+	for _, i := range unpaired { // as the other frontends with the same backends
+		f := &out.Frontends[i]
+		f.Pool, f.Ordered = known.like(f.Pool, f.Ordered)
+		f.Internal, f.OrderedInternal = known.like(f.Internal, f.OrderedInternal)
+	}
+	if out.arrangedAs(s) {
+		return s
+	}
+	return &out
+}
+
+// arrangedAs reports whether both services have the same frontends, with the same
+// slots.
+func (s *Service) arrangedAs(o *Service) bool {
+	if len(s.Frontends) != len(o.Frontends) {
+		return false
+	}
+	for i := range s.Frontends {
+		f, l := &s.Frontends[i], &o.Frontends[i]
+		if f.order(l) != 0 || !equal(f.Pool, l.Pool) || !equal(f.Internal, l.Internal) {
+			return false
+		}
+	}
+	return true
+}
+
+func equal(a, b []netip.AddrPort) bool { return same(a, b) || slices.Equal(a, b) }
+
+// paired iterates over two lists of frontends, each in the order of Frontend.order,
+// and yields those of both lists at the same place together, others beside nil.
+func paired(a, b []Frontend) iter.Seq2[*Frontend, *Frontend] {
+	return func(yield func(x, y *Frontend) bool) {
+		for len(a) > 0 || len(b) > 0 {
+			var x, y *Frontend
+			order := cmp.Compare(len(b), len(a)) // if one list is at its end
+			if len(a) > 0 && len(b) > 0 {
+				order = a[0].order(&b[0])
+			}
+			if order <= 0 {
+				x, a = &a[0], a[1:]
+			}
+			if order >= 0 {
+				y, b = &b[0], b[1:]
+			}
+			if !yield(x, y) {
+				return
+			}
+		}
+	}
+}
+
+// order compares the places of two frontends.
+func (f *Frontend) order(o *Frontend) int {
+	return cmp.Or(f.Addr.Compare(o.Addr), cmp.Compare(f.Port, o.Port), cmp.Compare(f.End, o.End))
+}
+
+// arrangements remembers the pools that were arranged last: the frontends of a
+// service mostly share theirs.
+type arrangements []arrangement
+
+type arrangement struct{ pool, like, arranged, ordered []netip.AddrPort }
+
+const remembered = 4 // pools of all backends and of local ones, in both families
+
+func (k *arrangements) arrange(port uint16, pool, ordered, like, likeOrdered []netip.AddrPort) (arranged, sorted []netip.AddrPort) {
+	for _, a := range *k {
+		if same(a.pool, pool) && same(a.like, like) {
+			return a.arranged, a.ordered
+		}
+	}
+	a := arrangement{pool: pool, like: like, arranged: pool, ordered: ordered}
+	if ordered == nil && slices.IsSortedFunc(pool, netip.AddrPort.Compare) {
+		a.ordered = pool
+	}
+	if len(pool) > 0 && a.ordered != nil { // otherwise its order is that of a rotation with weights
+		if renamed := withoutPort(like, a.ordered, port); !same(renamed, like) {
+			like, likeOrdered = renamed, nil
+		}
+		a.arranged = rearrange(like, inOrderOf(like, likeOrdered), a.ordered)
+	}
+	*k = append(*k, a)
+	if len(*k) > remembered {
+		*k = slices.Delete(*k, 0, 1)
+	}
+	return a.arranged, a.ordered
+}
+
+// like arranges a pool as another frontend's pool was arranged.
+func (k *arrangements) like(pool, ordered []netip.AddrPort) (arranged, sorted []netip.AddrPort) {
+	for _, a := range *k {
+		if same(a.pool, pool) {
+			return a.arranged, a.ordered
+		}
+	}
+	return pool, ordered
+}
+
+// withoutPort returns a pool with the names that another one, which is in order, has
+// for its backends: a backend with the frontend's port, as it is read from a
+// ruleset, may be one without a port.
+func withoutPort(pool, ordered []netip.AddrPort, port uint16) []netip.AddrPort {
+	if !slices.ContainsFunc(ordered, func(b netip.AddrPort) bool { return b.Port() == 0 }) {
+		return pool
+	}
+	out := slices.Clone(pool)
+	for i, b := range out {
+		plain := netip.AddrPortFrom(b.Addr(), 0)
+		if _, ok := slices.BinarySearchFunc(ordered, plain, netip.AddrPort.Compare); ok && b.Port() == port {
+			out[i] = plain
+		}
+	}
+	if slices.Equal(out, pool) {
+		return pool
+	}
+	return out
+}
+
+// inOrderOf returns the backends of a pool in order, if that is not known already.
+func inOrderOf(pool, ordered []netip.AddrPort) []netip.AddrPort {
+	switch {
+	case ordered != nil:
+		return ordered
+	case slices.IsSortedFunc(pool, netip.AddrPort.Compare):
+		return pool
+	}
+	return slices.SortedFunc(slices.Values(pool), netip.AddrPort.Compare)
+}
+
+// rearrange returns the backends of want, each at a slot that it has in another
+// pool if there is one. The slots of backends that left are filled by those that
+// are new, and by those from slots that no longer exist. So it returns the other
+// pool if that has the same backends. The last two arguments are in order.
+func rearrange(like, likeOrdered, want []netip.AddrPort) []netip.AddrPort {
+	gone, fresh := differing(likeOrdered, want, netip.AddrPort.Compare)
+	if len(gone) == 0 && len(fresh) == 0 {
+		return like
+	}
+	out := make([]netip.AddrPort, max(len(like), len(want)))
+	copy(out, like)
+	free := vacate(out[:len(like)], gone)
+	for i := len(like); i < len(want); i++ {
+		free = append(free, i)
+	}
+	for _, b := range out[min(len(want), len(like)):len(like)] {
+		if b.IsValid() {
+			fresh = append(fresh, b) // its slot no longer exists
+		}
+	}
+	for _, i := range free {
+		if i < len(want) {
+			out[i], fresh = fresh[0], fresh[1:]
+		}
+	}
+	return out[:len(want)]
+}
+
+// vacate empties slots of some backends, as many as each is listed, and returns
+// the slots in order. Of the slots of one backend the last ones are emptied.
+func vacate(pool, gone []netip.AddrPort) (free []int) {
+	left := make([]int, len(gone)) // by the first place of each backend
+	for i, first := 0, 0; i < len(gone); i++ {
+		if gone[i] != gone[first] {
+			first = i
+		}
+		left[first]++
+	}
+	for i := len(pool) - 1; i >= 0 && len(free) < len(gone); i-- {
+		if j, ok := slices.BinarySearchFunc(gone, pool[i], netip.AddrPort.Compare); ok && left[j] > 0 {
+			left[j]--
+			pool[i] = netip.AddrPort{}
+			free = append(free, i)
+		}
+	}
+	slices.Reverse(free)
+	return free
+}
+
+// differing compares two lists that are in order, and may have repetitions.
+func differing[T comparable](a, b []T, compare func(x, y T) int) (onlyA, onlyB []T) {
+	for len(a) > 0 && len(b) > 0 {
+		switch {
+		case a[0] == b[0]:
+			a, b = a[1:], b[1:]
+		case compare(a[0], b[0]) < 0:
+			onlyA, a = append(onlyA, a[0]), a[1:]
+		default:
+			onlyB, b = append(onlyB, b[0]), b[1:]
+		}
+	}
+	return append(onlyA, a...), append(onlyB, b...)
+}
