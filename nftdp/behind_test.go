@@ -5,10 +5,14 @@ package nftdp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
@@ -132,47 +136,73 @@ func TestRetriedParts(t *testing.T) {
 }
 
 // TestListensOnlyWhileWatched: a Dataplane that nobody watches is in no group of
-// nf_tables events, which would slow down everybody's transactions.
+// nf_tables events, which would slow down everybody's transactions, and only Keep is in
+// those of addresses.
 func TestListensOnlyWhileWatched(t *testing.T) {
 	n := newNode(t)
 	d, spy := n.spied(t, Config{})
-	want := func(listening int) {
+	want := func(listening, toAddresses int) {
 		t.Helper()
-		if got := n.listeners(t); got != listening {
+		if got := n.listeners(t, unix.NETLINK_NETFILTER, nftablesEvents); got != listening {
 			t.Errorf("%d sockets listen, want %d", got, listening)
 		}
+		if got := n.listeners(t, unix.NETLINK_ROUTE, addressEvents); got != toAddresses {
+			t.Errorf("%d sockets listen to addresses, want %d", got, toAddresses)
+		}
 	}
-	want(0)
+	want(0, 0)
 	apply(t, d, someServices())
 	n.disturb(t)
 	apply(t, d, someServices()[1:])
-	want(0)
+	want(0, 0)
+	watching, stopWatch := context.WithCancel(t.Context())
+	ended := make(chan error, 3)
+	go func() {
+		for _, err := range d.Watch(watching) {
+			ended <- err
+		}
+	}()
+	spy.watched(t, d, 1)
+	want(1, 0)
 	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 2)
-	for range cap(ended) {
+	for range cap(ended) - 1 {
 		go func() { ended <- d.Keep(ctx, nil) }()
 	}
-	spy.watched(t, d, 2)
-	want(1)
+	spy.watched(t, d, cap(ended))
+	want(1, 1)
 	apply(t, d, manyWebs(0, 60)) // too much to listen to
-	want(1)
+	want(1, 1)
 	stop()
-	for range cap(ended) {
+	for range cap(ended) - 1 {
 		if err := receive(t, ended); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	}
-	want(0)
+	want(1, 0)
+	stopWatch()
+	if err := receive(t, ended); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	spy.watched(t, d, 0)
+	want(0, 0)
 }
 
-// listeners counts the sockets of the namespace that are in the group of
-// nf_tables events, which is the seventh.
-func (n *node) listeners(t *testing.T) (count int) {
+// The groups of events, as bits in the order of their numbers.
+const (
+	nftablesEvents = 1 << (unix.NFNLGRP_NFTABLES - 1)
+	addressEvents  = 1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV4_ROUTE-1) |
+		1<<(unix.RTNLGRP_IPV6_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_ROUTE-1)
+)
+
+// listeners counts the sockets of the namespace that are in some groups of a
+// protocol.
+func (n *node) listeners(t *testing.T, protocol, groups int) (count int) {
 	t.Helper()
 	err := n.Do(func() error {
 		text, err := os.ReadFile("/proc/thread-self/net/netlink")
 		for line := range strings.Lines(string(text)) {
-			if f := strings.Fields(line); len(f) > 3 && f[1] == "12" && f[3] == "00000040" {
+			f := strings.Fields(line)
+			if len(f) > 3 && f[1] == strconv.Itoa(protocol) && f[3] == fmt.Sprintf("%08x", groups) {
 				count++
 			}
 		}

@@ -140,8 +140,11 @@ func (d *Dataplane) Plan(ctx context.Context, services []Service) (*Plan, error)
 // the node has begun, and flows to destinations that the frontend never led to, unless
 // the frontend is new. The first change of a Dataplane looks at all flows, with the
 // rules that it found as those of before; it does not look for those of services that
-// only an older version knew. A datagram that passes the node while the transaction
-// takes effect can still begin a flow by the former rules.
+// only an older version knew. If an address came to the node or left it since the last
+// Apply, flows there are stale, too, if they are not treated as node-wide frontends now
+// say. An Update does not look for that, unless it is empty; Keep notices it at once. A
+// datagram that passes the node while the transaction takes effect can still begin a
+// flow by the former rules.
 //
 // That takes no time if the change can make nothing stale, or if there are no flows.
 // Otherwise Apply waits while the kernel walks its table of connections, which takes
@@ -164,8 +167,9 @@ func (d *Dataplane) Apply(ctx context.Context, services []Service) (*Plan, error
 // validates the verdicts of all frontends (5 ms with 50,000 services), and a full
 // map is replaced by a larger one, which costs as much as a full load.
 //
-// Update does not depend on what others change in the namespace, and does not look
-// for changes of our tables: Apply and Keep repair these. Only if the kernel refuses
+// Update does not depend on what others change in the namespace, and does not look for
+// changes of our tables or of the node's addresses: Apply, the empty Update and Keep do.
+// Only if the kernel refuses
 // the Update, everything is read, and repaired together with it. Errors are those of
 // Apply, and ErrOutdated if this Dataplane has not applied anything yet and the
 // tables are of an older version.

@@ -172,20 +172,13 @@ func (s *spy) Commit(ctx context.Context, generation uint32, changes []ruleset.C
 	return next, err
 }
 
-func (s *spy) Monitor() engine.Monitor { return spiedMonitor{s.Host.Monitor(), s} }
-
-// spiedMonitor counts its wakers.
-type spiedMonitor struct {
-	engine.Monitor
-	*spy
-}
-
-func (m spiedMonitor) Waker() (engine.Waker, error) {
-	w, err := m.Monitor.Waker()
+// Waker counts the wakers.
+func (s *spy) Waker(addresses bool) (engine.Waker, error) {
+	w, err := s.Host.Waker(addresses)
 	if err == nil {
-		m.wakers.Add(1)
+		s.wakers.Add(1)
 	}
-	return spiedWaker{w, m.spy}, err
+	return spiedWaker{w, s}, err
 }
 
 type spiedWaker struct {

@@ -53,6 +53,12 @@ func (d *Dataplane) Watch(ctx context.Context) iter.Seq2[*Drift, error] { return
 // follow each other within two seconds become less frequent, down to one each
 // second.
 //
+// Keep also notices when the node gets or loses an address, or a prefix that is local to
+// it, and deletes the flows that are stale then (see Apply): a client that has sent to
+// an address before the node had it is served by node-wide frontends with its next
+// datagram. That is no drift, and only its errors are reported. For this Keep receives
+// the namespace's rtnetlink events of addresses and routes.
+//
 // While our rules are missing, new connections are refused or take a wrong way. If
 // there is no other nat chain in the namespace, the kernel stops translating
 // established connections, too: those that send just then break. Config.Protect

@@ -13,8 +13,7 @@ import (
 )
 
 // Monitor notices that the local addresses of a network namespace may have changed.
-// Before Join it receives nothing. It is not safe for concurrent use, apart from its
-// wakers.
+// Before Join it receives nothing. It is not safe for concurrent use.
 type Monitor struct{ socket *netlink.Socket }
 
 // NewMonitor opens a socket in the network namespace of a file descriptor, or
@@ -60,8 +59,8 @@ func (m *Monitor) Leave() error {
 // Close closes the socket.
 func (m *Monitor) Close() error { return m.socket.Close() }
 
-// Waker returns a Waker for one goroutine.
-func (m *Monitor) Waker() (*netlink.Waker, error) { return m.socket.Waker() }
+// Socket returns the socket that receives the events, to wait for them.
+func (m *Monitor) Socket() *netlink.Socket { return m.socket }
 
 // Changed returns the families whose local addresses may have changed since the last
 // call: all if events were lost. LocalAddrs then reads what they are.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"syscall"
 
@@ -80,7 +79,9 @@ func (e *Engine) commit(ctx context.Context, ed *Edit) ([]ruleset.Change, *flows
 		if err != nil {
 			return err
 		}
-		e.flows.Note(st.flows())
+		change := st.flows()
+		change.Addresses = !ed.partial()
+		e.flows.Note(change)
 		clients = clients || st.clients
 		err = s.send(until, st)
 		if s.adopted { // only repairs are left
@@ -294,20 +295,4 @@ func (e *Engine) refused(err error, st *staged) error {
 		out.Err = fmt.Errorf("tables that outlive their owner (Config.Protect, Linux 6.9): %w: %w", ErrNotSupported, r.Errno)
 	}
 	return out
-}
-
-// Addresses does what is left to do when the node has got or lost addresses: flows
-// to node-wide frontends there may be stale. Other methods do not wait for it.
-func (e *Engine) Addresses(ctx context.Context, arrived, left []netip.Addr) error {
-	if err := e.lock(ctx); err != nil {
-		return err
-	}
-	if e.state == nil { // the first commit looks at all flows
-		e.unlock()
-		return nil
-	}
-	e.flows.NoteAddresses(arrived, left)
-	rest := e.flows.FollowUp(e.state)
-	e.unlock()
-	return e.followUp(ctx, rest)
 }

@@ -57,6 +57,11 @@ type Kernel interface {
 	Port() uint32
 	// Monitor returns the monitor of the namespace's transactions.
 	Monitor() Monitor
+	// AddressMonitor returns the monitor of the namespace's addresses.
+	AddressMonitor() AddressMonitor
+	// Waker returns a Waker for the events of the Monitor and, with addresses,
+	// also for those of the AddressMonitor. Its Wait keeps neither from receiving.
+	Waker(addresses bool) (Waker, error)
 	// Flows returns the namespace's conntrack.
 	Flows() flows.Kernel
 	Sysctls
@@ -86,8 +91,17 @@ type Monitor interface {
 	CatchUp(ctx context.Context, to uint32, each func(*ruleset.Event)) (uint32, error)
 	// Discard drops all received events.
 	Discard() error
-	// Waker returns a Waker. Its Wait does not keep the monitor from receiving.
-	Waker() (Waker, error)
+}
+
+// AddressMonitor notices that the namespace's addresses may have changed. Before Join
+// it receives nothing.
+type AddressMonitor interface {
+	// Join begins to receive events, Leave ends it.
+	Join() error
+	Leave() error
+	// Changed returns the families whose addresses may have changed since the
+	// last call.
+	Changed() ([]ruleset.Family, error)
 }
 
 // Waker wakes one goroutine when events have been received.
@@ -115,11 +129,12 @@ var (
 // Engine programs services into one network namespace. Its methods may be
 // called concurrently; they take turns.
 type Engine struct {
-	cfg     compile.Config
-	kernel  Kernel // nil after Close
-	monitor Monitor
-	flows   *flows.Table
-	turn    chan struct{} // held by the method that works
+	cfg       compile.Config
+	kernel    Kernel // nil after Close
+	monitor   Monitor
+	addresses AddressMonitor
+	flows     *flows.Table
+	turn      chan struct{} // held by the method that works
 
 	// state is the wanted state, nil before it is known. If held is not zero,
 	// the kernel held exactly that at this generation, except for the drift. If
@@ -144,7 +159,7 @@ type Engine struct {
 // Open returns an Engine. It takes over the kernel, which Close closes.
 func Open(ctx context.Context, cfg compile.Config, kernel Kernel) (*Engine, error) {
 	e := &Engine{
-		cfg: cfg, kernel: kernel, monitor: kernel.Monitor(), turn: make(chan struct{}, 1), watchers: map[*watcher]bool{},
+		cfg: cfg, kernel: kernel, monitor: kernel.Monitor(), addresses: kernel.AddressMonitor(), turn: make(chan struct{}, 1), watchers: map[*watcher]bool{},
 	}
 	e.flows = flows.New(cfg, kernel.Flows(), lockingAffinities{e})
 	if _, err := e.tables(ctx); err != nil {

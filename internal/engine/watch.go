@@ -18,7 +18,9 @@ type Drift struct {
 
 // Follow yields the drift of our tables as soon as others cause it, until the
 // context ends or the Engine is closed, which is the last error. With repair it
-// also repairs the drift. The monitor listens meanwhile.
+// also repairs the drift, and deletes the flows that are stale because the node has
+// got or lost addresses. The monitors listen meanwhile; that of addresses only with
+// repair.
 func (e *Engine) Follow(ctx context.Context, repair bool) iter.Seq2[*Drift, error] {
 	return func(yield func(*Drift, error) bool) {
 		w, err := e.watcher(ctx, repair)
@@ -48,7 +50,8 @@ type watcher struct {
 	*Engine
 	repair bool
 	waker  Waker
-	seen   int // the value of alerts at the last check
+	seen   int  // the value of alerts at the last check
+	moved  bool // the node may have got or lost addresses that flows were not compared with
 	pause  time.Duration
 	last   time.Time // of drift or an error
 }
@@ -59,20 +62,32 @@ func (e *Engine) watcher(ctx context.Context, repair bool) (*watcher, error) {
 		return nil, err
 	}
 	defer e.unlock()
-	waker, err := e.monitor.Waker()
+	waker, err := e.kernel.Waker(repair)
 	if err != nil {
 		return nil, err
 	}
-	w := &watcher{Engine: e, repair: repair, waker: waker, seen: -1}
-	if e.watched() {
-		e.watchers[w] = true
-		return w, nil
+	w := &watcher{Engine: e, repair: repair, waker: waker, seen: -1, moved: repair}
+	if !e.watched() {
+		err = e.startListening(ctx)
 	}
-	if err := e.startListening(ctx); err != nil {
-		return nil, errors.Join(err, waker.Close())
+	if err == nil && repair && !e.kept() {
+		err = e.addresses.Join()
 	}
 	e.watchers[w] = true
+	if err != nil {
+		return nil, errors.Join(err, w.leave())
+	}
 	return w, nil
+}
+
+// kept reports whether a watcher repairs.
+func (e *Engine) kept() bool {
+	for w := range e.watchers {
+		if w.repair {
+			return true
+		}
+	}
+	return false
 }
 
 // startListening makes the monitor listen. What it receives adds to what is known,
@@ -96,11 +111,20 @@ func (e *Engine) startListening(ctx context.Context) error {
 func (w *watcher) close() {
 	w.turn <- struct{}{}
 	defer w.unlock()
+	_ = w.leave()
+}
+
+// leave is close with the lock. Monitors that nobody needs any more stop listening.
+func (w *watcher) leave() error {
 	delete(w.watchers, w)
+	err := w.waker.Close()
 	if !w.watched() && w.kernel != nil {
-		_ = w.monitor.Leave()
+		err = errors.Join(err, w.monitor.Leave())
 	}
-	_ = w.waker.Close()
+	if w.repair && !w.kept() && w.kernel != nil {
+		err = errors.Join(err, w.addresses.Leave())
+	}
+	return err
 }
 
 // look checks our tables if there is a reason to.
@@ -110,12 +134,16 @@ func (w *watcher) look(ctx context.Context) (*Drift, error) {
 	}
 	drift, rest, err := w.check(ctx)
 	w.unlock()
-	return drift, errors.Join(err, w.followUp(ctx, rest))
+	failed := w.followUp(ctx, rest)
+	if rest != nil && failed == nil {
+		w.moved = false
+	}
+	return drift, errors.Join(err, failed)
 }
 
 // check is look with the lock. It returns also what is left to do without it.
 func (w *watcher) check(ctx context.Context) (_ *Drift, rest *flows.Job, err error) {
-	if err := errors.Join(w.waker.Reset(), ctx.Err()); err != nil {
+	if err := errors.Join(w.waker.Reset(), ctx.Err(), w.noticeAddresses()); err != nil {
 		return nil, nil, err
 	}
 	if w.state == nil {
@@ -126,7 +154,7 @@ func (w *watcher) check(ctx context.Context) (_ *Drift, rest *flows.Job, err err
 	}
 	if w.alerts == w.seen || w.held != 0 && !w.lost && w.drift.empty() {
 		w.seen = w.alerts
-		return nil, nil, nil
+		return nil, w.compareAddresses(), nil
 	}
 	by, alerts := w.drift.by, w.alerts
 	var changes []ruleset.Change
@@ -142,6 +170,26 @@ func (w *watcher) check(ctx context.Context) (_ *Drift, rest *flows.Job, err err
 		return nil, rest, err
 	}
 	return &Drift{Changes: changes, By: by}, rest, err
+}
+
+// noticeAddresses receives which addresses may have changed.
+func (w *watcher) noticeAddresses() error {
+	if !w.repair {
+		return nil
+	}
+	changed, err := w.addresses.Changed()
+	w.moved = w.moved || len(changed) > 0
+	return err
+}
+
+// compareAddresses returns the work that new or lost addresses of the node leave, if
+// there may be any. A repair includes it.
+func (w *watcher) compareAddresses() *flows.Job {
+	if !w.moved {
+		return nil
+	}
+	w.flows.Note(flows.Change{Addresses: true})
+	return w.flows.FollowUp(w.state)
 }
 
 const (

@@ -60,8 +60,9 @@ type Table struct {
 	current    atomic.Pointer[compile.State] // what the kernel holds, after the first FollowUp
 
 	mu    sync.Mutex
-	noted []Change // since the last FollowUp
-	jobs  []*Job   // that are not done
+	noted []Change       // since the last FollowUp
+	jobs  []*Job         // that are not done
+	local []netip.Prefix // the node's own when they were last compared; nil: never
 
 	// failed says that jobs of before are not done. purge says that clients of
 	// former backends may be remembered; initially those of a former process.

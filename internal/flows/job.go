@@ -24,8 +24,9 @@ type Change struct {
 	// none, or those of an older version.
 	Adopted bool
 	Found   *ruleset.Ruleset
-	// Arrived and Left are addresses that the node has got or lost.
-	Arrived, Left []netip.Addr
+	// Addresses says that the node may have got or lost addresses: they are
+	// compared with those of the last time.
+	Addresses bool
 }
 
 // Replacement is a service that takes the place of another one; either can be nil.
@@ -54,13 +55,6 @@ func (t *Table) Note(c Change) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.noted = append(t.noted, c)
-}
-
-// NoteAddresses records addresses that the node has got or lost.
-func (t *Table) NoteAddresses(arrived, left []netip.Addr) {
-	if len(arrived)+len(left) > 0 {
-		t.Note(Change{Arrived: arrived, Left: left})
-	}
 }
 
 // Job is the work that is left after a commit: it deletes what is remembered for
@@ -94,7 +88,7 @@ func (t *Table) FollowUp(state *compile.State) *Job {
 // undoes what a later commit allows again. One that has nothing to do does not wait.
 func (j *Job) Run(ctx context.Context) error {
 	t := j.table
-	r := j.reconciliation()
+	r := j.reconciliation(ctx)
 	if r == nil {
 		return nil
 	}
@@ -124,12 +118,15 @@ func (j *Job) Run(ctx context.Context) error {
 	for _, j := range jobs {
 		j.done = true
 	}
+	if r.addresses {
+		t.local = r.local
+	}
 	t.forget()
 	return nil
 }
 
 // reconciliation returns what the job has to do, or nil if that is nothing.
-func (j *Job) reconciliation() *reconciliation {
+func (j *Job) reconciliation(ctx context.Context) *reconciliation {
 	t := j.table
 	t.mu.Lock()
 	done := j.done
@@ -138,9 +135,12 @@ func (j *Job) reconciliation() *reconciliation {
 		return nil
 	}
 	r := t.reconciliation([]*Job{j})
+	if !r.marks.none() || r.clients || r.moves(ctx) {
+		return r
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.failed && !t.purge && r.marks.none() && !r.clients {
+	if !t.failed && !t.purge {
 		j.done = true
 		t.forget()
 		return nil
@@ -185,7 +185,11 @@ func (t *Table) reconciliation(jobs []*Job) *reconciliation {
 // run does it. A kernel without conntrack over netlink is good enough for services
 // that do not need it.
 func (r *reconciliation) run(ctx context.Context) error {
-	purged, err := r.purgeClients(ctx, r.clients), r.deleteStale(ctx)
+	err := r.compareAddresses(ctx)
+	purged := r.purgeClients(ctx, r.clients)
+	if err == nil {
+		err = r.deleteStale(ctx)
+	}
 	if err == nil || errors.Is(err, ErrNotSupported) && !r.promised {
 		return purged
 	}
@@ -212,11 +216,13 @@ type reconciliation struct {
 	old      []*compile.Service
 	found    *ruleset.Ruleset
 	adopted  bool
-	left     map[netip.Addr]bool // addresses that the node had before,
-	arrived  map[netip.Addr]bool // and that it did not have
-	clients  bool                // affinities can be stale
-	cuts     bool                // a service asks for established connections to be cut
-	promised bool                // a service is concerned that needs conntrack
+	clients  bool // affinities can be stale
+	cuts     bool // a service asks for established connections to be cut
+	promised bool // a service is concerned that needs conntrack
+
+	addresses bool                  // the node may have got or lost some:
+	local     []netip.Prefix        // it has these,
+	had       func(netip.Addr) bool // and had these; nil: the same
 
 	node   *nodeAddrs
 	now    *rules
@@ -242,20 +248,45 @@ func (r *reconciliation) collect(changes []Change) {
 			r.adopted = true // whose clients Purge has checked
 			r.found = c.Found
 		}
-		if r.left == nil && len(c.Arrived)+len(c.Left) > 0 {
-			r.left, r.arrived, r.marks.addrs = map[netip.Addr]bool{}, map[netip.Addr]bool{}, map[netip.Addr]bool{}
-		}
-		for _, a := range c.Arrived {
-			r.arrived[a], r.marks.addrs[a] = true, true
-		}
-		for _, a := range c.Left {
-			r.left[a], r.marks.addrs[a], r.clients = true, true, true
-		}
+		r.addresses = r.addresses || c.Addresses || c.Adopted
 	}
-	if r.marks.whole[0].all || r.marks.whole[1].all || len(r.marks.addrs) > 0 {
+	if r.marks.whole[0].all || r.marks.whole[1].all {
 		r.current.Load().Each(r.concerns)
 	}
 }
+
+// compareAddresses marks what can be stale since the node has got or lost addresses.
+func (r *reconciliation) compareAddresses(ctx context.Context) error {
+	if !r.addresses {
+		return nil
+	}
+	local, arrived, left, err := r.moved(ctx)
+	if err != nil {
+		return err
+	}
+	r.local = local
+	if len(arrived)+len(left) == 0 {
+		return nil
+	}
+	r.had = newAddrSet(append(without(local, arrived), left...)).has
+	r.marks.addrs = *newAddrSet(append(arrived, left...))
+	r.clients = r.clients || len(left) > 0
+	r.current.Load().Each(r.concerns)
+	return nil
+}
+
+// moves reports whether there are addresses to compare that have changed. If they
+// cannot be read, run says so.
+func (r *reconciliation) moves(ctx context.Context) bool {
+	if !r.addresses {
+		return false
+	}
+	_, arrived, left, err := r.moved(ctx)
+	return err != nil || len(arrived)+len(left) > 0
+}
+
+// left reports whether the node has lost an address.
+func (r *reconciliation) left(a netip.Addr) bool { return r.had != nil && r.had(a) && !r.node.has(a) }
 
 func (r *reconciliation) replaced(p Replacement) {
 	if p.Old != nil && p.Next != nil && p.Old.Equal(p.Next) && slices.Equal(p.Old.Draining, p.Next.Draining) &&
@@ -339,18 +370,24 @@ func (r *reconciliation) deleteListed(ctx context.Context, filter conntrack.Filt
 
 // prepare reads the node's addresses and makes the rules of now and before.
 func (r *reconciliation) prepare(ctx context.Context) error {
-	local, err := r.readLocal(ctx)
-	if err != nil {
-		return err
+	local := newAddrSet(r.local)
+	if !r.addresses {
+		var err error
+		if local, err = r.readLocal(ctx); err != nil {
+			return err
+		}
 	}
-	r.node = &nodeAddrs{localAddrs: local, limits: r.cfg.NodeAddrs, loopback: r.cfg.Localhost}
+	r.node = &nodeAddrs{addrSet: local, limits: r.cfg.NodeAddrs, loopback: r.cfg.Localhost}
 	find := func(k compile.Key) (*compile.Service, bool) { return r.current.Load().Find(k) }
 	r.now = rulesOf(r.cfg, find, local.has)
-	had := func(a netip.Addr) bool { return !r.arrived[a] && (r.left[a] || local.has(a)) }
+	had := local.has
+	if r.had != nil {
+		had = r.had
+	}
 	if len(r.old) > 0 {
 		r.before = append(r.before, rulesOf(r.cfg, compile.NewDirectory(r.old).Find, had))
 	}
-	if len(r.left)+len(r.arrived) > 0 {
+	if r.had != nil {
 		r.before = append(r.before, rulesOf(r.cfg, find, had))
 	}
 	if r.found != nil {

@@ -13,7 +13,7 @@ import (
 // marks say which flows changes can have made stale.
 type marks struct {
 	whole [2]mark // of all frontends of a family
-	addrs map[netip.Addr]bool
+	addrs addrSet // that the node has got or lost
 	at    map[compile.Key]*mark
 	// keys before and after the changes: ranges of ports can overlap then.
 	keys [2]*compile.Index
@@ -70,7 +70,7 @@ func (m *marks) none() bool {
 			delete(m.at, k)
 		}
 	}
-	return len(m.at)+len(m.addrs) == 0 && isNone(&m.whole[0]) && isNone(&m.whole[1])
+	return len(m.at) == 0 && m.addrs.empty() && isNone(&m.whole[0]) && isNone(&m.whole[1])
 }
 
 // touch says what marks say about one flow.
@@ -84,7 +84,7 @@ type touch struct {
 // somewhere.
 func (m *marks) of(proto uint8, dst, to netip.AddrPort) touch {
 	whole := &m.whole[ruleset.FamilyOf(dst.Addr()).Index()]
-	out := touch{can: whole.all || m.addrs[dst.Addr()] || m.addrs[to.Addr()], fresh: whole.fresh, freshWide: whole.fresh}
+	out := touch{can: whole.all || m.addrs.has(dst.Addr()) || m.addrs.has(to.Addr()), fresh: whole.fresh, freshWide: whole.fresh}
 	if len(m.at) == 0 {
 		return out
 	}
@@ -257,7 +257,7 @@ const fewFlows = 20_000
 // filters returns filters that pass all flows that can be stale, and few others.
 // There are n flows in all.
 func (m *marks) filters(n int) (out []conntrack.Filter) {
-	if n <= fewFlows || m.whole[0].all || m.whole[1].all || len(m.addrs) > 0 {
+	if n <= fewFlows || m.whole[0].all || m.whole[1].all || !m.addrs.empty() {
 		return []conntrack.Filter{{}}
 	}
 	type group struct {

@@ -12,7 +12,7 @@ import (
 
 // nodeAddrs are the addresses that node-wide frontends have.
 type nodeAddrs struct {
-	*localAddrs
+	*addrSet
 	limits   []netip.Prefix // Config.NodeAddrs: none means no limit
 	loopback bool           // loopback addresses are included
 }
@@ -20,13 +20,13 @@ type nodeAddrs struct {
 // nodeAddrs reads the node's addresses if a service has node-wide frontends.
 // Otherwise it reads nothing.
 func (t *Table) nodeAddrs(ctx context.Context, s *compile.Service) (*nodeAddrs, error) {
-	out := &nodeAddrs{localAddrs: newLocalAddrs(nil), limits: t.cfg.NodeAddrs, loopback: t.cfg.Localhost}
+	out := &nodeAddrs{addrSet: newAddrSet(nil), limits: t.cfg.NodeAddrs, loopback: t.cfg.Localhost}
 	if !slices.ContainsFunc(s.Frontends, func(f compile.Frontend) bool { return f.Addr.IsUnspecified() }) {
 		return out, nil
 	}
 	local, err := t.readLocal(ctx)
 	if err == nil {
-		out.localAddrs = local
+		out.addrSet = local
 	}
 	return out, err
 }
@@ -39,8 +39,13 @@ func (n *nodeAddrs) contains(a netip.Addr) bool {
 }
 
 // readLocal reads the node's addresses of both families.
-func (t *Table) readLocal(ctx context.Context) (*localAddrs, error) {
-	var all []netip.Prefix
+func (t *Table) readLocal(ctx context.Context) (*addrSet, error) {
+	all, err := t.localPrefixes(ctx)
+	return newAddrSet(all), err
+}
+
+func (t *Table) localPrefixes(ctx context.Context) ([]netip.Prefix, error) {
+	all := []netip.Prefix{}
 	for _, f := range ruleset.Families {
 		local, err := t.kernel.LocalAddrs(ctx, f)
 		if err != nil {
@@ -48,7 +53,36 @@ func (t *Table) readLocal(ctx context.Context) (*localAddrs, error) {
 		}
 		all = append(all, local...)
 	}
-	return newLocalAddrs(all), nil
+	return all, nil
+}
+
+// moved reads the prefixes that are the node's own, and returns also which of them are
+// new since a Job last compared them, and which have left since then. The first Job
+// looks at all flows.
+func (t *Table) moved(ctx context.Context) (local, arrived, left []netip.Prefix, err error) {
+	if local, err = t.localPrefixes(ctx); err != nil {
+		return nil, nil, nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.local == nil {
+		return local, nil, nil, nil
+	}
+	return local, without(local, t.local), without(t.local, local), nil
+}
+
+// without lists the prefixes of a list that are not in another one.
+func without(list, other []netip.Prefix) (out []netip.Prefix) {
+	known := map[netip.Prefix]bool{}
+	for _, p := range other {
+		known[p] = true
+	}
+	for _, p := range list {
+		if !known[p] {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // turns makes the Kernel's LocalAddrs usable by several goroutines: they take turns.

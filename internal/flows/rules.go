@@ -65,14 +65,14 @@ func (r *rules) treat(f *conntrack.Flow) (t treatment, err error) {
 	return t, err
 }
 
-// localAddrs are the addresses of the node.
-type localAddrs struct {
+// addrSet is a set of addresses, such as those of the node.
+type addrSet struct {
 	addrs map[netip.Addr]bool
-	nets  []netip.Prefix // that are local as a whole
+	nets  []netip.Prefix // of several addresses each
 }
 
-func newLocalAddrs(prefixes []netip.Prefix) *localAddrs {
-	out := &localAddrs{addrs: map[netip.Addr]bool{}}
+func newAddrSet(prefixes []netip.Prefix) *addrSet {
+	out := &addrSet{addrs: map[netip.Addr]bool{}}
 	for _, p := range prefixes {
 		if p.IsSingleIP() {
 			out.addrs[p.Addr()] = true
@@ -83,7 +83,9 @@ func newLocalAddrs(prefixes []netip.Prefix) *localAddrs {
 	return out
 }
 
-func (l *localAddrs) has(a netip.Addr) bool { return l.addrs[a] || inAny(l.nets, a) }
+func (s *addrSet) has(a netip.Addr) bool { return s.addrs[a] || inAny(s.nets, a) }
+
+func (s *addrSet) empty() bool { return len(s.addrs)+len(s.nets) == 0 }
 
 func inAny(prefixes []netip.Prefix, a netip.Addr) bool {
 	for _, p := range prefixes {

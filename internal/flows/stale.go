@@ -44,7 +44,7 @@ var noService = &compile.Service{}
 // a flow that a client has begun.
 func (r *reconciliation) begunByClient(f *conntrack.Flow) (*compile.Service, error) {
 	touch := r.marks.of(f.Proto, f.Dst, f.ReplySrc)
-	if !touch.can && !r.marks.addrs[f.ReplyDst.Addr()] {
+	if !touch.can && !r.marks.addrs.has(f.ReplyDst.Addr()) {
 		return nil, nil
 	}
 	now, err := r.now.treat(f)
@@ -67,7 +67,7 @@ func (r *reconciliation) begunByClient(f *conntrack.Flow) (*compile.Service, err
 		if untranslated {
 			return nil, nil
 		}
-		if touch.led || touch.ledWide && (r.node.contains(f.Dst.Addr()) || r.left[f.Dst.Addr()]) {
+		if touch.led || touch.ledWide && (r.node.contains(f.Dst.Addr()) || r.left(f.Dst.Addr())) {
 			return r.ofBefore(f), nil
 		}
 		return r.treatedBefore(f, func(t *treatment) bool { return t.destination || r.adopted && t.taken })

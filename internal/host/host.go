@@ -33,6 +33,7 @@ type Host struct {
 	monitor *kernel.Monitor
 	flows   *conntrack.Conn
 	address *address.Conn
+	moves   *address.Monitor
 	closers []io.Closer // of all that is open
 }
 
@@ -68,6 +69,10 @@ func Open(ns int, table string, sets func(name string) *ruleset.Set) (_ *Host, e
 		return nil, err
 	}
 	h.closers = append(h.closers, h.address)
+	if h.moves, err = address.NewMonitor(ns); err != nil {
+		return nil, err
+	}
+	h.closers = append(h.closers, h.moves)
 	return h, nil
 }
 
@@ -84,11 +89,24 @@ func (h *Host) Close() error {
 func (h *Host) SetEventBuffer(n int) error { return h.monitor.SetBuffer(n) }
 
 // Monitor returns the monitor of the namespace's transactions.
-func (h *Host) Monitor() engine.Monitor { return monitor{h.monitor} }
+func (h *Host) Monitor() engine.Monitor { return h.monitor }
 
-type monitor struct{ *kernel.Monitor }
+// AddressMonitor returns the monitor of the namespace's addresses.
+func (h *Host) AddressMonitor() engine.AddressMonitor { return h.moves }
 
-func (m monitor) Waker() (engine.Waker, error) { return m.Monitor.Waker() }
+// Waker returns a Waker for the events of transactions and, with addresses, for those
+// of addresses.
+func (h *Host) Waker(addresses bool) (engine.Waker, error) {
+	sockets := []*netlink.Socket{h.monitor.Socket()}
+	if addresses {
+		sockets = append(sockets, h.moves.Socket())
+	}
+	w, err := netlink.NewWaker(sockets...)
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
 
 // Flows returns the namespace's conntrack.
 func (h *Host) Flows() flows.Kernel { return tracker{h.flows, h.address} }

@@ -22,7 +22,7 @@ import (
 // object by object, and ends them with a message that names the generation
 // (nf_tables_commit in net/netfilter/nf_tables_api.c). So a monitor that has
 // received every generation up to the present one knows all changes. It is not safe
-// for concurrent use, apart from its wakers.
+// for concurrent use.
 //
 // While any socket of the machine is in the group, the kernel allocates 8 kB of
 // event for each element of every transaction, in all namespaces. So a monitor
@@ -92,8 +92,8 @@ func (m *Monitor) Leave() error {
 // Close closes the socket.
 func (m *Monitor) Close() error { return m.socket.Close() }
 
-// Waker returns a Waker for one goroutine.
-func (m *Monitor) Waker() (*netlink.Waker, error) { return m.socket.Waker() }
+// Socket returns the socket that receives the events, to wait for them.
+func (m *Monitor) Socket() *netlink.Socket { return m.socket }
 
 // Known tells the monitor that everything up to a generation is known, and that no
 // later event has been missed.

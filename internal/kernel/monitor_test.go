@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
@@ -302,7 +303,7 @@ func TestWaker(t *testing.T) {
 	ns := newNamespace(t)
 	c := dial(t, ns)
 	m := monitor(t, ns, generation(t, c))
-	w, err := m.Waker()
+	w, err := netlink.NewWaker(m.Socket())
 	must(t, err)
 	waiting := func() <-chan error {
 		done := make(chan error, 1)

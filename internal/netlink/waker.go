@@ -47,22 +47,32 @@ func readable(fd uintptr) bool {
 	return n != 0
 }
 
-// Waker wakes one goroutine when there is something to read from a Socket.
+// Waker wakes one goroutine when there is something to read from a socket.
 type Waker struct {
-	file *os.File
+	file *os.File // an epoll instance, which is readable if one of the sockets is
 	raw  syscall.RawConn
 }
 
-// Waker returns a Waker. Its Wait does not block reads of the socket.
-func (s *Socket) Waker() (*Waker, error) {
-	fd, err := -1, error(nil)
-	control := s.raw.Control(func(fdOf uintptr) { fd, err = unix.FcntlInt(fdOf, unix.F_DUPFD_CLOEXEC, 0) })
-	if err = errors.Join(control, err); err != nil {
-		return nil, fmt.Errorf("duplicate netlink socket: %w", err)
+// NewWaker returns a Waker for some sockets. Its Wait does not block their reads.
+func NewWaker(sockets ...*Socket) (*Waker, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	w := &Waker{file: os.NewFile(uintptr(fd), "netlink")}
-	if w.raw, err = w.file.SyscallConn(); err != nil {
-		return nil, fmt.Errorf("netlink socket: %w", errors.Join(err, w.file.Close()))
+	err = unix.SetNonblock(fd, true) // a condition of the deadlines of os.File
+	w := &Waker{file: os.NewFile(uintptr(fd), "epoll")}
+	for _, s := range sockets {
+		control := s.raw.Control(func(of uintptr) {
+			event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(of)}
+			err = errors.Join(err, unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, int(of), &event))
+		})
+		err = errors.Join(err, control)
+	}
+	if err == nil {
+		w.raw, err = w.file.SyscallConn()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("wait for netlink sockets: %w", errors.Join(err, w.file.Close()))
 	}
 	return w, nil
 }
@@ -87,5 +97,5 @@ func (w *Waker) Reset() error {
 	return nil
 }
 
-// Close closes the Waker, but not its Socket.
+// Close closes the Waker, but not its sockets.
 func (w *Waker) Close() error { return w.file.Close() }

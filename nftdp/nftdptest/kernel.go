@@ -103,6 +103,10 @@ func (k *kernel) Port() uint32 { return k.port }
 
 func (k *kernel) Monitor() engine.Monitor { return k.monitor }
 
+func (k *kernel) AddressMonitor() engine.AddressMonitor { return fixed{} }
+
+func (k *kernel) Waker(bool) (engine.Waker, error) { return &waker{monitor: k.monitor}, nil }
+
 func (k *kernel) Flows() flows.Kernel { return k }
 
 func (k *kernel) Sysctl(_ context.Context, name string) (string, error) {

@@ -3,7 +3,6 @@ package nftdptest
 import (
 	"context"
 
-	"github.com/nftdp/go-nftdp/internal/engine"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -99,7 +98,12 @@ func (m *monitor) take() []transaction {
 	return received
 }
 
-func (m *monitor) Waker() (engine.Waker, error) { return &waker{monitor: m}, nil }
+// fixed implements engine.AddressMonitor: a node in memory keeps its addresses.
+type fixed struct{}
+
+func (fixed) Join() error                        { return nil }
+func (fixed) Leave() error                       { return nil }
+func (fixed) Changed() ([]ruleset.Family, error) { return nil, nil }
 
 // waker implements engine.Waker.
 type waker struct {
