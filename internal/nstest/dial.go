@@ -124,17 +124,30 @@ func askTCP(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (Answ
 func payload() string { return fmt.Sprintf("payload-%d", rand.Uint64()) }
 
 func askUDP(ns *Namespace, src, dst netip.AddrPort, timeout time.Duration) (Answer, error) {
+	return DialUDP(ns, src, dst, timeout, timeout)
+}
+
+// DialUDP is DialFrom for UDP by a client that sends its datagram again, from the
+// same socket, whenever it has waited for an answer for some time.
+func DialUDP(ns *Namespace, src, dst netip.AddrPort, wait, timeout time.Duration) (Answer, error) {
 	c, err := open(ns, "udp", src, dst, timeout)
 	if err != nil {
 		return Answer{}, err
 	}
 	defer c.Close()
-	sent := payload()
-	if _, err := c.Write([]byte(sent)); err != nil {
-		return Answer{}, err
+	end := time.Now().Add(timeout)
+	sent, b := payload(), make([]byte, 2048)
+	var n int
+	for again := true; again; {
+		if _, err := c.Write([]byte(sent)); err != nil {
+			return Answer{}, err
+		}
+		if err := c.SetReadDeadline(time.Now().Add(min(wait, time.Until(end)))); err != nil {
+			return Answer{}, err
+		}
+		n, err = c.Read(b)
+		again = IsTimeout(err) && time.Now().Before(end)
 	}
-	b := make([]byte, 2048)
-	n, err := c.Read(b)
 	if err != nil {
 		return Answer{}, err
 	}
