@@ -89,3 +89,62 @@ func BenchmarkUpdateAmongWriters(b *testing.B) {
 	}
 	laps.report(b, "p50-ns")
 }
+
+// BenchmarkUpdateAmongOwners replaces the backends of one of 1,000 services in turn:
+// in tables of one's own, in tables that have owners, and while another owner changes
+// a service of its own in these tables without a pause.
+func BenchmarkUpdateAmongOwners(b *testing.B) {
+	for _, c := range []struct{ name, owner, other string }{
+		{"without owners", "", ""}, {"one owner", "a", ""}, {"two owners", "a", "b"},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			ns := newNamespace(b)
+			services := manyServices(1000)
+			for i := range services {
+				if c.owner != "" {
+					services[i].Name = c.owner + "/" + services[i].Name
+				}
+			}
+			d := open(b, ns, nftdp.Config{Owner: c.owner})
+			b.Cleanup(func() { closeOrFail(b, d) })
+			plan, err := d.Apply(b.Context(), services)
+			mustChange(b, plan, err)
+			if c.other != "" {
+				defer busyOwner(b, open(b, ns, nftdp.Config{Owner: c.other}))()
+			}
+			var laps laps
+			for i := 0; b.Loop(); i++ {
+				s := services[i%len(services)]
+				s.Backends = s.Backends[i/len(services)%2:]
+				begin := time.Now()
+				if _, err := d.Update(b.Context(), nftdp.Change{Set: []nftdp.Service{s}}); err != nil {
+					b.Fatal(err)
+				}
+				laps.add(begin)
+			}
+			laps.report(b, "p50-ns")
+		})
+	}
+}
+
+// busyOwner changes a service of the owner b without a pause, until it is stopped.
+func busyOwner(b *testing.B, d *nftdp.Dataplane) (stop func()) {
+	b.Helper()
+	ctx, cancel := context.WithCancel(b.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := 0; ctx.Err() == nil; i++ {
+			s := numbered(i % 4)
+			s.Name, s.Frontends[0].Port = "b/busy", 9000
+			if _, err := d.Update(b.Context(), nftdp.Change{Set: []nftdp.Service{s}}); err != nil {
+				b.Error(err)
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+		closeOrFail(b, d)
+	}
+}

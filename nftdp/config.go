@@ -16,6 +16,19 @@ type Config struct {
 	// Dataplanes with different tables in one namespace do not see each
 	// other's services.
 	Table string `json:"table,omitempty"`
+	// Owner lets several programs share the tables, each with services of its
+	// own: their names begin with the owner and a slash, as in "cni/web" of
+	// the owner "cni". It consists of letters, digits and any of "_.-", at
+	// most 32 bytes. Apply, Update, Keep and Remove then concern these services
+	// alone, and those of other owners stay as they are. A frontend of another
+	// service, whosever it is, is a *FieldError that names that service. All
+	// owners need the same NodeAddrs, Internal, ServiceCIDRs, Localhost and
+	// AffinitySize, else ErrOtherConfig; TakeOver changes them for all. Several
+	// processes may have one owner, as long as each changes other services by
+	// Update: Apply is about all services of the owner.
+	//
+	// If it is empty, the tables hold one list of services, and nobody else's.
+	Owner string `json:"owner,omitempty"`
 	// NodeAddrs limits node-wide frontends to the node's addresses within
 	// these prefixes. If it is empty, they take every local address except
 	// loopback (127.0.0.0/8 and ::1). If it has prefixes of one family only,

@@ -22,6 +22,10 @@ var (
 	// ErrOutdated: the tables were made by an older version of this package
 	// and have a layout that this version cannot read. Apply replaces them.
 	ErrOutdated = engine.ErrOutdated
+	// ErrOtherConfig: the tables have owners (see Config.Owner), or have none,
+	// unlike this Dataplane's, or those who share them have another Config.
+	// Nothing was changed. TakeOver changes the tables.
+	ErrOtherConfig = engine.ErrOtherConfig
 	// ErrConflict: others changed the namespace's rules again and again
 	// while we tried to commit. Nothing was changed; try again.
 	ErrConflict = engine.ErrConflict

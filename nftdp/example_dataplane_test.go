@@ -114,6 +114,62 @@ func ExampleDataplane_Apply_protected() {
 	// Output: another agent has 1 service <nil>
 }
 
+// A CNI plugin runs once for each container, beside an agent that keeps services of
+// its own in the same tables. Neither touches the other's, and a frontend has one
+// service only.
+func ExampleDataplane_Update_owner() {
+	ctx := context.Background()
+	node := nftdptest.NewNode(netip.MustParseAddr("192.0.2.1"))
+	run := func(owner string, change nftdp.Change) error {
+		dataplane, err := node.Open(ctx, nftdp.Config{Owner: owner})
+		if err != nil {
+			return err
+		}
+		defer dataplane.Close()
+		_, err = dataplane.Update(ctx, change)
+		return err
+	}
+	on := func(name string, port uint16) nftdp.Change {
+		s := web("10.180.0.1:8080")
+		s.Name, s.Frontends[0].Port = name, port
+		return nftdp.Change{Set: []nftdp.Service{s}}
+	}
+	fmt.Println(run("agent", on("agent/web", 80)))
+	fmt.Println(run("cni", on("cni/first", 8001)))
+	fmt.Println(run("cni", on("cni/second", 80)))
+	fmt.Println(run("cni", nftdp.Change{Delete: []string{"cni/first"}}))
+	fmt.Println(node.Send(request(40000)))
+	// Output:
+	// <nil>
+	// <nil>
+	// service "cni/second": frontends[0]: tcp node-wide port 80 (ip) is already a frontend of service "agent/web"
+	// <nil>
+	// agent/web: delivered to 10.180.0.1:8080 from 192.0.2.1:40000, masqueraded
+}
+
+// The next version of an agent has another configuration. Other owners share the
+// tables, so it changes that on purpose; their services stay.
+func ExampleDataplane_TakeOver() {
+	ctx := context.Background()
+	node := nftdptest.NewNode(netip.MustParseAddr("192.0.2.1"))
+	for _, config := range []nftdp.Config{{Owner: "agent"}, {Owner: "agent", Localhost: true}} {
+		dataplane, err := node.Open(ctx, config)
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer dataplane.Close()
+		if _, err = dataplane.Apply(ctx, nil); errors.Is(err, nftdp.ErrOtherConfig) {
+			fmt.Println(err)
+			_, err = dataplane.TakeOver(ctx, nil)
+		}
+		fmt.Println(err)
+	}
+	// Output:
+	// <nil>
+	// table ip nftdp: table was made with another configuration: the owners that share it have another value of localhost: use the same, or TakeOver to change it for all
+	// <nil>
+}
+
 // A proxy learns that one of many services has another backend now, and that
 // another one is gone. It names only these.
 func ExampleDataplane_Update() {

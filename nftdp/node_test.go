@@ -4,6 +4,7 @@ package nftdp
 
 import (
 	"context"
+	"errors"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -72,6 +73,9 @@ func (n *node) open(t *testing.T, c Config) *Dataplane {
 func (n *node) read(t *testing.T, table string) *Ruleset {
 	t.Helper()
 	r, err := n.conn.Read(t.Context(), table, ruleset.Families[:], everySet)
+	for errors.Is(err, ruleset.ErrStale) { // others have changed rules meanwhile
+		r, err = n.conn.Read(t.Context(), table, ruleset.Families[:], everySet)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

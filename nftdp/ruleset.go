@@ -90,7 +90,7 @@ func (p *Plan) String() string {
 func (c Config) lower() compile.Config {
 	out := compile.Config{
 		Table: c.table(), NodeAddrs: c.NodeAddrs, Internal: c.Internal, ServiceCIDRs: c.ServiceCIDRs,
-		Localhost: c.Localhost, Affinities: cmp.Or(c.AffinitySize, defaultAffinities),
+		Localhost: c.Localhost, Owner: c.Owner, Affinities: cmp.Or(c.AffinitySize, defaultAffinities),
 	}
 	if c.Protect {
 		out.Flags = ruleset.Protected

@@ -68,13 +68,14 @@ func TestServiceJSON(t *testing.T) {
 
 func TestConfigJSON(t *testing.T) {
 	roundTrip(t, nftdp.Config{}, `{}`)
-	roundTrip(t, fullConfig(), `{"table":"edge","nodeAddrs":["192.168.0.0/24","fd00::/64"],"internal":["10.0.0.0/8"],`+
+	roundTrip(t, fullConfig(), `{"table":"edge","owner":"cni","nodeAddrs":["192.168.0.0/24","fd00::/64"],"internal":["10.0.0.0/8"],`+
 		`"serviceCIDRs":["10.96.0.0/12"],"localhost":true,"affinitySize":1000,"protect":true}`)
 }
 
 func fullConfig() nftdp.Config {
 	return nftdp.Config{
 		Table:     "edge",
+		Owner:     "cni",
 		NodeAddrs: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24"), netip.MustParsePrefix("fd00::/64")},
 		Internal:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 

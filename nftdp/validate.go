@@ -21,8 +21,7 @@ import (
 // services in their order: the error joins a *FieldError for each, and is nil if
 // there are none. It does not access the kernel.
 func (c Config) Validate(services []Service) error {
-	taken := newClaims(len(services))
-	return joinProblems(append(c.problems(), taken.admit(services)...))
+	return joinProblems(append(c.problems(), c.problemsOf(services)...))
 }
 
 func joinProblems(found []*FieldError) error {

@@ -13,6 +13,12 @@ func (c Config) problems() []*FieldError {
 	if reason := tableFlaw(c.Table); reason != "" {
 		found = append(found, &FieldError{Field: "table", Reason: reason})
 	}
+	if reason := ownerFlaw(c.Owner); reason != "" {
+		found = append(found, &FieldError{Field: "owner", Reason: reason})
+	}
+	if c.Owner != "" && c.Protect {
+		found = append(found, &FieldError{Field: "protect", Reason: "is not possible with owner, since it keeps other owners out: leave one of them out"})
+	}
 	found = appendPrefixProblems(found, "nodeAddrs", c.NodeAddrs)
 	found = appendPrefixProblems(found, "internal", c.Internal)
 	return appendPrefixProblems(found, "serviceCIDRs", c.ServiceCIDRs)

@@ -92,7 +92,7 @@ func problemCases() []problemCase {
 	return slices.Concat(
 		[]problemCase{everythingWrong()},
 		configCases(), nameCases(), frontendCases(), schedulerCases(), backendCases(), familyCases(), poolCases(), claimCases(),
-		sourceCases(), clientCases(), rangeCases(), affinityCases(), togetherCases(), policyCases(),
+		ownerCases(), sourceCases(), clientCases(), rangeCases(), affinityCases(), togetherCases(), policyCases(),
 	)
 }
 
@@ -201,6 +201,53 @@ func configCases() []problemCase {
 		c := problemCase{name: fmt.Sprintf("table %q", table), config: Config{Table: table}}
 		if reason != "" {
 			c.want = []FieldError{{Field: "table", Reason: reason}}
+		}
+		cases = append(cases, c)
+	}
+	return cases
+}
+
+func ownerCases() []problemCase {
+	const possible = `: only letters, digits and any of "_.-" are possible`
+	cases := []problemCase{
+		{
+			name:     "services of an owner",
+			config:   Config{Owner: "2.a_b-C"},
+			services: []Service{{Name: "2.a_b-C/1"}, {Name: "2.a_b-C//"}, {Name: "2.a_b-C/x/y"}},
+		},
+		{name: "names with slashes without an owner", services: []Service{{Name: "/"}, {Name: "a/b"}, {Name: "/b"}, {Name: "a/"}}},
+		{
+			name:   "names of others",
+			config: Config{Owner: "a"},
+			services: []Service{
+				{Name: "a"}, {Name: "a/"}, {Name: "/a"}, {Name: "ab/x"}, {Name: "A/x"}, {},
+			},
+			want: []FieldError{{Service: "services[5]", Field: "name", Reason: "is empty: give every service a name of its own"}},
+		},
+		{
+			name:   "owner and protect",
+			config: Config{Owner: "a", Protect: true},
+			want: []FieldError{{
+				Field: "protect", Reason: "is not possible with owner, since it keeps other owners out: leave one of them out",
+			}},
+		},
+	}
+	for i := range cases[2].services[:5] {
+		name := cases[2].services[i].Name
+		cases[2].want = append(cases[2].want, FieldError{
+			Service: name, Field: "name", Reason: fmt.Sprintf(`%q is not of owner "a": begin it with "a/"`, name),
+		})
+	}
+	for owner, reason := range map[string]string{
+		strings.Repeat("x", 32): "",
+		strings.Repeat("x", 33): "has 33 bytes: at most 32 are possible",
+		"a/b":                   `"a/b" has '/' at byte 1` + possible,
+		"a b":                   `"a b" has ' ' at byte 1` + possible,
+		"é":                     `"é" has 'é' at byte 0` + possible,
+	} {
+		c := problemCase{name: fmt.Sprintf("owner %q", owner), config: Config{Owner: owner}}
+		if reason != "" {
+			c.want = []FieldError{{Field: "owner", Reason: reason}}
 		}
 		cases = append(cases, c)
 	}
@@ -605,7 +652,7 @@ func TestEveryFieldIsValidated(t *testing.T) {
 	// Every value of these fields is valid. (TestExtremes shows that the kernel
 	// accepts the largest sizes and times.)
 	seen := map[string]bool{
-		"config.localhost": true, "config.affinitySize": true, "config.protect": true,
+		"config.localhost": true, "config.affinitySize": true,
 		"backends.weight": true, "backends.backup": true, "backends.local": true, "cutStale": true,
 	}
 	for _, c := range problemCases() {

@@ -17,6 +17,7 @@ type Delta struct {
 	delete []string
 	shared shared // by how much the numbers of uses change
 	sets   [2][NumSets]setDelta
+	unused [2][]ruleset.Element // of hairpin, in shared tables
 }
 
 // setDelta lists the elements of one set that are deleted and added.
@@ -120,9 +121,14 @@ func (d *Delta) stageHairpins() {
 		to := &d.sets[i][Hairpin]
 		for _, a := range slices.SortedFunc(maps.Keys(changed), netip.Addr.Compare) {
 			before := d.state.shared.hairpins[i][a]
+			there, needed := d.state.common.hairpin(i, a)
 			switch after := before + changed[a]; {
-			case before == 0 && after > 0:
+			case before == 0 && after > 0 && !there:
 				to.add = append(to.add, hairpinElement(a))
+			case before > 0 && after == 0 && d.state.common != nil:
+				if there && !needed {
+					d.unused[i] = append(d.unused[i], hairpinElement(a))
+				}
 			case before > 0 && after == 0:
 				to.del = append(to.del, hairpinElement(a))
 			}
@@ -170,7 +176,7 @@ func (d *Delta) Fits() bool {
 	for i := range d.sets {
 		for id := range d.sets[i] {
 			size := d.state.sizes[i][id]
-			if size > 0 && uint64(d.state.elements[i][id]+len(d.sets[i][id].add)) > uint64(size) {
+			if size > 0 && uint64(d.state.count(i, SetID(id))+len(d.sets[i][id].add)) > uint64(size) {
 				return false
 			}
 		}
@@ -195,6 +201,10 @@ func (d *Delta) Transaction() *ruleset.Transaction {
 		}
 	}
 	out.Now = append(out.Now, add...)
+	if d.state.common != nil {
+		out.Unused = append(gone, d.unusedHairpins()...)
+		return out
+	}
 	if len(out.Behind) > 0 { // late elements may lead to a deleted chain
 		out.Behind = append(out.Behind, gone...)
 	} else {
@@ -209,9 +219,13 @@ func (d *Delta) units(i, before, after int) []unit {
 	found := map[unit]int{}
 	for u, by := range d.shared.units[i] {
 		n := d.state.shared.units[i][u]
-		if min(n, 1) == before && min(n+by, 1) == after {
-			found[u] = n
+		if min(n, 1) != before || min(n+by, 1) != after {
+			continue
 		}
+		if there, needed := d.state.common.unit(i, u); there && after == 1 || needed {
+			continue // in shared tables
+		}
+		found[u] = n
 	}
 	return sortedUnits(found)
 }
@@ -262,6 +276,7 @@ func (d *Delta) Commit() {
 	s := d.state
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.names = nil
 	for _, name := range d.delete {
 		s.index.remove(s.services[name])
 		delete(s.services, name)

@@ -75,7 +75,7 @@ func (f *Frontend) sharePools(o *Frontend) {
 // HeldByName is Holds without the slots. It is empty if a table has another schema.
 func HeldByName(r *ruleset.Ruleset) map[string]*Service {
 	for _, t := range r.Tables {
-		if t.Comment != Schema {
+		if !Current(t) {
 			return nil
 		}
 	}

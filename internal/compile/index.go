@@ -177,7 +177,11 @@ func (s *State) Conflicts(set []*Service, removed []string) []Conflict {
 	for _, svc := range set {
 		for i := range svc.Frontends {
 			f := &svc.Frontends[i]
-			if owner, ok := s.index.Conflict(svc.Key(f), f.End, ignored); ok {
+			owner, ok := s.index.Conflict(svc.Key(f), f.End, ignored)
+			if !ok && s.common != nil {
+				owner, ok = s.common.index.Conflict(svc.Key(f), f.End, ignored)
+			}
+			if ok {
 				out = append(out, Conflict{svc, f, owner})
 			}
 		}

@@ -20,6 +20,7 @@ type Config struct {
 	Localhost    bool
 	Affinities   uint32 // the size of the affinity map
 	Flags        ruleset.TableFlags
+	Owner        string // empty: the tables hold one list of services
 }
 
 // Schema marks a table as ours and names the layout of its contents.
@@ -110,6 +111,15 @@ func OfSkeleton(chain string) bool {
 	return false
 }
 
+// OfTables reports whether a chain exists without services, with a hook or without.
+func OfTables(chain string) bool {
+	switch chain {
+	case "prerouting", "output", "input", postroutingChain, "loopback-guard", "loopback-routing", "loopback-delivery":
+		return true
+	}
+	return OfSkeleton(chain)
+}
+
 // Names of objects that do not belong to one service.
 const (
 	internalSet      = "internal"
@@ -175,7 +185,7 @@ func declarations() [NumSets]ruleset.Set {
 		NodeSourceRanges:    {Key: with(port, ruleset.Addr), Interval: true, Verdict: true},
 		Affinities:          {Key: frontend, Verdict: true},
 		NodeAffinities:      {Key: with(port, ruleset.Addr), Verdict: true},
-		Hairpin:             {Key: []ruleset.Type{ruleset.Addr, ruleset.Addr}},
+		Hairpin:             {Key: []ruleset.Type{ruleset.Addr, ruleset.Addr}, Repeatable: true},
 	}
 	for id := range out {
 		out[id].Name, out[id].AfterDNAT = SetID(id).name(), SetID(id) >= Masq
@@ -204,7 +214,7 @@ func ops(fields ...ruleset.Field) []ruleset.Operand {
 // skeleton returns the table of one family without services. The sets of
 // services come first, by SetID.
 func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
-	t := &ruleset.Table{Family: f, Name: c.Table, Comment: Schema, Flags: c.Flags}
+	t := &ruleset.Table{Family: f, Name: c.Table, Comment: c.Comment(), Flags: c.Flags}
 	for id := range NumSets {
 		s := Declaration(id)
 		s.Size = sizeFor(s, 0)

@@ -16,8 +16,10 @@ type State struct {
 	*Directory
 	cfg      Config
 	shared   shared
-	elements [2][NumSets]int    // numbers of elements
-	sizes    [2][NumSets]uint32 // sizes of the kernel's sets; 0 is unlimited
+	elements [2][NumSets]int     // numbers of elements
+	sizes    [2][NumSets]uint32  // sizes of the kernel's sets; 0 is unlimited
+	common   *common             // of shared tables, once they are read; nil: the tables hold nothing else
+	names    *[2]map[string]bool // of the units in use; nil: to be computed
 }
 
 // shared counts the uses of what services share.

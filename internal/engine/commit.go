@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
@@ -84,7 +85,7 @@ func (e *Engine) commit(ctx context.Context, ed *Edit) ([]ruleset.Change, *flows
 		clients = clients || st.clients
 		err = s.send(until, st)
 		if s.adopted { // only repairs are left
-			ed, until = &Edit{}, context.WithoutCancel(ctx)
+			ed, until = &Edit{sweep: e.shared()}, context.WithoutCancel(ctx)
 		}
 		return err
 	})
@@ -97,6 +98,7 @@ func (e *Engine) commit(ctx context.Context, ed *Edit) ([]ruleset.Change, *flows
 	if err != nil {
 		err = fmt.Errorf("services are programmed, but some objects that they no longer use are not deleted: %w", err)
 	}
+	err = errors.Join(err, explainPermission(e.meetOthers(ctx)))
 	if clients {
 		purged, failed := e.purgeClients(ctx)
 		s.done, err = append(s.done, purged...), errors.Join(err, failed)
@@ -132,6 +134,7 @@ type sending struct {
 	adopted   bool             // the edit's state has become the engine's
 	overtaken int              // attempts that failed since others changed rules first
 	refusal   error            // the last one that others seemed to cause
+	swept     int              // attempts to delete what no service needs
 }
 
 // send commits a staged edit. The state is adopted as soon as the kernel holds
@@ -145,6 +148,9 @@ func (s *sending) send(ctx context.Context, st *staged) (err error) {
 		st.adopt()
 		s.adopted = true
 		err = s.batches(context.WithoutCancel(ctx), st, st.Behind)
+	}
+	if err == nil {
+		err = s.unused(context.WithoutCancel(ctx), st)
 	}
 	refused, isRefused := errors.AsType[*ruleset.RefusedError](err)
 	switch {
@@ -171,7 +177,7 @@ func (s *sending) batches(ctx context.Context, st *staged, changes []ruleset.Cha
 	big, isBig := errors.AsType[*ruleset.TooBigError](err)
 	if isBig {
 		splitter := Splitter{Owner: st.owner, Size: s.kernel.Size, Big: big}
-		batches, err = splitter.Split(changes)
+		batches, err = st.split(&splitter, changes)
 	}
 	for _, batch := range batches {
 		if isBig && err == nil {
@@ -181,6 +187,7 @@ func (s *sending) batches(ctx context.Context, st *staged, changes []ruleset.Cha
 			return err
 		}
 		s.done = append(s.done, batch...)
+		st.note(batch)
 	}
 	return err
 }
@@ -198,9 +205,10 @@ func (s *sending) batch(ctx context.Context, st *staged, changes []ruleset.Chang
 	for i := range changes {
 		n += changes[i].Len()
 	}
-	return s.bound(n, st.assumed || s.overtaken >= maxOvertaken, func(generation uint32) (uint32, error) {
+	anyGeneration := st.assumed || st.commutes || s.overtaken >= maxOvertaken && !st.read
+	return s.bound(n, anyGeneration, func(generation uint32) (uint32, error) {
 		st.assumed = st.assumed || generation == 0
-		return s.kernel.Commit(ctx, generation, changes)
+		return s.kernel.Commit(ctx, generation, slices.Concat(changes, st.ensured(generation)))
 	})
 }
 

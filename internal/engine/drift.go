@@ -142,6 +142,12 @@ func (e *Engine) record(ev *ruleset.Event) {
 	if !e.concerns(ev) {
 		return
 	}
+	if e.shared() {
+		if ev = e.touching(ev, func(string) bool { return false }); ev == nil {
+			e.moved = true
+			return
+		}
+	}
 	e.alerts++
 	d.ours = true
 	switch ev.Kind {
@@ -212,6 +218,9 @@ func (e *Engine) adoptPlan(ed *Edit, st *staged) {
 			e.drift.deepen(c.Family, tableChanged)
 		}
 	}
+	if st.read {
+		e.moved = !st.exact
+	}
 	if st.Empty() {
 		e.drift = drift{}
 	}
@@ -229,13 +238,16 @@ func (e *Engine) stageDrift(ctx context.Context) (*staged, error) {
 	for i := range changes {
 		c := &changes[i]
 		if e.drift.depth[c.Family.Index()] < tableChanged && (c.OfTable() || c.Set != nil && len(c.Elements) == 0) {
+			if e.shared() {
+				return e.stageSharedRead(ctx, &Edit{})
+			}
 			e.drift.deepen(c.Family, tableChanged) // a table or set is replaced, with all of its elements
 			return e.stageDrift(ctx)
 		}
 	}
 	depth := e.drift.depth
 	return &staged{
-		Transaction: tx, generation: e.held, state: e.state, assumed: true, next: e.state, clients: e.drift.clients,
+		Transaction: tx, generation: e.held, state: e.state, assumed: true, note: e.state.Note, next: e.state, clients: e.drift.clients,
 		adopt: func() {
 			for i, f := range ruleset.Families {
 				if depth[i] == tableChanged {
@@ -260,7 +272,7 @@ func (e *Engine) readDrift(ctx context.Context) (*ruleset.Ruleset, error) {
 	}
 	for i, f := range ruleset.Families {
 		if e.drift.depth[i] == elementsChanged {
-			t := &ruleset.Table{Family: f, Name: e.cfg.Table, Comment: compile.Schema, Objects: e.drift.present(f)}
+			t := &ruleset.Table{Family: f, Name: e.cfg.Table, Comment: e.cfg.Comment(), Objects: e.drift.present(f)}
 			for id := range compile.NumSets {
 				t.Sets = append(t.Sets, e.state.Declaration(f, id))
 			}

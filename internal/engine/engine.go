@@ -120,6 +120,7 @@ var (
 	ErrNotOwned     = errors.New("table belongs to another program")
 	ErrProtected    = errors.New("table is protected by another Dataplane")
 	ErrOutdated     = errors.New("table was made by an older version")
+	ErrOtherConfig  = errors.New("table was made with another configuration")
 	ErrConflict     = errors.New("rules kept changing")
 	ErrClosed       = errors.New("dataplane is closed")
 	ErrMissed       = ruleset.ErrMissed
@@ -143,6 +144,12 @@ type Engine struct {
 	held  uint32
 	lost  bool
 	drift drift
+
+	// Of shared tables: moved is set once others have changed what does not
+	// concern us since the tables were read, and left counts objects that nobody
+	// may need any more.
+	moved bool
+	left  int
 
 	alerts   int // counts the reasons to check our tables
 	alerted  int // the value of alerts when the watchers were last woken
@@ -241,7 +248,7 @@ func (e *Engine) Ruleset(ctx context.Context, current bool) (*ruleset.Ruleset, e
 		return nil, err
 	}
 	defer e.unlock()
-	r, _, err := e.readAt(ctx)
+	r, err := e.read(ctx)
 	if err == nil && current {
 		err = checkCurrent(r)
 	}
@@ -256,11 +263,18 @@ func (e *Engine) Remove(ctx context.Context) error {
 	if err := e.lock(ctx); err != nil {
 		return err
 	}
+	if e.shared() {
+		rest, err := e.removeShared(ctx)
+		e.state = nil
+		e.loseTrack()
+		e.unlock()
+		return errors.Join(err, e.followUp(ctx, rest))
+	}
 	defer e.unlock()
 	return e.retry(ctx, func() error {
 		tables, err := e.tables(ctx)
 		if err == nil {
-			err = e.checkChangeable(tables)
+			err = errors.Join(e.checkChangeable(tables), e.checkConfig(tables))
 		}
 		if err != nil {
 			return err
@@ -293,7 +307,7 @@ func checkOwned(r *ruleset.Ruleset) error {
 		switch {
 		case !compile.Owned(t):
 			return fmt.Errorf("table %s %s: %w: choose another Config.Table, or delete it", t.Family, t.Name, ErrNotOwned)
-		case t.Comment != compile.Schema && !compile.Outdated(t):
+		case !compile.Current(t) && !compile.Outdated(t):
 			return fmt.Errorf("table %s %s: %w: its comment is %q, this version writes %q: use the version that made it, or delete it",
 				t.Family, t.Name, ErrNotOwned, t.Comment, compile.Schema)
 		}

@@ -13,6 +13,24 @@ import (
 // rules meanwhile.
 const attempts = 16
 
+// attempts are more in shared tables, where others who write are the rule.
+func (e *Engine) attempts() int {
+	if e.shared() {
+		return 8 * attempts
+	}
+	return attempts
+}
+
+// read reads our tables, whatever services they hold.
+func (e *Engine) read(ctx context.Context) (r *ruleset.Ruleset, err error) {
+	if e.shared() {
+		r, _, _, err = e.readShared(ctx, func(string) bool { return false })
+	} else {
+		r, _, err = e.readAt(ctx)
+	}
+	return r, err
+}
+
 // retry repeats f while others change what it has read or written.
 func (e *Engine) retry(ctx context.Context, f func() error) error {
 	return e.again(ctx, func() error {
@@ -26,7 +44,7 @@ func (e *Engine) retry(ctx context.Context, f func() error) error {
 
 // again repeats f while others are faster.
 func (e *Engine) again(ctx context.Context, f func() error) error {
-	for range attempts {
+	for range e.attempts() {
 		err := f()
 		if !overtaken(err) {
 			return explainPermission(err)
@@ -35,15 +53,11 @@ func (e *Engine) again(ctx context.Context, f func() error) error {
 			return ctx.Err()
 		}
 	}
-	return conflict()
+	return fmt.Errorf("%w: %d attempts: try again when there are fewer changes to the namespace's rules", ErrConflict, e.attempts())
 }
 
 func overtaken(err error) bool {
 	return errors.Is(err, ruleset.ErrStale) || errors.Is(err, ruleset.ErrUnknown)
-}
-
-func conflict() error {
-	return fmt.Errorf("%w: %d attempts: try again when there are fewer changes to the namespace's rules", ErrConflict, attempts)
 }
 
 // readAt reads our tables, checks that they are ours, and returns their

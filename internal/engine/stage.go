@@ -17,6 +17,10 @@ type Edit struct {
 	Whole  bool               // Set is the complete list of services
 	Set    []*compile.Service // services to add, or to replace those with the same names
 	Delete []string           // names; unknown ones are ignored
+
+	TakeOver bool // Whole, whatever configuration and layout the tables have
+	sweep    bool // delete what no service needs, too
+	looked   int  // how often services to delete were looked for
 }
 
 // partial reports whether the edit is about some services only.
@@ -62,13 +66,18 @@ type staged struct {
 	state      *compile.State // before the edit
 	set        []*compile.Service
 	gone       []string
-	next       *compile.State   // after it, or before it if the edit is of some services
-	clients    bool             // the map of clients with affinity has to be checked
-	assumed    bool             // computed from what the kernel is assumed to hold, without reading all of it
-	known      bool             // computed from the services alone
-	adopts     bool             // this Engine has not committed anything yet
-	found      *ruleset.Ruleset // what it adopts, unless that is of an older version
-	adopt      func()           // makes the edit's state the engine's, once Now is committed
+	commutes   bool                   // with what others do meanwhile, to services of theirs
+	exact      bool                   // what other services have is known at the generation
+	read       bool                   // computed from a reading of shared tables
+	parts      bool                   // split into several batches
+	note       func([]ruleset.Change) // records what is committed
+	next       *compile.State         // after it, or before it if the edit is of some services
+	clients    bool                   // the map of clients with affinity has to be checked
+	assumed    bool                   // computed from what the kernel is assumed to hold, without reading all of it
+	known      bool                   // computed from the services alone
+	adopts     bool                   // this Engine has not committed anything yet
+	found      *ruleset.Ruleset       // what it adopts, unless that is of an older version
+	adopt      func()                 // makes the edit's state the engine's, once Now is committed
 }
 
 // flows returns what the edit can make stale.
@@ -103,7 +112,10 @@ func (st *staged) owner(k compile.Key) string {
 // only our own state. If others have changed the very objects that it is about,
 // the kernel refuses it, and only then everything is read.
 func (e *Engine) stage(ctx context.Context, ed *Edit) (*staged, error) {
-	if e.state == nil || e.lost {
+	if e.shared() {
+		return e.stageShared(ctx, ed)
+	}
+	if e.state == nil || e.lost || ed.TakeOver {
 		return e.stageRead(ctx, ed)
 	}
 	if err := e.catchUp(ctx); err != nil {
@@ -131,7 +143,7 @@ func (e *Engine) stageKnown(ctx context.Context, ed *Edit) (*staged, error) {
 	}
 	st := &staged{
 		Transaction: delta.Transaction(), generation: e.held, state: e.state,
-		set: set, gone: gone, assumed: true, known: true, next: e.state, clients: e.drift.clients && !ed.partial(),
+		set: set, gone: gone, assumed: true, known: true, next: e.state, note: e.state.Note, clients: e.drift.clients && !ed.partial(),
 	}
 	st.adopt = func() {
 		delta.Commit()
@@ -153,10 +165,14 @@ func arranged(services []*compile.Service, former func(*compile.Service) *compil
 }
 
 func conflicts(state *compile.State, ed *Edit) error {
+	gone := ed.Delete
 	if ed.Whole {
-		return nil // no other service stays
+		if !state.Others() {
+			return nil // no other service stays
+		}
+		gone = ed.gone(state)
 	}
-	if found := state.Conflicts(ed.Set, ed.Delete); len(found) > 0 {
+	if found := state.Conflicts(ed.Set, gone); len(found) > 0 {
 		return ConflictError(found)
 	}
 	return nil
@@ -167,6 +183,9 @@ func conflicts(state *compile.State, ed *Edit) error {
 func (e *Engine) current(ctx context.Context) (*compile.State, error) {
 	if e.state != nil {
 		return e.state, nil
+	}
+	if e.shared() {
+		return e.currentShared(ctx)
 	}
 	held, _, err := e.readAt(ctx)
 	if err != nil {
@@ -206,9 +225,15 @@ func (e *Engine) Flows(ctx context.Context, do func(*flows.Table, *compile.State
 // state. If this Engine has not committed anything, an edit of some services
 // starts from the services that the kernel holds.
 func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
+	if e.shared() {
+		return e.stageSharedRead(ctx, ed)
+	}
 	current, generation, err := e.readAt(ctx)
 	if err == nil {
 		err = e.checkChangeable(current)
+	}
+	if err == nil && !ed.TakeOver {
+		err = e.checkConfig(current)
 	}
 	if err != nil {
 		return nil, err
@@ -246,6 +271,7 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 		st.found = current
 	}
 	next.SetSizes(current, st.Changes())
+	st.note = next.Note
 	st.adopt = func() { e.state, e.drift = next, drift{} }
 	return st, nil
 }

@@ -214,8 +214,11 @@ func (t *Table) check(ctx context.Context, state *compile.State, entries []rules
 	}
 	for i := range entries {
 		e := &entries[i]
-		if e.CatchAll || e.Opaque {
+		switch {
+		case e.CatchAll || e.Opaque:
 			wrong = append(wrong, *e)
+			continue
+		case known.foreign[i]:
 			continue
 		}
 		seconds, err := known.seconds(i)
@@ -237,18 +240,23 @@ func (t *Table) check(ctx context.Context, state *compile.State, entries []rules
 type clients struct {
 	list     []Affinity
 	services []*compile.Service // that their frontends belong to, or nil
+	foreign  []bool             // another owner in shared tables has the frontend
 	ways     *ways              // of these services
 }
 
 // clients reads the node's addresses, and compiles the services that the clients
 // are remembered for.
 func (t *Table) clients(ctx context.Context, state *compile.State, list []Affinity) (*clients, error) {
-	c := &clients{list: list, services: make([]*compile.Service, len(list))}
+	c := &clients{list: list, services: make([]*compile.Service, len(list)), foreign: make([]bool, len(list))}
 	var services []*compile.Service
 	seen := map[*compile.Service]bool{}
 	for i := range list {
 		a := &list[i]
-		s, _ := state.Find(compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto})
+		k := compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto}
+		if c.foreign[i] = state.Foreign(k, true); c.foreign[i] {
+			continue
+		}
+		s, _ := state.Find(k)
 		if s == nil || s.Affinity == 0 || a.Service != "" && a.Service != s.Name {
 			continue
 		}

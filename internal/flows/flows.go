@@ -76,6 +76,13 @@ func New(cfg compile.Config, kernel Kernel, affinities Affinities) *Table {
 	return &Table{cfg: cfg, kernel: &turns{Kernel: kernel}, affinities: affinities, turn: make(chan struct{}, 1), purge: true}
 }
 
+// Pending reports whether a Job has something to look for.
+func (t *Table) Pending() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.purge || len(t.noted)+len(t.jobs) > 0
+}
+
 // List lists the flows that began at the frontends of a service.
 func (t *Table) List(ctx context.Context, state *compile.State, service string) ([]conntrack.Flow, error) {
 	s := state.Service(service)
@@ -119,8 +126,9 @@ func (t *Table) ofService(ctx context.Context, state *compile.State, s *compile.
 			if flow.Proto != s.Proto {
 				return false
 			}
-			owner, wide := state.Find(compile.Key{Addr: flow.Dst.Addr(), Port: flow.Dst.Port(), Proto: flow.Proto})
-			return owner != nil && owner.Name == s.Name && (!wide || node.contains(flow.Dst.Addr())) && accept(flow)
+			k := compile.Key{Addr: flow.Dst.Addr(), Port: flow.Dst.Port(), Proto: flow.Proto}
+			owner, wide := state.Find(k)
+			return owner != nil && owner.Name == s.Name && (!wide || node.contains(k.Addr)) && !state.Foreign(k, wide) && accept(flow)
 		})
 		if err != nil {
 			return nil, explain(err)

@@ -16,6 +16,9 @@ func (t *Table) Owner(ctx context.Context, state *compile.State, proto uint8, ds
 		return nil, nil, nil
 	}
 	addr := dst.Addr()
+	if state.Foreign(compile.Key{Addr: addr, Port: dst.Port(), Proto: proto}, wide) {
+		return nil, nil, nil
+	}
 	if wide {
 		node, err := t.nodeAddrs(ctx, s)
 		if err != nil || !node.contains(addr) {

@@ -1,6 +1,8 @@
 package flows
 
 import (
+	"net/netip"
+
 	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/conntrack"
 )
@@ -18,11 +20,21 @@ func (r *reconciliation) stale(f *conntrack.Flow) (bool, error) {
 	if established && !r.cuts {
 		return false, nil
 	}
-	cut, err := r.begunByClient(f)
-	if cut == nil && err == nil {
+	var cut *compile.Service
+	var err error
+	if !r.foreign(f.Proto, f.Dst) {
+		cut, err = r.begunByClient(f)
+	}
+	if cut == nil && err == nil && !r.foreign(f.Proto, f.ReplyDst) {
 		cut, err = r.begunByBackend(f)
 	}
 	return cut != nil && (!established || cut.CutStale), err
+}
+
+// foreign reports whether another owner in shared tables takes packets to an address
+// and port.
+func (r *reconciliation) foreign(proto uint8, dst netip.AddrPort) bool {
+	return r.current.Load().Foreign(compile.Key{Addr: dst.Addr(), Port: dst.Port(), Proto: proto}, r.node.contains(dst.Addr()))
 }
 
 // noService stands for the service of a stale flow if there is none.

@@ -353,6 +353,22 @@ func TestDialErrors(t *testing.T) {
 	}
 }
 
+// TestRepeatedElement: to add an element of some sets again makes no difference,
+// and disturbs no other change of the batch.
+func TestRepeatedElement(t *testing.T) {
+	c := dial(t, newNamespace(t))
+	held := setOfPorts(3, 0)
+	held.Tables[0].Sets[0].Repeatable = true
+	load(t, c, held)
+	set := held.Tables[0].Sets[0]
+	changes := ruleset.Change{Family: ruleset.IPv4, Table: "t"}.OfElements(ruleset.Add, set, ports(1, 4), nil)
+	if _, err := c.Commit(t.Context(), 0, changes); err != nil {
+		t.Fatal(err)
+	}
+	got, _ := read(t, c)
+	wantRuleset(t, ruleset.Apply(held, changes), got)
+}
+
 // TestForgedReply: messages of another process to our socket do not count as the
 // kernel's.
 func TestForgedReply(t *testing.T) {

@@ -158,7 +158,10 @@ func (m *Monitor) receive(msg *netlink.Message, each func(*ruleset.Event)) error
 		object(msg, &e)
 	case ruleset.KindEnd:
 	default:
-		e.Table, _ = names(msg.Data)
+		e.Table, e.Name = names(msg.Data)
+		if e.Kind == ruleset.KindChain {
+			e.Name = chainName(msg.Data)
+		}
 	}
 	each(&e)
 	return nil
@@ -186,7 +189,8 @@ func kindOf(typ uint16) ruleset.Kind {
 }
 
 // names reads the first two attributes of an object: the name of its table and,
-// for elements, that of their set.
+// for elements, that of their set; the names of rules' chains and of sets have the
+// same number.
 func names(b []byte) (table, set string) {
 	for a := netlink.ReadAttributes(b[netlink.NetfilterHeaderLen:]); a.Next(); {
 		switch a.Type {
@@ -197,6 +201,16 @@ func names(b []byte) (table, set string) {
 		}
 	}
 	return table, set
+}
+
+// chainName reads a chain's name, which follows its handle.
+func chainName(b []byte) (name string) {
+	for a := netlink.ReadAttributes(b[netlink.NetfilterHeaderLen:]); a.Next(); {
+		if a.Type == unix.NFTA_CHAIN_NAME {
+			name = netlink.String(a.Value)
+		}
+	}
+	return name
 }
 
 // object reads the event of a stateful object or a flowtable. It is of an unknown

@@ -241,6 +241,9 @@ func (b *Batch) rule(c *ruleset.Change) error {
 // attribute's length allows.
 func (b *Batch) elements(c *ruleset.Change) error {
 	typ, flags := verb(c, unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM)
+	if c.Set.Repeatable {
+		flags &^= unix.NLM_F_EXCL
+	}
 	enc := newElementEncoder(c)
 	b.buf = slices.Grow(b.buf, len(c.Elements)*enc.typical())
 	for i := 0; i < len(c.Elements); {

@@ -202,7 +202,7 @@ func (r *Ruleset) applyTable(c *Change) {
 
 func (s *Set) apply(c *Change) {
 	if c.Verb == Add {
-		s.Elements = append(s.Elements, c.Elements...)
+		s.add(c.Elements)
 		return
 	}
 	gone := make(map[Tuple]bool, len(c.Elements))
@@ -210,4 +210,20 @@ func (s *Set) apply(c *Change) {
 		gone[c.Elements[i].Key] = true
 	}
 	s.Elements = slices.DeleteFunc(s.Elements, func(e Element) bool { return gone[e.Key] })
+}
+
+func (s *Set) add(elements []Element) {
+	if !s.Repeatable {
+		s.Elements = append(s.Elements, elements...)
+		return
+	}
+	there := make(map[Tuple]bool, len(s.Elements))
+	for i := range s.Elements {
+		there[s.Elements[i].Key] = true
+	}
+	for i := range elements {
+		if !there[elements[i].Key] {
+			s.Elements = append(s.Elements, elements[i])
+		}
+	}
 }

@@ -6,6 +6,7 @@ type Event struct {
 	Kind     Kind
 	Family   Family
 	Table    string
+	Name     string    // of the chain or set, of KindChain, KindRule and KindSet
 	Set      string    // of KindElement
 	Elements []Element // of KindElement
 	Object   Object    // of KindObject

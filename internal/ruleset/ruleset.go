@@ -90,9 +90,13 @@ type Set struct {
 	// AfterDNAT says that packets look it up only after their destination was
 	// chosen (see Transaction). The kernel does not know it; it is not compared.
 	AfterDNAT bool
-	Opaque    string // what this package cannot express; equal to nothing
-	Note      string // what nft would show besides, such as a comment; equal to nothing
-	Elements  []Element
+	// Repeatable says that it makes no difference to add an element that is
+	// there already. Otherwise the kernel is asked to refuse that. It is not
+	// compared either.
+	Repeatable bool
+	Opaque     string // what this package cannot express; equal to nothing
+	Note       string // what nft would show besides, such as a comment; equal to nothing
+	Elements   []Element
 }
 
 // Element is a member of a set or map.

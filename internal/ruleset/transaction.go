@@ -25,19 +25,23 @@ type Transaction struct {
 	// the chains that these have led to, and chains that help while a table
 	// is replaced.
 	Behind []Change
+	// Unused deletes what no service needs any more, in tables that several
+	// processes change. It is left out unless the rules are known to be the
+	// same as when that was found out.
+	Unused []Change
 }
 
 // Stages returns the batches that are not empty, in order.
 func (t *Transaction) Stages() [][]Change {
-	stages := [][]Change{t.Ahead, t.Now, t.Behind}
+	stages := [][]Change{t.Ahead, t.Now, t.Behind, t.Unused}
 	return slices.DeleteFunc(stages, func(s []Change) bool { return len(s) == 0 })
 }
 
 // Changes returns all changes in the order in which the kernel gets them.
-func (t *Transaction) Changes() []Change { return slices.Concat(t.Ahead, t.Now, t.Behind) }
+func (t *Transaction) Changes() []Change { return slices.Concat(t.Ahead, t.Now, t.Behind, t.Unused) }
 
 // Empty reports whether there is nothing to do.
-func (t *Transaction) Empty() bool { return len(t.Ahead)+len(t.Now)+len(t.Behind) == 0 }
+func (t *Transaction) Empty() bool { return len(t.Changes()) == 0 }
 
 func (t *Transaction) append(o Transaction) {
 	t.Ahead = append(t.Ahead, o.Ahead...)

@@ -117,6 +117,8 @@ func refuseElements(t *ruleset.Table, c *ruleset.Change) (element int, errno sys
 		case c.Verb == ruleset.Delete:
 			delete(held, e.Key)
 			continue
+		case there && s.Repeatable:
+			continue
 		case there:
 			return i, syscall.EEXIST
 		case e.Verdict.Chain != "" && t.Chain(e.Verdict.Chain) == nil:

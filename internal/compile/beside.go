@@ -1,0 +1,288 @@
+package compile
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
+)
+
+// Beside returns the ruleset of the state's services beside those of others in
+// shared tables: what belongs to a service for which mine returns false is there
+// as it is in the current ruleset, damaged or not. What belongs to no service is
+// not. The state remembers what else the tables hold.
+func (s *State) Beside(current *ruleset.Ruleset, mine func(service string) bool) *ruleset.Ruleset {
+	out := s.Ruleset()
+	s.common = newCommon()
+	for i, t := range out.Tables {
+		if old := current.Table(t.Family); old != nil && Current(old) {
+			b := beside{State: s, Table: t, old: old, family: i, chains: map[string]bool{}, sets: map[string]bool{}, addrs: map[netip.Addr]bool{}}
+			b.frontends(mine)
+			b.elements()
+			b.units()
+			b.hairpins()
+		}
+		for id := range NumSets {
+			t.Sets[id].Size = sizeFor(t.Sets[id], len(t.Sets[id].Elements))
+		}
+	}
+	return out
+}
+
+// beside adds to a table what other services have in the old one.
+type beside struct {
+	*State
+	*ruleset.Table
+	old    *ruleset.Table
+	family int
+
+	// What other services need.
+	keys         map[Key]bool
+	chains, sets map[string]bool
+	addrs        map[netip.Addr]bool
+}
+
+// frontends finds the frontends of other services. If one of ours has the same,
+// it is in the index, but not kept.
+func (b *beside) frontends(mine func(string) bool) {
+	b.keys = map[Key]bool{}
+	for id := Frontends; id.Frontends(); id++ {
+		for e := range elements(b.old, id) {
+			k, ok := FrontendOf(id, b.Family, e.Key)
+			if !ok || OwnerOf(e.Comment) == "" || mine(e.Comment) {
+				continue
+			}
+			last := k.Port
+			if k.Ranged {
+				last = LastPort(e)
+			}
+			b.common.names[e.Comment] = true
+			if _, taken := b.common.index.Conflict(k, last, nil); !taken {
+				b.common.index.Add(k, last, e.Comment)
+			}
+			if _, taken := b.index.Conflict(k, last, nil); !taken {
+				b.keys[k] = true
+			}
+		}
+	}
+}
+
+// elements keeps the elements of other services' frontends, each once: the kernel
+// can list one twice if the set changes meanwhile. (Otherwise it would be added.)
+func (b *beside) elements() {
+	for id := range Hairpin {
+		to, seen := b.Sets[id], map[ruleset.Tuple]bool{}
+		for e := range elements(b.old, id) {
+			k, ok := FrontendOf(id, b.Family, e.Key)
+			if !ok || !b.keys[k] || seen[e.Key] {
+				continue
+			}
+			seen[e.Key] = true
+			kept := *e
+			kept.Packets, kept.Bytes = 0, 0 // they are carried over if the element is replaced
+			to.Elements = append(to.Elements, kept)
+			b.chains[e.Verdict.Chain] = true
+			if backend, ok := BackendOf(b.Family, e); ok && id.Backends() {
+				b.addrs[backend.Addr()] = true
+			}
+		}
+	}
+}
+
+// units keeps the chains that other services lead to, and the sets that these
+// look up.
+func (b *beside) units() {
+	todo := slices.Sorted(maps.Keys(b.chains))
+	for len(todo) > 0 {
+		c := b.old.Chain(todo[0])
+		todo = todo[1:]
+		if c == nil {
+			continue
+		}
+		for _, next := range b.follow(c) {
+			if !b.chains[next] {
+				b.chains[next] = true
+				todo = append(todo, next)
+			}
+		}
+	}
+	present := b.common.units[b.family]
+	for _, c := range b.old.Chains {
+		if c.Hook != nil || OfSkeleton(c.Name) {
+			continue
+		}
+		present[c.Name] = b.chains[c.Name]
+		if b.chains[c.Name] && b.Chain(c.Name) == nil {
+			b.Chains = append(b.Chains, c)
+		}
+	}
+	for _, s := range b.old.Sets {
+		if !Shared(s.Name) {
+			continue
+		}
+		present[s.Name] = b.sets[s.Name]
+		if b.sets[s.Name] && b.Set(s.Name) == nil {
+			b.Sets = append(b.Sets, s)
+		}
+	}
+}
+
+// follow returns the chains that a chain leads to, and notes the sets of prefixes
+// that it looks up.
+func (b *beside) follow(c *ruleset.Chain) (next []string) {
+	for _, r := range c.Rules {
+		for _, s := range r {
+			switch s := s.(type) {
+			case ruleset.Verdict:
+				if s.Chain != "" {
+					next = append(next, s.Chain)
+				}
+			case ruleset.Lookup:
+				b.sets[s.Set] = true
+			}
+		}
+	}
+	return next
+}
+
+// hairpins keeps the addresses of other services' backends, and counts elements.
+func (b *beside) hairpins() {
+	to := b.Sets[Hairpin]
+	own := b.shared.hairpins[b.family]
+	for e := range elements(b.old, Hairpin) {
+		a, ok := hairpinOf(Place{b.Family, Hairpin, e.Key})
+		if _, seen := b.common.hairpins[b.family][a]; !ok || seen {
+			continue
+		}
+		b.common.hairpins[b.family][a] = b.addrs[a]
+		if b.addrs[a] && own[a] == 0 {
+			to.Elements = append(to.Elements, *e)
+		}
+	}
+	for id := range NumSets {
+		if s := b.old.Set(id.name()); s != nil {
+			b.common.elements[b.family][id] = len(s.Elements)
+		}
+	}
+}
+
+// Apart moves to Unused those changes of a transaction from the current ruleset
+// that delete what no service needs, whosever it is. It leaves transactions alone
+// that are Exclusive.
+func (s *State) Apart(tx *ruleset.Transaction, current *ruleset.Ruleset, mine func(service string) bool) {
+	mineAt := [2]map[Key]bool{{}, {}}
+	for i, f := range ruleset.Families {
+		t := current.Table(f)
+		if t == nil {
+			continue
+		}
+		for id := Frontends; id.Frontends(); id++ {
+			for e := range elements(t, id) {
+				if k, ok := FrontendOf(id, f, e.Key); ok && (mine(e.Comment) || OwnerOf(e.Comment) == "") {
+					mineAt[i][k] = true
+				}
+			}
+		}
+	}
+	owned := func(k Key) bool {
+		_, ours := s.index.Owner(k)
+		return ours || mineAt[ruleset.FamilyOf(k.Addr).Index()][k]
+	}
+	wanted := func(c *ruleset.Change) bool { // the object of a change, except elements, is one of ours
+		if c.Chain != nil {
+			return s.hasUnit(c.Family.Index(), c.Chain.Name) || c.Chain.Hook != nil || OfSkeleton(c.Chain.Name)
+		}
+		return c.Set == nil
+	}
+	tx.Now, tx.Unused = apart(tx.Now, tx.Unused, wanted, owned)
+	tx.Behind, tx.Unused = apart(tx.Behind, tx.Unused, wanted, owned)
+}
+
+func apart(list, unused []ruleset.Change, wanted func(*ruleset.Change) bool, owned func(Key) bool) (rest, _ []ruleset.Change) {
+	for _, c := range list {
+		id := NumSets
+		if c.Set != nil {
+			id = SetNamed(c.Set.Name)
+		}
+		switch {
+		case c.Verb == ruleset.Add || c.Verb == ruleset.Adopt:
+			rest = append(rest, c)
+		case len(c.Elements) == 0 && !wanted(&c):
+			unused = append(unused, c)
+		case len(c.Elements) == 0 || id.Frontends() || id == NumSets:
+			rest = append(rest, c)
+		default:
+			var stay, leave []ruleset.Element
+			for _, e := range c.Elements {
+				if k, ok := KeyOf(&c, &e); ok && owned(k) {
+					stay = append(stay, e)
+				} else {
+					leave = append(leave, e)
+				}
+			}
+			rest = c.OfElements(c.Verb, c.Set, stay, rest)
+			unused = c.OfElements(c.Verb, c.Set, leave, unused)
+		}
+	}
+	return rest, unused
+}
+
+// Exclusive reports whether a transaction depends on what other services have in
+// shared tables: whether it replaces a table or a set, which their elements are in.
+func Exclusive(tx *ruleset.Transaction) bool {
+	return slices.ContainsFunc(tx.Changes(), func(c ruleset.Change) bool {
+		return c.Chain == nil && c.Verb == ruleset.Delete && len(c.Elements) == 0 && (c.Set == nil || !Shared(c.Set.Name))
+	})
+}
+
+// Rewriting flushes every chain before rules are added to it, unless it is new, so
+// that two processes that repair one chain at the same moment do not add its rules
+// twice.
+func Rewriting(changes []ruleset.Change) (out []ruleset.Change) {
+	empty := map[string]bool{}
+	for _, c := range changes {
+		switch {
+		case c.Chain == nil:
+		case c.Rule == nil: // new, or flushed
+			empty[c.Family.String()+c.Chain.Name] = true
+		case !empty[c.Family.String()+c.Chain.Name]:
+			flush := c
+			flush.Verb, flush.Rule = ruleset.Flush, nil
+			out = append(out, flush)
+			empty[c.Family.String()+c.Chain.Name] = true
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// Hairpins adds the addresses of services' backends to the set of hairpins, where
+// they may be already.
+func (s *State) Hairpins(of []*Service) (out []ruleset.Change) {
+	var uses hairpins
+	for _, svc := range of {
+		svc.emit(&uses)
+	}
+	for i, f := range ruleset.Families {
+		at := ruleset.Change{Family: f, Table: s.cfg.Table}
+		out = at.OfElements(ruleset.Add, &declared[Hairpin], uses[i], out)
+	}
+	return out
+}
+
+// hairpins is a sink that receives the elements of the set of hairpins.
+type hairpins [2][]ruleset.Element
+
+func (*hairpins) element(int, SetID, ruleset.Element) {}
+func (h *hairpins) hairpin(f int, a netip.Addr)       { h[f] = append(h[f], hairpinElement(a)) }
+func (*hairpins) use(int, unit)                       {}
+
+// unusedHairpins deletes the addresses that no service has any more.
+func (d *Delta) unusedHairpins() (out []ruleset.Change) {
+	for i, f := range ruleset.Families {
+		at := ruleset.Change{Family: f, Table: d.state.cfg.Table}
+		out = at.OfElements(ruleset.Delete, &declared[Hairpin], d.unused[i], out)
+	}
+	return out
+}
