@@ -25,15 +25,29 @@ func BenchmarkClientsConnections(b *testing.B) {
 	plain := newConnecting(b, services, 0)
 	ranged := newConnecting(b, services, prefixes)
 	plainLaps, rangedLaps := newLaps(), newLaps()
-	type side struct {
-		*connecting
-		*laps
-	}
-	sides := []side{{plain, plainLaps}, {ranged, rangedLaps}}
-	for port := 1; b.Loop(); port += connections {
-		if port+connections > math.MaxUint16 {
-			port = 1
-			untimed(b, func() { plain.flushConntrack(b); ranged.flushConntrack(b) })
+	takeTurns(b, []side{{plain, plainLaps}, {ranged, rangedLaps}}, 1, math.MaxUint16, connections, func() {
+		plain.flushConntrack(b)
+		ranged.flushConntrack(b)
+	})
+	plainLaps.report(b, "plain-p50-ns")
+	rangedLaps.report(b, "ranges-p50-ns")
+	b.ReportMetric(rangedLaps.median()/plainLaps.median(), "ratio")
+}
+
+// side is one of the clients that a benchmark compares, with its times.
+type side struct {
+	*connecting
+	*laps
+}
+
+// takeTurns makes connections from so many ports at once, by each side, in alternating
+// order. When all ports from first to last have been used, again makes them free.
+func takeTurns(b *testing.B, sides []side, first, last, connections int, again func()) {
+	b.Helper()
+	for port := first; b.Loop(); port += connections {
+		if port+connections > last {
+			port = first
+			untimed(b, again)
 		}
 		slices.Reverse(sides)
 		for _, s := range sides {
@@ -45,11 +59,9 @@ func BenchmarkClientsConnections(b *testing.B) {
 			}
 		}
 	}
-	plain.mustTake(b)
-	ranged.mustTake(b)
-	plainLaps.report(b, "plain-p50-ns")
-	rangedLaps.report(b, "ranges-p50-ns")
-	b.ReportMetric(rangedLaps.median()/plainLaps.median(), "ratio")
+	for _, s := range sides {
+		s.mustTake(b)
+	}
 }
 
 // connecting is an outside client of a service on a node.

@@ -4,9 +4,7 @@ package integration
 
 import (
 	"fmt"
-	"slices"
 	"testing"
-	"time"
 )
 
 // BenchmarkSourcePorts sets up connections of one client that are masqueraded, all to
@@ -27,10 +25,6 @@ func benchmarkSourcePorts(b *testing.B, used int) {
 	random, kept := newConnecting(b, 0, 0), newConnecting(b, 0, 0)
 	tool(b, kept.Node, "nft", "flush chain ip nftdp masquerade-external; add rule ip nftdp masquerade-external masquerade")
 	randomLaps, keptLaps := newLaps(), newLaps()
-	type side struct {
-		*connecting
-		*laps
-	}
 	sides := []side{{random, randomLaps}, {kept, keptLaps}}
 	const first = 1024
 	fill := func() {
@@ -45,23 +39,7 @@ func benchmarkSourcePorts(b *testing.B, used int) {
 	}
 	fill()
 	b.ResetTimer()
-	for port := first + used; b.Loop(); port += connections {
-		if port+connections > first+60_000 {
-			port = first + used
-			untimed(b, fill)
-		}
-		slices.Reverse(sides)
-		for _, s := range sides {
-			begin := time.Now()
-			err := s.send(port, connections)
-			s.add(begin)
-			if err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
-	random.mustTake(b)
-	kept.mustTake(b)
+	takeTurns(b, sides, first+used, first+60_000, connections, fill)
 	randomLaps.report(b, "random-p50-ns")
 	keptLaps.report(b, "kept-p50-ns")
 	b.ReportMetric(randomLaps.median()/keptLaps.median(), "ratio")

@@ -3,13 +3,11 @@
 package integration
 
 import (
-	"encoding/binary"
 	"maps"
 	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/conntrack"
@@ -47,96 +45,22 @@ func listed(tb testing.TB, ns *nstest.Namespace, f conntrack.Filter) map[tracked
 	return out
 }
 
-// addFlows adds flows to a namespace's table, as if packets had made them.
+// addFlows adds UDP flows to a namespace's table, as if packets had made them.
 func addFlows(tb testing.TB, ns *nstest.Namespace, flows []trackedFlow) {
 	tb.Helper()
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(ns.Handle())})
+	err := ns.Track(func(yield func(nstest.Tracked) bool) {
+		for _, f := range flows {
+			add := nstest.Tracked{Src: f.src, Dst: f.dst}
+			if f.replySrc != f.dst {
+				add.To = f.replySrc
+			}
+			if !yield(add) {
+				return
+			}
+		}
+	})
 	if err != nil {
 		tb.Fatal(err)
-	}
-	defer closeOrFail(tb, conn)
-	const batch = 200 // messages in one datagram, the last of which is acknowledged
-	for len(flows) > 0 {
-		n := min(batch, len(flows))
-		messages := make([]netlink.Message, n)
-		for i, f := range flows[:n] {
-			messages[i] = newFlow(tb, f)
-		}
-		messages[n-1].Header.Flags |= netlink.Acknowledge
-		if _, err := conn.SendMessages(messages); err != nil {
-			tb.Fatal(err)
-		}
-		if _, err := conn.Receive(); err != nil {
-			tb.Fatalf("add flows: %v", err)
-		}
-		flows = flows[n:]
-	}
-}
-
-// newFlow is the request to add a flow. The numbers are those of
-// linux/netfilter/nfnetlink_conntrack.h.
-func newFlow(tb testing.TB, f trackedFlow) netlink.Message {
-	tb.Helper()
-	family := byte(unix.AF_INET)
-	if f.src.Addr().Is6() {
-		family = unix.AF_INET6
-	}
-	e := netlink.NewAttributeEncoder()
-	e.ByteOrder = binary.BigEndian
-	e.Nested(1, tupleOf(f.proto, f.src, f.dst)) // CTA_TUPLE_ORIG
-	e.Nested(2, tupleOf(f.proto, f.dst, f.src)) // CTA_TUPLE_REPLY, before NAT
-	e.Uint32(7, 600)                            // CTA_TIMEOUT, in seconds
-	if f.replySrc != f.dst {
-		e.Nested(13, natTo(f.replySrc)) // CTA_NAT_DST
-	}
-	body, err := e.Encode()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return netlink.Message{
-		Header: netlink.Header{
-			Type:  unix.NFNL_SUBSYS_CTNETLINK << 8,
-			Flags: netlink.Request | netlink.Create | netlink.Excl,
-		},
-		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, body...),
-	}
-}
-
-func tupleOf(proto uint8, src, dst netip.AddrPort) func(*netlink.AttributeEncoder) error {
-	first := uint16(1) // CTA_IP_V4_SRC
-	if src.Addr().Is6() {
-		first = 3
-	}
-	return func(e *netlink.AttributeEncoder) error {
-		e.Nested(1, func(e *netlink.AttributeEncoder) error { // CTA_TUPLE_IP
-			e.Bytes(first, src.Addr().AsSlice())
-			e.Bytes(first+1, dst.Addr().AsSlice())
-			return nil
-		})
-		e.Nested(2, func(e *netlink.AttributeEncoder) error { // CTA_TUPLE_PROTO
-			e.ByteOrder = binary.BigEndian
-			e.Uint8(1, proto)
-			e.Uint16(2, src.Port())
-			e.Uint16(3, dst.Port())
-			return nil
-		})
-		return nil
-	}
-}
-
-func natTo(dst netip.AddrPort) func(*netlink.AttributeEncoder) error {
-	addr := uint16(1) // CTA_NAT_V4_MINIP
-	if dst.Addr().Is6() {
-		addr = 4
-	}
-	return func(e *netlink.AttributeEncoder) error {
-		e.Bytes(addr, dst.Addr().AsSlice())
-		e.Nested(3, func(e *netlink.AttributeEncoder) error { // CTA_NAT_PROTO
-			e.ByteOrder = binary.BigEndian
-			e.Uint16(1, dst.Port()) // CTA_PROTONAT_PORT_MIN
-			return nil
-		})
-		return nil
 	}
 }
 
