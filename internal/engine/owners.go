@@ -145,12 +145,13 @@ func (e *Engine) stageSharedRead(ctx context.Context, ed *Edit) (*staged, error)
 	if ed.TakeOver && !slices.ContainsFunc(current.Tables, compile.HasOwners) {
 		mine = func(string) bool { return true } // of one list, which this one replaces
 	}
-	before := e.before(current, mine)
+	held := compile.HeldByName(current)
+	before := e.before(held, mine)
 	gone := ed.gone(before)
 	if !exact && ed.missing(before) {
 		return nil, ruleset.ErrStale // the kernel may have passed over a service that is to be deleted
 	}
-	next := e.next(ed).ArrangedAs(compile.HeldByName(current))
+	next := e.next(ed).ArrangedAs(held)
 	wanted := next.Beside(current, mine)
 	if err := conflicts(next, ed); err != nil {
 		return nil, err
@@ -214,18 +215,14 @@ func (e *Engine) leaveUnused(ed *Edit, st *staged) {
 
 // before returns the state before an edit: our services, and those that the tables
 // hold in their place.
-func (e *Engine) before(current *ruleset.Ruleset, mine func(string) bool) *compile.State {
+func (e *Engine) before(held map[string]*compile.Service, mine func(string) bool) *compile.State {
 	state := e.state
 	if state == nil {
 		state = compile.New(e.cfg, nil)
 	}
-	if checkCurrent(current) != nil {
-		return state
-	}
 	var found []*compile.Service
-	held := compile.Holds(current)
-	for i := range held {
-		if s := &held[i].Service; mine(s.Name) && state.Service(s.Name) == nil {
+	for name, s := range held {
+		if mine(name) && state.Service(name) == nil {
 			found = append(found, s)
 		}
 	}

@@ -13,73 +13,7 @@ import (
 // exact is false: what belongs to others is then as it was at some moment, and a
 // set that was changed while the kernel listed it may lack elements of others.
 func (e *Engine) readShared(ctx context.Context, mine func(string) bool) (r *ruleset.Ruleset, generation uint32, exact bool, err error) {
-	listening := e.watched()
-	err = e.again(ctx, func() error {
-		if r, generation, exact, err = e.readSharedOnce(ctx, listening, mine); overtaken(err) && !listening {
-			if joined := e.monitor.Join(); joined != nil {
-				return joined
-			}
-			listening = true
-		}
-		return err
-	})
-	if listening && !e.watched() {
-		err = errors.Join(err, e.monitor.Leave())
-	}
-	return r, generation, exact, err
-}
-
-func (e *Engine) readSharedOnce(ctx context.Context, listening bool, mine func(string) bool) (*ruleset.Ruleset, uint32, bool, error) {
-	before, err := e.beginReading(ctx, listening)
-	if err != nil {
-		return nil, 0, false, err
-	}
-	r, err := e.readTables(ctx, ruleset.Families[:], func(ruleset.Family) bool { return true })
-	if err != nil {
-		return nil, 0, false, err
-	}
-	after, err := e.kernel.Generation(ctx)
-	exact := true
-	switch {
-	case err != nil:
-	case listening:
-		after, exact, err = e.unchangedShared(ctx, after, mine)
-	case before != after:
-		err = ruleset.ErrStale
-	}
-	if err != nil {
-		return nil, 0, false, err
-	}
-	return r, after, exact, checkOwned(r)
-}
-
-// unchangedShared is unchanged for shared tables.
-func (e *Engine) unchangedShared(ctx context.Context, to uint32, mine func(string) bool) (at uint32, exact bool, err error) {
-	touched, exact := false, true
-	known := e.watched() && e.held != 0
-	at, err = e.monitor.CatchUp(ctx, to, func(ev *ruleset.Event) {
-		if e.concerns(ev) {
-			exact = false
-			touched = touched || e.touching(ev, mine) != nil
-		}
-		if known {
-			e.record(ev)
-		}
-	})
-	switch {
-	case err != nil:
-		e.invalidate()
-		if errors.Is(err, ruleset.ErrMissed) {
-			err = ruleset.ErrStale
-		}
-		return 0, false, err
-	case touched:
-		err = ruleset.ErrStale
-	}
-	if known {
-		e.held = at
-	}
-	return at, exact, err
+	return e.readUnless(ctx, func(ev *ruleset.Event) bool { return e.touching(ev, mine) != nil })
 }
 
 // touching returns the part of an event about our tables that touches services for
@@ -140,7 +74,7 @@ func (e *Engine) currentShared(ctx context.Context) (*compile.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	state := e.before(r, ours)
+	state := e.before(compile.HeldByName(r), ours)
 	state.Beside(r, ours)
 	return state, nil
 }

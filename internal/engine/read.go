@@ -61,12 +61,19 @@ func overtaken(err error) bool {
 }
 
 // readAt reads our tables, checks that they are ours, and returns their
-// generation. If others change rules meanwhile, it monitors events, to know
-// whether our tables change.
+// generation.
 func (e *Engine) readAt(ctx context.Context) (r *ruleset.Ruleset, generation uint32, err error) {
+	r, generation, _, err = e.readUnless(ctx, func(*ruleset.Event) bool { return true })
+	return r, generation, err
+}
+
+// readUnless is readAt by which only those changes of our tables count for which
+// disturbs returns true. If there were others, exact is false. If others change rules
+// meanwhile, it monitors events, to know whether our tables change.
+func (e *Engine) readUnless(ctx context.Context, disturbs func(*ruleset.Event) bool) (r *ruleset.Ruleset, generation uint32, exact bool, err error) {
 	listening := e.watched()
 	err = e.again(ctx, func() error {
-		r, generation, err = e.readOnce(ctx, listening)
+		r, generation, exact, err = e.readOnce(ctx, listening, disturbs)
 		if overtaken(err) && !listening {
 			if joined := e.monitor.Join(); joined != nil {
 				return joined
@@ -78,32 +85,32 @@ func (e *Engine) readAt(ctx context.Context) (r *ruleset.Ruleset, generation uin
 	if listening && !e.watched() {
 		err = errors.Join(err, e.monitor.Leave())
 	}
-	return r, generation, err
+	return r, generation, exact, err
 }
 
-// readOnce fails with ErrStale if our tables may have changed meanwhile.
-func (e *Engine) readOnce(ctx context.Context, listening bool) (*ruleset.Ruleset, uint32, error) {
+// readOnce fails with ErrStale if a change may have disturbed it.
+func (e *Engine) readOnce(ctx context.Context, listening bool, disturbs func(*ruleset.Event) bool) (*ruleset.Ruleset, uint32, bool, error) {
 	before, err := e.beginReading(ctx, listening)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, false, err
 	}
 	r, err := e.readTables(ctx, ruleset.Families[:], func(ruleset.Family) bool { return true })
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, false, err
 	}
 	after, err := e.kernel.Generation(ctx)
+	exact := true
 	switch {
 	case err != nil:
-		return nil, 0, err
 	case listening:
-		after, err = e.unchanged(ctx, after)
+		after, exact, err = e.undisturbed(ctx, after, disturbs)
 	case before != after:
 		err = ruleset.ErrStale
 	}
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, false, err
 	}
-	return r, after, checkOwned(r)
+	return r, after, exact, checkOwned(r)
 }
 
 // readTables reads our tables of some families. The elements of services are read
@@ -152,15 +159,18 @@ func (e *Engine) beginReading(ctx context.Context, listening bool) (uint32, erro
 	return generation, err
 }
 
-// unchanged fails with ErrStale if our tables have changed, or may have changed,
-// up to a generation. It returns the last generation that the monitor received.
-func (e *Engine) unchanged(ctx context.Context, to uint32) (uint32, error) {
-	changed := false
-	at, err := e.monitor.CatchUp(ctx, to, func(ev *ruleset.Event) {
+// undisturbed fails with ErrStale if changes of our tables up to a generation disturb
+// a reading, or may do so. It returns the last generation that the monitor received,
+// and whether there were no changes at all.
+func (e *Engine) undisturbed(ctx context.Context, to uint32, disturbs func(*ruleset.Event) bool) (at uint32, exact bool, err error) {
+	disturbed, exact := false, true
+	known := e.watched() && e.held != 0
+	at, err = e.monitor.CatchUp(ctx, to, func(ev *ruleset.Event) {
 		if e.concerns(ev) {
-			changed = true
+			exact = false
+			disturbed = disturbed || disturbs(ev)
 		}
-		if e.watched() && e.held != 0 {
+		if known {
 			e.record(ev)
 		}
 	})
@@ -168,14 +178,14 @@ func (e *Engine) unchanged(ctx context.Context, to uint32) (uint32, error) {
 	case err != nil:
 		e.invalidate()
 		if errors.Is(err, ruleset.ErrMissed) {
-			return 0, ruleset.ErrStale
+			err = ruleset.ErrStale
 		}
-		return 0, err
-	case changed:
+		return 0, false, err
+	case disturbed:
 		err = ruleset.ErrStale
 	}
-	if e.watched() && e.held != 0 {
+	if known {
 		e.held = at
 	}
-	return at, err
+	return at, exact, err
 }

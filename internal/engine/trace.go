@@ -200,6 +200,7 @@ func (r *tracing) next(ctx context.Context) ([]*Traced, error) {
 		way, failed := r.complete(ctx, w)
 		out, err = append(out, way), errors.Join(err, failed)
 	}
+	err = errors.Join(err, r.findServices(ctx, out))
 	if locked := r.lock(ctx); locked != nil {
 		return out, locked
 	}
@@ -207,7 +208,21 @@ func (r *tracing) next(ctx context.Context) ([]*Traced, error) {
 	return out, err
 }
 
-// complete adds what is known about a way.
+// findServices finds the services of ways. A process that has not programmed anything
+// reads them from the kernel for that, once for all ways.
+func (r *tracing) findServices(ctx context.Context, of []*Traced) error {
+	if len(of) == 0 {
+		return nil
+	}
+	return r.Flows(ctx, func(t *flows.Table, state *compile.State) (err error) {
+		for _, way := range of {
+			err = errors.Join(err, way.findService(ctx, t, state))
+		}
+		return err
+	})
+}
+
+// complete adds what is known about a way, but for its service.
 func (r *tracing) complete(ctx context.Context, w *trace.Way) (out *Traced, err error) {
 	out = &Traced{Way: w, In: r.tracer.Device(w.In), Out: r.tracer.Device(w.Out)}
 	var base trace.ChainInfo
@@ -222,9 +237,7 @@ func (r *tracing) complete(ctx context.Context, w *trace.Way) (out *Traced, err 
 		out.Steps = append(out.Steps, s)
 	}
 	w.Reply = w.Reply || w.Conn.Reply
-	return out, errors.Join(err, r.Flows(ctx, func(t *flows.Table, state *compile.State) error {
-		return out.findService(ctx, t, state)
-	}))
+	return out, err
 }
 
 // findService finds the service of the frontend that the client has sent the first

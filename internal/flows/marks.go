@@ -199,7 +199,7 @@ func (m *marks) repaired(changes []ruleset.Change) {
 			family.repaired(c.Chain.Hook != nil)
 		case c.Chain != nil && c.Verb == ruleset.Add:
 			family.repaired(!made[c.Chain])
-		case c.Chain == nil && c.Set == nil:
+		case c.OfTable():
 			family.repaired(c.Verb == ruleset.Add)
 		}
 	}
