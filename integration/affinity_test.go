@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
@@ -208,7 +209,7 @@ func TestAffinityIsRefreshed(t *testing.T) {
 		const passed = time.Hour - 200*time.Millisecond
 		expires := func() time.Duration {
 			t.Helper()
-			list := slices.DeleteFunc(w.affinities(t), func(x nftdp.Affinity) bool { return x.Client != a.Client })
+			list := slices.DeleteFunc(w.affinities(t), func(x nftdp.Affinity) bool { return x.Client != a.Client || x.Frontend != dst })
 			if len(list) != 1 {
 				t.Fatalf("affinities of the client: %+v, want one", list)
 			}
@@ -362,10 +363,11 @@ func TestAffinityFull(t *testing.T) {
 	w.apply(t, sticky(anHour, backends(0, 1)...))
 	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
 		clients, dst := crowd(t, w.Client, a)[:clientsOfAffinity], netip.AddrPortFrom(a.Node, 30644)
+		wide := netip.AddrPortFrom(ruleset.FamilyOf(a.Node).Unspecified(), dst.Port())
 		first := w.settle(t, clients, dst)
 		remembered := map[netip.Addr]string{}
 		for _, x := range w.affinities(t) {
-			if x.Frontend == dst {
+			if x.Frontend == wide {
 				remembered[x.Client] = first[x.Client]
 			}
 		}

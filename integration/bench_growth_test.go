@@ -79,26 +79,34 @@ func BenchmarkGrowth(b *testing.B) {
 	}
 }
 
-// BenchmarkManyFrontends changes one frontend of a service with many.
+// BenchmarkManyFrontends changes one frontend of a service with many, which with
+// affinity know each other.
 func BenchmarkManyFrontends(b *testing.B) {
 	for _, n := range shortened([]int{60, 6_000, 60_000}, 2) {
-		b.Run(fmt.Sprintf("frontends=%d", n), func(b *testing.B) {
-			s := service(0, poolSize)
-			for i := 1; i < n; i++ {
-				s.Frontends = append(s.Frontends, nftdp.Frontend{Addr: clusterAddr(i % 600), Port: uint16(80 + i/600)})
-			}
-			d := openLoaded(b, []nftdp.Service{s})
-			laps := newLaps()
-			for b.Loop() {
-				f := &s.Frontends[n/2]
-				f.NoBackend = nftdp.ActionDrop - f.NoBackend
-				f.Masquerade = nftdp.MasqueradeAlways - f.Masquerade
-				begin := time.Now()
-				plan, err := d.Update(b.Context(), nftdp.Change{Set: []nftdp.Service{s}})
-				laps.add(begin)
-				mustChange(b, plan, err)
-			}
-			laps.report(b, "p50-ns")
-		})
+		b.Run(fmt.Sprintf("affinity=0/frontends=%d", n), func(b *testing.B) { changeOneFrontend(b, n, 0) })
 	}
+	for _, n := range shortened([]int{60, 600, 6_000}, 1) {
+		b.Run(fmt.Sprintf("affinity=10/frontends=%d", n), func(b *testing.B) { changeOneFrontend(b, n, 10*time.Second) })
+	}
+}
+
+func changeOneFrontend(b *testing.B, n int, affinity time.Duration) {
+	b.Helper()
+	s := service(0, poolSize)
+	s.Affinity = nftdp.Duration(affinity)
+	for i := 1; i < n; i++ {
+		s.Frontends = append(s.Frontends, nftdp.Frontend{Addr: clusterAddr(i % 600), Port: uint16(80 + i/600)})
+	}
+	d := openLoaded(b, []nftdp.Service{s})
+	laps := newLaps()
+	for b.Loop() {
+		f := &s.Frontends[n/2]
+		f.NoBackend = nftdp.ActionDrop - f.NoBackend
+		f.Masquerade = nftdp.MasqueradeAlways - f.Masquerade
+		begin := time.Now()
+		plan, err := d.Update(b.Context(), nftdp.Change{Set: []nftdp.Service{s}})
+		laps.add(begin)
+		mustChange(b, plan, err)
+	}
+	laps.report(b, "p50-ns")
 }

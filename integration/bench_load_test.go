@@ -108,7 +108,7 @@ func compiled(n int) *ruleset.Ruleset {
 		}
 		services[i] = &compile.Service{
 			Name: service(i, poolSize).Name, Proto: compile.TCP,
-			Frontends: []compile.Frontend{{Addr: clusterAddr(i), Port: 80, Pool: pool}},
+			Frontends: []*compile.Frontend{{Addr: clusterAddr(i), Port: 80, Pool: pool}},
 		}
 	}
 	return compile.New(compile.Config{Table: nftdp.DefaultTable, Affinities: 65536}, services).Ruleset()

@@ -96,6 +96,43 @@ func BenchmarkApplyOneChange(b *testing.B) {
 	})
 }
 
+// BenchmarkInspectOne reads one service among others.
+func BenchmarkInspectOne(b *testing.B) {
+	inSizes(b, func(b *testing.B, n int) {
+		services := manyServices(n)
+		d := openLoaded(b, services)
+		laps := newLaps()
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i = (i + 1) % n {
+			begin := time.Now()
+			got, err := d.Inspect(b.Context(), services[i].Name)
+			laps.add(begin)
+			if len(got) != 1 || err != nil {
+				b.Fatalf("%d services, error %v", len(got), err)
+			}
+		}
+		laps.report(b, "p50-ns")
+	})
+}
+
+// BenchmarkSetConfig changes the prefixes of internal clients, and how loopback
+// addresses are treated.
+func BenchmarkSetConfig(b *testing.B) {
+	inSizes(b, func(b *testing.B, n int) {
+		d := openLoaded(b, manyServices(n))
+		configs := [...]nftdp.Config{{Internal: podNets(), Localhost: true}, {}}
+		laps := newLaps()
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			begin := time.Now()
+			plan, err := d.SetConfig(b.Context(), configs[i%2])
+			laps.add(begin)
+			mustChange(b, plan, err)
+		}
+		laps.report(b, "p50-ns")
+	})
+}
+
 // BenchmarkAdopt measures a restart: a new Dataplane finds everything in place.
 func BenchmarkAdopt(b *testing.B) {
 	inSizes(b, func(b *testing.B, n int) {

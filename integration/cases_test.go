@@ -52,6 +52,37 @@ func packetCases() []packetCase {
 			},
 		},
 		{
+			name:     "an unused port of a VIP, and addresses that no service has, with Unallocated drop",
+			config:   nftdp.Config{Internal: podNets(), ServiceCIDRs: serviceNets(), Unallocated: nftdp.ActionDrop},
+			services: []nftdp.Service{{Name: "vip", Frontends: on(clusterIP, 80), Backends: to("L1")}},
+			packets: []packet{
+				{from: "L2", to: clusterIP, port: 80, want: "L1"},
+				{from: "L2", to: clusterIP, port: 81, want: "refused"},
+				{from: "C", protocol: "udp", to: clusterIP, port: 80, want: "refused"},
+				{from: "L2", to: unassigned, port: 80, want: "silence"},
+				{from: "C", protocol: "udp", to: unassigned, port: 80, want: "silence"},
+				{from: "N", to: unassigned, port: 80, want: "silence"},
+			},
+		},
+		{
+			// R1 comes in by another interface. The one of L2 is named in full.
+			name:   "clients that come in by an internal interface",
+			config: nftdp.Config{InternalInterfaces: []string{nstest.PodLink(1), "upl*"}},
+			services: []nftdp.Service{{
+				Name: "web", Backends: isLocal(to("L1", "R2")),
+				Frontends: slices.Concat(on(clusterIP, 80), withPolicy(nftdp.PolicyExternalLocalOnly, nodeWide(30644))),
+			}},
+			packets: []packet{
+				{from: "L2", to: clusterIP, port: 80, want: "L1 or R2", source: "L2"},
+				{from: "C", to: clusterIP, port: 80, want: "L1 or R2", source: "C"},
+				{from: "R1", to: clusterIP, port: 80, want: "L1 or R2", source: "N"},
+				{from: "N", to: clusterIP, port: 80, want: "L1 or R2", source: "N"},
+				{from: "L1", to: clusterIP, port: 80, want: "L1 or R2", source: "N"},
+				{from: "C2", to: nodeAddr, port: 30644, want: "L1 or R2", source: "C2"},
+				{from: "R1", to: nodeAddr, port: 30644, want: "L1", source: "R1"},
+			},
+		},
+		{
 			name: "Allow limits its own frontend and no other of the service", config: pods, services: []nftdp.Service{allowed},
 			packets: []packet{
 				{from: "C", to: external, port: 80, want: "L1", source: "N"},
@@ -101,6 +132,26 @@ func packetCases() []packetCase {
 				{from: "L2", to: clusterIP, port: 81, want: "L1"},
 				{from: "C", to: nodeAddr, port: 30644, want: "L1", source: "C"},
 				{from: "L2", to: nodeAddr, port: 30644, want: "R1"},
+			},
+		},
+		{
+			name: "a backend for the connections that a policy restricts to this node", config: pods,
+			services: []nftdp.Service{{
+				Name:     "near",
+				Backends: append(isLocalOnly(isLocal(to("L1", "L2")), "L2"), to("R1")...),
+				Frontends: slices.Concat(on(clusterIP, 80), withPolicy(nftdp.PolicyLocalOnly, on(clusterIP, 81)),
+					withPolicy(nftdp.PolicyExternalLocalOnly, nodeWide(30644))),
+			}, {
+				Name: "last resort", Frontends: on(clusterIP, 82), Backends: isLocalOnly(isLocal(to("L2")), "L2"),
+			}},
+			packets: []packet{
+				{from: "L2", to: clusterIP, port: 80, want: "L1 or R1"},
+				{from: "C", to: clusterIP, port: 80, want: "L1 or R1"},
+				{from: "C", to: clusterIP, port: 81, want: "L1 or L2"},
+				{from: "C", to: nodeAddr, port: 30644, want: "L1 or L2", source: "C"},
+				{from: "L1", to: nodeAddr, port: 30644, want: "L1 or R1"},
+				{from: "N", to: nodeAddr, port: 30644, want: "L1 or R1", source: "N"},
+				{from: "C", to: clusterIP, port: 82, want: "L2"},
 			},
 		},
 		{
@@ -216,6 +267,16 @@ func isLocal(backends []nftdp.Backend) []nftdp.Backend {
 			if a.PodNet.Contains(b.Addr.Addr()) {
 				backends[i].Local = !a.RemoteNet.Contains(b.Addr.Addr())
 			}
+		}
+	}
+	return backends
+}
+
+// isLocalOnly sets LocalOnly for the backends at a place.
+func isLocalOnly(backends []nftdp.Backend, at place) []nftdp.Backend {
+	for i, b := range backends {
+		for _, a := range nstest.Families() {
+			backends[i].LocalOnly = backends[i].LocalOnly || b.Addr.Addr() == at.addr(a)
 		}
 	}
 	return backends

@@ -36,6 +36,7 @@ func children() map[string]func() error {
 		"unprivileged":           func() error { return applyUnprivileged(nftdp.Config{}.Open) },
 		"unprivileged, handle":   func() error { return applyUnprivileged(openHandle) },
 		"open often":             openOften,
+		"manage tenants":         manageTenants,
 		"plugin":                 plugin,
 		"update often":           updateOften,
 		"trace":                  traceForever,

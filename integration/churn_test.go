@@ -350,7 +350,7 @@ func brief(from *nstest.Namespace, protocol string, dst netip.AddrPort) string {
 
 // TestNoConnectionFailsDuringChanges: clients of every kind connect all the time
 // through frontends of every kind, while services change in every way, in a
-// thousand transactions, by Apply and Update, in a process that is restarted now
+// thousand transactions, by Apply, Update and SetConfig, in a process that is restarted now
 // and then. No connection fails while its service has a usable backend, and every
 // connection is refused while it has none.
 func TestNoConnectionFailsDuringChanges(t *testing.T) {
@@ -482,11 +482,24 @@ func (w *world) churn(t *testing.T, r *rand.Rand, i int, services []*churning) {
 	for _, c := range changed {
 		c.after()
 	}
+	if i%4 == 2 {
+		w.setConfig(t, churnConfig(r))
+	}
 	if i%20 == 0 { // connections follow a change at once
 		want := usableServers(services[0].Service)
 		if got := brief(w.Client, "tcp", netip.AddrPortFrom(nstest.IPv6().Node, churnPort(0))); !slices.Contains(want, got) {
 			t.Errorf("change %d: %s answered, want one of %v", i, got, want)
 		}
+	}
+}
+
+// churnConfig is a configuration by which the clients reach the services.
+func churnConfig(r *rand.Rand) nftdp.Config {
+	either := func(lists ...[]netip.Prefix) []netip.Prefix { return lists[r.IntN(len(lists))] }
+	return nftdp.Config{
+		Internal: either(podNets(), append(podNets(), clientNets()...)), NodeAddrs: either(nil, nodePrefixes()),
+		ServiceCIDRs: either(nil, serviceNets()), Unallocated: nftdp.Action(r.IntN(3)), InternalInterfaces: []string{"upl*", nstest.PodLink(0)}[:r.IntN(3)],
+		Localhost: r.IntN(2) == 0, AffinitySize: uint32(r.IntN(2) * 5000),
 	}
 }
 

@@ -32,7 +32,7 @@ func nodeInMemory(t *testing.T, config nftdp.Config, services []nftdp.Service) *
 }
 
 func (p *probe) inMemory() nftdptest.Packet {
-	return nftdptest.Packet{Protocol: p.protocol.proto, Source: p.src, Destination: p.dst}
+	return nftdptest.Packet{Protocol: p.protocol.proto, Source: p.src, Destination: p.dst, Interface: p.input()}
 }
 
 // imagined are the outcomes in memory, in the terms of rules. An outcome for
@@ -48,6 +48,15 @@ func (r *round) imagined(p *probe) (out []ruleset.Outcome) {
 		}
 	}
 	return out
+}
+
+// onFirst is an outcome of the rules as a node in memory has it: connections to a port
+// of the node are at the first address of it.
+func (p *probe) onFirst(o ruleset.Outcome) ruleset.Outcome {
+	if o.Dst.Addr().IsUnspecified() {
+		o.Dst = netip.AddrPortFrom(p.addrs.Node, o.Dst.Port())
+	}
+	return o
 }
 
 func imagined(p *probe, o nftdptest.Outcome) ruleset.Outcome {
@@ -66,7 +75,7 @@ func (r *round) repeat(p *probe, way ruleset.Outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.node.Choose = func(possible []nftdptest.Outcome) int {
-		return slices.IndexFunc(possible, func(o nftdptest.Outcome) bool { return imagined(p, o) == way })
+		return slices.IndexFunc(possible, func(o nftdptest.Outcome) bool { return imagined(p, o) == p.onFirst(way) })
 	}
 	r.node.Send(p.inMemory())
 }

@@ -50,6 +50,8 @@ func (d dice) config() nftdp.Config {
 	return nftdp.Config{
 		NodeAddrs: some(d, d.IntN(3), nodes...), Internal: some(d, 3, internal...),
 		ServiceCIDRs: some(d, d.IntN(3), services...), Localhost: d.IntN(2) == 0,
+		InternalInterfaces: some(d, d.IntN(3), nstest.PodLink(0), "pod*", nstest.RouterLink, "upl*"),
+		Unallocated:        oneOf(d, nftdp.ActionDefault, nftdp.ActionReject, nftdp.ActionDrop),
 	}
 }
 
@@ -101,11 +103,11 @@ func (d dice) frontend(ranged bool) nftdp.Frontend {
 	a := d.family()
 	f := nftdp.Frontend{
 		Addr: oneOf(d, netip.Addr{}, netip.Addr{}, a.Any().Addr(),
-			a.ClusterIP, a.ClusterIP, unassigned(a), a.External, a.Node, a.PodGW),
+			a.ClusterIP, a.ClusterIP, unassigned(a), a.External, a.Node, a.PodGW, loopback(a), loopbacks(a)[len(loopbacks(a))-1]),
 		Port:       oneOf[uint16](d, 80, 81, 30000),
 		Policy:     oneOf(d, nftdp.PolicyAnyBackend, nftdp.PolicyAnyBackend, nftdp.PolicyLocalOnly, nftdp.PolicyExternalLocalOnly),
-		Masquerade: oneOf(d, nftdp.MasqueradeAuto, nftdp.MasqueradeAuto, nftdp.MasqueradeAlways, nftdp.MasqueradeNever),
-		NoBackend:  oneOf(d, nftdp.ActionDefault, nftdp.ActionReject, nftdp.ActionDrop),
+		Masquerade: oneOf(d, nftdp.MasqueradeAuto, nftdp.MasqueradeAuto, nftdp.MasqueradeAlways, nftdp.MasqueradeNever, nftdp.MasqueradeExternal),
+		NoBackend:  oneOf(d, nftdp.ActionDefault, nftdp.ActionReject, nftdp.ActionDrop, nftdp.ActionPass),
 	}
 	if ranged && d.IntN(3) > 0 {
 		f.EndPort = f.Port + uint16(1+d.IntN(2))
@@ -136,8 +138,12 @@ func (d dice) backend(ranged, limited bool) nftdp.Backend {
 		Weight: oneOf[uint16](d, 0, 0, 1, 2, 3), Backup: d.IntN(6) == 0,
 		Local: at[0] != 'R',
 	}
+	b.LocalOnly = b.Local && d.IntN(4) == 0
 	if ranged {
 		b.Addr = netip.AddrPortFrom(b.Addr.Addr(), 0)
+	}
+	if !ranged && d.IntN(6) == 0 {
+		b.Addr, b.NodePort, b.Local = netip.AddrPort{}, b.Addr.Port(), d.IntN(2) == 0
 	}
 	if limited && d.IntN(2) == 0 {
 		b.MaxConns = 10000
@@ -163,6 +169,9 @@ func (d dice) probe(services []nftdp.Service) probe {
 		if to.IsValid() && to.Is4() != p.addrs.Client.Is4() {
 			p.addrs = otherFamily(p.addrs)
 		}
+	}
+	if to.IsLoopback() {
+		p.from = "N" // nobody else can send there
 	}
 	p.dst = netip.AddrPortFrom(d.destination(&p, to), d.port(port))
 	p.src = netip.AddrPortFrom(d.source(&p), 0)
@@ -199,7 +208,7 @@ func (d dice) destination(p *probe, frontend netip.Addr) netip.Addr {
 		return frontend
 	}
 	if p.sent() && d.IntN(2) == 0 {
-		return loopback(a)
+		return oneOf(d, loopbacks(a)...)
 	}
 	return oneOf(d, a.Node, a.Uplink, a.PodGW)
 }

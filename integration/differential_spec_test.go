@@ -5,6 +5,7 @@ package integration
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
@@ -22,6 +23,13 @@ type probe struct {
 // sent reports whether a process on the node sends it.
 func (p *probe) sent() bool { return p.from == "N" }
 
+// input is the node's interface by which the packet arrives.
+func (p *probe) input() string {
+	return map[place]string{
+		"C": nodeUplink, "C2": nodeUplink, "L1": nstest.PodLink(0), "L2": nstest.PodLink(1), "R1": nstest.RouterLink, "R2": nstest.RouterLink,
+	}[p.from]
+}
+
 // onNode reports whether the node holds the address.
 func onNode(a nstest.Addrs, addr netip.Addr) bool { return a.IsNode(addr) || addr.IsLoopback() }
 
@@ -38,7 +46,7 @@ func (s *spec) outcomes(p *probe, known netip.AddrPort) (out []ruleset.Outcome) 
 	service, f := s.frontend(p)
 	switch {
 	case f == nil && containsAddr(s.config.ServiceCIDRs, p.dst.Addr()):
-		return []ruleset.Outcome{rejected(p)}
+		return []ruleset.Outcome{s.unused(p)}
 	case f == nil:
 		return []ruleset.Outcome{{Dst: p.dst}}
 	case containsAddr(f.Deny, p.src.Addr()) || len(f.Allow) > 0 && !containsAddr(f.Allow, p.src.Addr()):
@@ -50,6 +58,8 @@ func (s *spec) outcomes(p *probe, known netip.AddrPort) (out []ruleset.Outcome) 
 		usable = local
 	}
 	switch {
+	case len(usable) == 0 && (f.NoBackend == nftdp.ActionPass || f.NoBackend == nftdp.ActionDefault && !f.Addr.IsValid() && otherFamilyOnly(service, p)):
+		return []ruleset.Outcome{{Dst: p.dst}}
 	case len(usable) == 0 && (f.NoBackend == nftdp.ActionDrop || f.NoBackend == nftdp.ActionDefault && len(all) > 0):
 		return []ruleset.Outcome{{Fate: ruleset.Dropped, Dst: p.dst}}
 	case len(usable) == 0:
@@ -63,6 +73,17 @@ func (s *spec) outcomes(p *probe, known netip.AddrPort) (out []ruleset.Outcome) 
 		out = append(out, o)
 	}
 	return out
+}
+
+// unused is what becomes of a packet into the service CIDRs that no frontend takes.
+func (s *spec) unused(p *probe) ruleset.Outcome {
+	allocated := slices.ContainsFunc(s.services, func(s nftdp.Service) bool {
+		return slices.ContainsFunc(s.Frontends, func(f nftdp.Frontend) bool { return f.Addr == p.dst.Addr() })
+	})
+	if !allocated && s.config.Unallocated == nftdp.ActionDrop {
+		return ruleset.Outcome{Fate: ruleset.Dropped, Dst: p.dst}
+	}
+	return rejected(p)
 }
 
 func rejected(p *probe) ruleset.Outcome {
@@ -108,7 +129,7 @@ func (s *spec) takes(f *nftdp.Frontend, p *probe) int {
 		return rank + 2
 	case f.Addr.IsValid() && (!f.Addr.IsUnspecified() || f.Addr.Is4() != p.dst.Addr().Is4()):
 		return 0
-	case p.dst.Addr().IsLoopback() && s.config.Localhost && p.sent():
+	case p.dst.Addr() == loopback(p.addrs) && s.config.Localhost && p.sent():
 		return rank
 	case p.addrs.IsNode(p.dst.Addr()) && (s.config.NodeAddrs == nil || containsAddr(s.config.NodeAddrs, p.dst.Addr())):
 		return rank
@@ -116,32 +137,57 @@ func (s *spec) takes(f *nftdp.Frontend, p *probe) int {
 	return 0
 }
 
+// listed reports whether the client is internal by the configuration.
+func (s *spec) listed(p *probe) bool {
+	return containsAddr(s.config.Internal, p.src.Addr()) || !p.sent() && slices.ContainsFunc(s.config.InternalInterfaces, func(name string) bool {
+		prefix, open := strings.CutSuffix(name, "*")
+		return p.input() == name || open && strings.HasPrefix(p.input(), prefix)
+	})
+}
+
 // internal reports whether the client is internal, or a process on the node.
-func (s *spec) internal(p *probe) bool {
-	return containsAddr(s.config.Internal, p.src.Addr()) || onNode(p.addrs, p.src.Addr())
+func (s *spec) internal(p *probe) bool { return s.listed(p) || onNode(p.addrs, p.src.Addr()) }
+
+// otherFamilyOnly reports whether the service has backends, but none of the
+// packet's family in any state.
+func otherFamilyOnly(s *nftdp.Service, p *probe) bool {
+	return len(s.Backends) > 0 && !slices.ContainsFunc(s.Backends, func(b nftdp.Backend) bool { return b.NodePort > 0 || b.Addr.Addr().Is4() == p.dst.Addr().Is4() })
 }
 
 // pool is where new connections can go. Backends without a port take them on the
-// packet's port.
+// packet's port. A port of the node has a loopback address for processes on the node,
+// and for others the unspecified one.
 func pool(s *nftdp.Service, p *probe, local bool) (active []netip.AddrPort) {
-	var backups []netip.AddrPort
+	var backups, last, lastBackups []netip.AddrPort
 	for _, b := range s.Backends {
 		to := b.Addr
 		if to.Port() == 0 {
 			to = netip.AddrPortFrom(to.Addr(), p.dst.Port())
 		}
+		if b.NodePort > 0 {
+			to, b.Local = netip.AddrPortFrom(p.addrs.Any().Addr(), b.NodePort), true
+			if p.sent() {
+				to = netip.AddrPortFrom(loopback(p.addrs), b.NodePort)
+			}
+		}
 		switch {
 		case b.State != nftdp.StateActive || local && !b.Local || to.Addr().Is4() != p.dst.Addr().Is4():
+		case b.LocalOnly && !local && b.Backup:
+			lastBackups = append(lastBackups, to)
+		case b.LocalOnly && !local:
+			last = append(last, to)
 		case b.Backup:
 			backups = append(backups, to)
 		default:
 			active = append(active, to)
 		}
 	}
-	if len(active) == 0 {
-		return backups
+	for _, in := range [][]netip.AddrPort{active, backups, last} {
+		if len(in) > 0 {
+			return in
+		}
 	}
-	return active
+	return lastBackups
 }
 
 // source says which source address the backend sees. On the way to a backend on
@@ -151,8 +197,9 @@ func (s *spec) source(service *nftdp.Service, f *nftdp.Frontend, p *probe, backe
 	switch {
 	case backend == p.dst || onNode(p.addrs, backend.Addr()) && !p.sent():
 		return false, snat
-	case client == backend.Addr() || client.IsLoopback():
-		return true, snat
+	case backend.Addr().IsUnspecified() || backend.Addr().IsLoopback(): // a port of the node
+		return false, snat
+	case client == backend.Addr() || client.IsLoopback() || p.dst.Addr().IsLoopback() && f.Addr.IsValid() && !f.Addr.IsUnspecified():
 	case f.Masquerade == nftdp.MasqueradeNever:
 		return false, snat
 	case len(f.MasqueradeClients) > 0:
@@ -160,11 +207,11 @@ func (s *spec) source(service *nftdp.Service, f *nftdp.Frontend, p *probe, backe
 			return false, snat
 		}
 	case f.Masquerade == nftdp.MasqueradeAlways:
-	case f.Policy != nftdp.PolicyAnyBackend:
+	case f.Policy != nftdp.PolicyAnyBackend && f.Masquerade != nftdp.MasqueradeExternal:
 		if !onNode(p.addrs, client) {
 			return false, snat
 		}
-	case containsAddr(s.config.Internal, client):
+	case s.listed(p):
 		return false, snat
 	}
 	for _, a := range service.SNAT {

@@ -92,6 +92,49 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// TestDraining: Draining yields each count, among them one that is neither that of the
+// beginning nor 0, can be left at any number, and ends with an error that comes with
+// the last count.
+func TestDraining(t *testing.T) {
+	t.Parallel()
+	inFamilies(t, func(t *testing.T, a nstest.Addrs) {
+		t.Parallel()
+		w := newWorld(t, nftdp.Config{}, 2)
+		w.apply(t, nftdp.Service{Name: "web", Frontends: nodeWide(30080), Backends: backends(0)})
+		conns := connect(t, 5, w.Client, netip.AddrPortFrom(a.Node, 30080))
+		w.apply(t, nftdp.Service{Name: "web", Frontends: nodeWide(30080), Backends: backends(1)})
+		var counts []int
+		for left, err := range w.dataplane.Draining(t.Context(), "web") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(counts) == 0 || counts[len(counts)-1] != left {
+				counts = append(counts, left)
+			}
+			if left <= 2 {
+				break
+			}
+			closeOrFail(t, conns[left-1])
+		}
+		if want := []int{5, 4, 3, 2}; !slices.Equal(counts, want) {
+			t.Errorf("counts %v, want %v", counts, want)
+		}
+		wantAlive(t, conns[:2])
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var last drained
+		for last.left, last.err = range w.dataplane.Draining(ctx, "web") {
+			cancel()
+		}
+		last.want(t, 2, context.Canceled)
+		for left, err := range w.dataplane.Draining(t.Context(), "none") {
+			if unknown := (*nftdp.FieldError)(nil); !errors.As(err, &unknown) || left != 0 {
+				t.Errorf("unknown service: %d, %v", left, err)
+			}
+		}
+	})
+}
+
 // TestCut: Cut breaks the connections of a service to a backend at once, and no
 // others. The next connection goes to a backend that is left.
 func TestCut(t *testing.T) {
@@ -116,7 +159,7 @@ func TestCut(t *testing.T) {
 		w.apply(t, nftdp.Service{Name: "web", Frontends: nodeWide(30080), Backends: backends(2)}, other)
 		wantAlive(t, conns["backend-1"])
 		w.cut(t, len(conns["backend-1"]))
-		w.cut(t, 0)
+		w.untilCut(t)
 		wantBroken(t, conns["backend-1"])
 		wantAlive(t, slices.Concat(conns["backend-3"], others))
 		askFor(t, "backend-3", w.Client, "tcp", dst)
@@ -128,6 +171,22 @@ func (w *world) cut(t *testing.T, want int, backends ...netip.AddrPort) {
 	got, err := w.dataplane.Cut(t.Context(), "web", backends...)
 	if err != nil || got != want {
 		t.Errorf("cut %v: %d flows, %v; want %d", backends, got, err, want)
+	}
+}
+
+// untilCut cuts the flows of web until there are none: after a first Cut an
+// acknowledgement that a client has delayed still begins a flow with the node.
+func (w *world) untilCut(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(askTimeout); ; {
+		n, err := w.dataplane.Cut(t.Context(), "web")
+		if err == nil && n == 0 {
+			return
+		}
+		if err != nil || time.Now().After(deadline) {
+			t.Errorf("cut again: %d flows, %v; want none", n, err)
+			return
+		}
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-var kills = flag.Int("kills", 500, "number of processes that TestKilled kills")
+var kills = flag.Int("kills", 250, "number of processes that TestKilled kills")
 
 // TestKilled kills processes at random moments while they change services as fast
 // as they can. Each leaves the state before or after a change, never anything in
@@ -119,19 +119,20 @@ func (w *world) killOne(t *testing.T) (changes int) {
 	t.Helper()
 	c := startChild(t, w.Node, "alternate")
 	var step time.Duration
-	for range 1 + rand.N(3) { // until it has started, or has made a change or two
+	changes = rand.N(3)
+	for range 1 + changes { // until it has started, or has made a change or two
 		begun := time.Now()
 		c.line(t)
 		step = time.Since(begun)
 	}
 	<-time.After(rand.N(step))
-	return bytes.Count(c.kill(t), []byte("changed"))
+	return changes + bytes.Count(c.kill(t), []byte("changed"))
 }
 
 // leftover matches the commands that remove what may be left of an unfinished
 // change: chains that no element leads to, and elements that are looked up only
 // in postrouting.
-var leftover = regexp.MustCompile(`^(flush|delete) chain |^delete element \S+ \S+ (masq|node_masq|hairpin) `)
+var leftover = regexp.MustCompile(`^(flush|delete) chain |^delete element \S+ \S+ (masq|node_masq|affinities|hairpin) `)
 
 // alternative returns which state the kernel holds, and whether without leftovers.
 func (w *world) alternative(t *testing.T) (state int, exact bool) {

@@ -121,6 +121,7 @@ func masquerades() []masqueraded {
 		{nftdp.MasqueradeAuto, podNets(), 83, 6300},
 		{nftdp.MasqueradeAuto, nearClient(), 84, 6400},
 		{nftdp.MasqueradeAuto, podNets()[:1], 85, 6500},
+		{nftdp.MasqueradeExternal, nil, 86, 6600},
 	}
 }
 
@@ -216,12 +217,12 @@ func wantedSource(a nstest.Addrs, from place, to netip.Addr, m masqueraded, poli
 	}
 	switch {
 	case from == "L1": // a hairpin is always masqueraded
-		return a.PodGW
+		return rewritten
 	case m.masquerade == nftdp.MasqueradeNever || len(listed) > 0 && !containsAddr(listed, own):
 		return own
 	case len(listed) > 0:
 		return rewritten
-	case m.masquerade == nftdp.MasqueradeAuto && (internal || policy != nftdp.PolicyAnyBackend && from != "N"):
+	case m.masquerade == nftdp.MasqueradeExternal && internal, m.masquerade == nftdp.MasqueradeAuto && (internal || policy != nftdp.PolicyAnyBackend && from != "N"):
 		return own
 	}
 	return rewritten

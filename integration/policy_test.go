@@ -26,13 +26,16 @@ const (
 // elsewhere, and another service only the latter.
 func TestPolicies(t *testing.T) {
 	t.Parallel()
-	for _, internal := range [][]netip.Prefix{nil, podNets()} {
+	for name, config := range map[string]nftdp.Config{
+		"nobody is internal": {}, "pods are internal": {Internal: podNets()},
+		"what comes in by their interfaces is": {InternalInterfaces: []string{"pod*"}},
+	} {
 		for _, scheduler := range schedulers() {
-			t.Run(fmt.Sprintf("%s/internal=%d", scheduler, len(internal)), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s/%s", scheduler, name), func(t *testing.T) {
 				t.Parallel()
-				w := newCaseWorld(t, nftdp.Config{Internal: internal})
+				w := newCaseWorld(t, config)
 				w.apply(t, policyServices(scheduler)...)
-				for _, p := range policyPackets(internal != nil) {
+				for _, p := range policyPackets(name != "nobody is internal") {
 					if (scheduler == nftdp.SchedulerSourceHash || scheduler == nftdp.SchedulerMaglev) && strings.Contains(p.want, " or ") {
 						continue // a client always reaches the same backend
 					}

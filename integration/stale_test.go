@@ -77,6 +77,7 @@ func TestUDPFollowsSource(t *testing.T) {
 			{with(nftdp.MasqueradeAlways), a.PodGW},
 			{with(nftdp.MasqueradeAuto, a.Node), a.Node},
 			{with(nftdp.MasqueradeNever), a.Client},
+			{with(nftdp.MasqueradeExternal), a.PodGW},
 		} {
 			w.apply(t, c.service)
 			for range 2 {
@@ -557,7 +558,7 @@ func TestCutUntranslated(t *testing.T) {
 			t.Error("no flow is listed")
 		}
 		w.cut(t, len(own))
-		w.cut(t, 0)
+		w.untilCut(t)
 		wantAlive(t, conns)
 		if strings.Contains(own[0].Answer.Server, "backend") {
 			t.Errorf("the first connections went to %s", own[0].Answer.Server)

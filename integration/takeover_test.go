@@ -99,8 +99,6 @@ func newCallers(from *nstest.Namespace, dst ...netip.AddrPort) *callers {
 					c.refused.Add(1)
 				case err == nil, errors.Is(err, syscall.ECONNRESET):
 					c.served.Add(1)
-				default:
-					println("DBG", err.Error())
 				}
 			}
 		})

@@ -134,6 +134,15 @@ func (w *world) apply(t *testing.T, services ...nftdp.Service) *nftdp.Plan {
 }
 
 // update changes these services and leaves the others.
+func (w *world) setConfig(t *testing.T, config nftdp.Config) *nftdp.Plan {
+	t.Helper()
+	plan, err := w.dataplane.SetConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal("set configuration:", err)
+	}
+	return plan
+}
+
 func (w *world) update(t *testing.T, change nftdp.Change) *nftdp.Plan {
 	t.Helper()
 	plan, err := w.dataplane.Update(t.Context(), change)

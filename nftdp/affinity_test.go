@@ -35,7 +35,7 @@ func rememberingServices() []Service {
 	}}
 }
 
-// rememberedCases are entries of the affinity map, and whether rules can have made
+// rememberedCases are entries of the affinity maps, and whether rules can have made
 // them. The names stand for addresses of one family.
 func rememberedCases() map[string]bool {
 	return map[string]bool{
@@ -43,19 +43,33 @@ func rememberedCases() map[string]bool {
 		"OUTSIDE . VIP . tcp . 80 timeout 10m expires 1m : LOCAL . 80":         true,
 		"INSIDE . VIP . tcp . 80 timeout 10m : REMOTE . 80":                    true,
 		"NODE . VIP . tcp . 80 timeout 10m : REMOTE . 80":                      true,
-		"OUTSIDE . NODE . tcp . 30080 timeout 10m : REMOTE . 80":               true,
+		"OUTSIDE . tcp . 30080 timeout 10m : REMOTE . 80":                      true,
+		"NODE . tcp . 30080 timeout 10m : LOCAL . 80":                          true,
 		"OUTSIDE . VIP . tcp . 80 timeout 10m : REMOTE . 80":                   false, // not of this client's pool
 		"OUTSIDE . VIP . tcp . 80 timeout 1h : ELSEWHERE . 9999":               false,
 		"OUTSIDE . VIP . tcp . 80 timeout 10m : LOCAL . 81":                    false,
 		"OUTSIDE . VIP . udp . 80 timeout 10m : LOCAL . 80":                    false,
 		"OUTSIDE . VIP . tcp . 81 timeout 10m : LOCAL . 80":                    false,
-		"DENIED . NODE . tcp . 30080 timeout 10m : LOCAL . 80":                 false,
-		"OUTSIDE . ELSEWHERE . tcp . 30080 timeout 10m : LOCAL . 80":           false, // not an address of the node
+		"DENIED . tcp . 30080 timeout 10m : LOCAL . 80":                        false,
+		"OUTSIDE . tcp . 30080 timeout 10m : ELSEWHERE . 80":                   false,
+		"OUTSIDE . tcp . 30080 timeout 1h : ELSEWHERE . 9999":                  false,
+		"OUTSIDE . udp . 30080 timeout 10m : LOCAL . 80":                       false,
+		"OUTSIDE . tcp . 80 timeout 10m : LOCAL . 80":                          false, // of no node-wide frontend
+		"OUTSIDE . NODE . tcp . 30080 timeout 10m : LOCAL . 80":                false, // in the map of other frontends
+		"OUTSIDE . ELSEWHERE . tcp . 30080 timeout 10m : LOCAL . 80":           false,
 		"OUTSIDE . PLAIN . tcp . 80 timeout 10m : LOCAL . 80":                  false, // without affinity
 		"OUTSIDE . VIP . tcp . 80 timeout 10m comment \"c\" : LOCAL . 80":      false,
 		"OUTSIDE . PLAIN . tcp . 80 : LOCAL . 80":                              false,
 		"OUTSIDE . VIP . tcp . 80 timeout 10m : LOCAL . 80, * : ELSEWHERE . 9": false,
 	}
+}
+
+// mapOf names the map that an entry belongs to.
+func mapOf(entry string) string {
+	if _, second, _ := strings.Cut(entry, " . "); strings.HasPrefix(second, "tcp") || strings.HasPrefix(second, "udp") {
+		return "node_affinity"
+	}
+	return "affinity"
 }
 
 func inFamily(family, text string) string {
@@ -79,7 +93,7 @@ func rememberingNode(t *testing.T) *node {
 	return n
 }
 
-// TestBogusClients: entries of the affinity map that rules cannot have made are
+// TestBogusClients: entries of the affinity maps that rules cannot have made are
 // shown by Plan, not listed, and removed by Apply, by the empty Update and by Keep,
 // which names who added them. Others stay.
 func TestBogusClients(t *testing.T) {
@@ -90,8 +104,9 @@ func TestBogusClients(t *testing.T) {
 				n := rememberingNode(t)
 				d, spy := n.spied(t, keptConfig())
 				apply(t, d, services)
-				add := "add element " + family + " nftdp affinity { " + inFamily(family, entry) + " }"
-				remembered := func() string { return n.nft(t, "", "list", "map", family, "nftdp", "affinity") }
+				at := family + " nftdp " + mapOf(entry)
+				add := "add element " + at + " { " + inFamily(family, entry) + " }"
+				remembered := func() string { return n.nft(t, "", append([]string{"list", "map"}, strings.Fields(at)...)...) }
 				empty := remembered()
 				check := func(how string, changes fmt.Stringer, empty bool) {
 					t.Helper()
@@ -101,7 +116,7 @@ func TestBogusClients(t *testing.T) {
 						t.Error(err)
 					case valid && (!empty || len(listed) != 1):
 						t.Errorf("%s: %v\n%v, want the entry to stay", how, changes, listed)
-					case !valid && (empty || !strings.HasPrefix(changes.String(), "delete element "+family+" nftdp affinity { ") || how == "plan" && len(listed) > 1):
+					case !valid && (empty || !strings.HasPrefix(changes.String(), "delete element "+at+" { ") || how == "plan" && len(listed) > 1):
 						t.Errorf("%s: %q\n%v", how, changes, listed)
 					}
 				}
@@ -118,7 +133,7 @@ func TestBogusClients(t *testing.T) {
 					check("plan", plan, plan.Empty())
 					done := repair()
 					check(how, done, done.Empty())
-					n.nft(t, "flush map "+family+" nftdp affinity", "-f", "-")
+					n.nft(t, "flush map "+at, "-f", "-")
 				}
 				apply(t, d, services)
 				repaired := kept(t, d)
@@ -138,7 +153,7 @@ func TestBogusClients(t *testing.T) {
 					t.Errorf("Keep read %d of the tables", read)
 				}
 				if strings.Contains(entry, "*") {
-					n.nft(t, "flush map "+family+" nftdp affinity", "-f", "-")
+					n.nft(t, "flush map "+at, "-f", "-")
 				}
 				if diff := cmp.Diff(empty, remembered()); diff != "" {
 					t.Errorf("(-before +after):\n%s", diff)

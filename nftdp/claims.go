@@ -71,7 +71,7 @@ func claimed(services []Service) []*compile.Service {
 		s := &services[i]
 		out[i] = &compile.Service{Name: s.Name}
 		s.conflicts(i, func(k compile.Key, last uint16) (string, bool) {
-			f := compile.Frontend{Addr: k.Addr, Port: k.Port}
+			f := &compile.Frontend{Addr: k.Addr, Port: k.Port}
 			if k.Ranged {
 				f.End = last
 			}
@@ -99,7 +99,7 @@ func (s *Service) conflicts(i int, owner func(k compile.Key, last uint16) (strin
 // frontendConflicts returns a reason for each service that claims a part of a
 // frontend: at most two, one for each family.
 func (s *Service) frontendConflicts(f *Frontend, ownerOf func(k compile.Key, last uint16) (string, bool)) (reasons []string) {
-	if f.Port == 0 || f.last() < f.Port || !s.Protocol.word().known() || addrFlaw(f.Addr) != "" {
+	if f.Port == 0 || f.last() < f.Port || !s.Protocol.word().known() || frontendFlaw(f.Addr) != "" {
 		return nil
 	}
 	var owner string

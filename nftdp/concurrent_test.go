@@ -136,8 +136,8 @@ func TestConflict(t *testing.T) {
 		wantConflict(t, "plan", err)
 		_, err = d.Apply(ctx, nil)
 		wantConflict(t, "apply", err)
-		_, err = d.Inspect(ctx)
-		wantConflict(t, "inspect", err)
+		_, err = d.Ruleset(ctx)
+		wantConflict(t, "ruleset", err)
 		n.wantText(t, DefaultTable, text)
 
 		// A refused change has claimed and deleted nothing.

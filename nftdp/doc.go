@@ -37,10 +37,12 @@
 // The kernel decides with a connection's first packet, and translates it until
 // it ends. So established TCP connections and SCTP associations go on when
 // their service changes: [Dataplane.Flows] lists them, [Dataplane.Drain] waits
-// for their end and [Dataplane.Cut] brings it about. UDP flows that the rules
+// for their end, [Dataplane.Draining] shows how many are left, and [Dataplane.Cut]
+// ends them. A proxy learns with [OriginalDst] what its client has connected to. UDP flows that the rules
 // would treat otherwise now are deleted after each change. A client of a service with
 // [Service.Affinity] comes back to its backend; [Dataplane.Affinities] lists
-// these. [Dataplane.Inspect] counts connections.
+// these. [Dataplane.Inspect] counts connections, and [Dataplane.Observe] shows what
+// the Dataplane does; package metrics makes Prometheus metrics of both.
 //
 // Linux 5.10 or later and CAP_NET_ADMIN are needed. The node has to forward,
 // which [Dataplane.Requirements] checks. A firewall that drops forwarded packets

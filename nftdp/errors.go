@@ -37,7 +37,9 @@ var (
 )
 
 // FieldError is one problem of a service or of the configuration. Validation and
-// ParseServices return all problems at once, joined as by errors.Join.
+// ParseServices return all problems at once, joined as by errors.Join. A list without
+// the services that they name is valid: a program that must not let one bad service
+// keep the others back leaves those out.
 type FieldError struct {
 	// Service is the service's name, or "services[2]" if it has none. It is
 	// empty if the problem is one of the Config, or of the text as a whole.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"time"
@@ -195,6 +197,27 @@ func ExampleDataplane_Update() {
 	// 80 web: delivered to 10.180.0.7:8080 from 192.0.2.1:40000, masqueraded
 	// 81 delivered to 192.0.2.1:81 from 203.0.113.7:40000
 	// 82 other: reset
+}
+
+// An agent learns that the node's pods have another prefix. Clients in it are no
+// longer masqueraded, and keep their flows if that makes no difference to them.
+func ExampleDataplane_SetConfig() {
+	ctx := context.Background()
+	node, dataplane := start(ctx, web("10.180.0.1:8080"))
+	defer dataplane.Close()
+
+	pod := nftdptest.Packet{Source: netip.MustParseAddrPort("10.180.0.9:40000"), Destination: netip.MustParseAddrPort("192.0.2.1:80")}
+	fmt.Println(node.Outcomes(pod)[0].Source.Addr())
+	plan, err := dataplane.SetConfig(ctx, nftdp.Config{Internal: []netip.Prefix{netip.MustParsePrefix("10.180.0.0/16")}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Print(plan)
+	fmt.Println(node.Outcomes(pod)[0].Source.Addr())
+	// Output:
+	// 192.0.2.1
+	// add element ip nftdp internal { 10.180.0.0/16 }
+	// 10.180.0.9
 }
 
 // An exporter of metrics reads how many connections each backend got, which the
@@ -388,6 +411,71 @@ func ExampleDataplane_Drain() {
 	// cut: 0 <nil>
 }
 
+// A program shows how many connections are left to a backend, and goes on when there
+// are few.
+func ExampleDataplane_Draining() {
+	ctx := context.Background()
+	node, dataplane := start(ctx, web("10.180.0.1:8080"))
+	defer dataplane.Close()
+	for port := range uint16(3) {
+		node.Send(request(40000 + port))
+	}
+	if _, err := dataplane.Update(ctx, nftdp.Change{Set: []nftdp.Service{web("10.180.0.2:8080")}}); err != nil {
+		log.Fatal(err)
+	}
+
+	const few = 1
+	for left, err := range dataplane.Draining(ctx, "web") {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(left, "connections are left")
+		if left <= few {
+			break
+		}
+		node.End(request(40000 + uint16(left) - 1)) // a client is done
+	}
+	// Output:
+	// 3 connections are left
+	// 2 connections are left
+	// 1 connections are left
+}
+
+// A proxy in a pod asks the node what its client has connected to. A proxy on the node
+// itself calls OriginalDst with the connection.
+func ExampleDataplane_OriginalFlow() {
+	ctx := context.Background()
+	node, dataplane := start(ctx, web("10.180.0.1:8080"))
+	defer dataplane.Close()
+	seen := node.Send(request(40000)) // in the pod: RemoteAddr and LocalAddr
+
+	flow, err := dataplane.OriginalFlow(ctx, nftdp.ProtocolTCP, seen.Source, seen.Destination)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(seen.Source, "is", flow.Client, "who has connected to", flow.Frontend)
+	// Output: 192.0.2.1:40000 is 203.0.113.7:40000 who has connected to 192.0.2.1:80
+}
+
+// A proxy behind several ports learns which one a client has connected to.
+func ExampleOriginalDst() {
+	type original struct{}
+	server := http.Server{
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			dst, err := nftdp.OriginalDst(conn)
+			if err != nil {
+				log.Print(err)
+			}
+			return context.WithValue(ctx, original{}, dst)
+		},
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			dst, _ := r.Context().Value(original{}).(netip.AddrPort)
+			fmt.Fprintln(w, "welcome to port", dst.Port())
+		}),
+	}
+	_ = server.Close() // in place of server.Serve(listener)
+}
+
 // A backend has died and cannot end its connections, so a proxy does. What a
 // client sends next reaches another backend, which resets a TCP connection that
 // it does not know.
@@ -463,4 +551,23 @@ func ExampleDataplane_AddAffinities() {
 	// 10.180.0.1:8080
 	// 1 of 1 clients are known <nil>
 	// [web: delivered to 10.180.0.1:8080 from 192.0.2.1:40001, masqueraded]
+}
+
+// A health check takes a backend out and brings it back, without the rest of the
+// service. Package health has such checks.
+func ExampleDataplane_SetState() {
+	ctx := context.Background()
+	node, dataplane := start(ctx, web("10.180.0.1:8080", "10.180.0.2:8080"))
+	defer dataplane.Close()
+
+	failed := netip.MustParseAddrPort("10.180.0.1:8080")
+	if _, err := dataplane.SetState(ctx, "web", nftdp.StateDown, failed); err != nil {
+		log.Fatal(err)
+	}
+	for port := range uint16(2) {
+		fmt.Println(node.Send(request(40000 + port)).Destination)
+	}
+	// Output:
+	// 10.180.0.2:8080
+	// 10.180.0.2:8080
 }

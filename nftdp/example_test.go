@@ -267,6 +267,7 @@ func ExampleService_affinity() {
 	// add rule ip nftdp affinity-random-2 meta l4proto @protocols dnat ip to ip saddr . ip daddr . meta l4proto . th dport map @affinity
 	// add rule ip nftdp affinity-random-2 goto random-2
 	// delete element ip nftdp frontends { 10.96.0.10 . tcp . 80 }
+	// delete element ip nftdp affinities { 10.96.0.10 . tcp . 80 }
 	// add element ip nftdp frontends { 10.96.0.10 . tcp . 80 comment "ingress/controller:http" : goto affinity-random-2 }
 	// add element ip nftdp affinities { 10.96.0.10 . tcp . 80 : goto learn-10800 }
 }

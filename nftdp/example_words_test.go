@@ -54,7 +54,7 @@ func ExampleAction() {
 	fmt.Println(action, err)
 	// Output:
 	// drop action(9)
-	// unknown action 9: want default, reject or drop
+	// unknown action 9: want default, reject, drop or pass
 	// reject <nil>
 }
 

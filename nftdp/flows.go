@@ -3,6 +3,7 @@ package nftdp
 import (
 	"context"
 	"errors"
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/conntrack"
 	"github.com/nftdp/go-nftdp/internal/flows"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 // Flow is an established connection to a frontend as the kernel tracks it; for
@@ -71,7 +73,10 @@ const drainPoll = 250 * time.Millisecond
 // Drain waits until no flow leads from a service's frontends to these backends any
 // more, and then returns 0. If the context ends before, it returns the context's
 // error and how many flows were left at the last count, or 0 if it has not counted
-// yet. Without backends it waits for all that get no new connections: draining, down
+// yet. Draining yields each count, for a program that shows them, or for which a few
+// flows that are left are few enough.
+//
+// Without backends it waits for all that get no new connections: draining, down
 // and removed ones, but not backups in reserve; and for flows that are not translated,
 // since they began before the frontend existed. Make the backends StateDraining by
 // Apply or Update first, and Cut the rest afterwards.
@@ -87,27 +92,40 @@ const drainPoll = 250 * time.Millisecond
 //
 // Errors are those of Flows.
 func (d *Dataplane) Drain(ctx context.Context, service string, backends ...netip.AddrPort) (left int, err error) {
-	ticker := time.NewTicker(drainPoll)
-	defer ticker.Stop()
-	for {
-		n, ended, err := d.drain(ctx, service, backends)
-		if err == nil {
-			left = n
-		}
-		switch {
-		case err == nil && n+ended == 0:
-			return 0, nil
-		case ctx.Err() != nil:
-			return left, ctx.Err()
-		case err != nil:
-			return left, err
-		case n == 0: // a new connection may have taken the place of one that has ended
-			continue
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return left, ctx.Err()
+	for left, err = range d.Draining(ctx, service, backends...) { //nolint:revive // The last count is wanted.
+	}
+	return left, err
+}
+
+// Draining is Drain step by step: it yields how many flows are left, at once and then
+// four times a second, and ends after 0. An error comes with the last count and is the
+// end, too. The loop may stop before, at a number that the caller does not wait for.
+func (d *Dataplane) Draining(ctx context.Context, service string, backends ...netip.AddrPort) iter.Seq2[int, error] {
+	return func(yield func(int, error) bool) {
+		ticker := time.NewTicker(drainPoll)
+		defer ticker.Stop()
+		left := 0
+		for {
+			n, ended, err := d.drain(ctx, service, backends)
+			if err == nil {
+				left = n
+			}
+			switch {
+			case err == nil && n+ended == 0:
+			case ctx.Err() != nil:
+				err = ctx.Err()
+			case err == nil && n == 0: // a new connection may have taken the place of one that has ended
+				continue
+			}
+			if !yield(left, err) || err != nil || left == 0 {
+				return
+			}
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				yield(left, ctx.Err())
+				return
+			}
 		}
 	}
 }
@@ -123,7 +141,8 @@ func (d *Dataplane) drain(ctx context.Context, service string, backends []netip.
 		all := len(found)
 		found = slices.DeleteFunc(found, func(f flows.Flow) bool { return f.Phase != conntrack.Closed })
 		left, ended = all-len(found), len(found)
-		return t.DeleteUnused(ctx, found)
+		_, err = t.DeleteUnused(ctx, found)
+		return err
 	})
 	return left, ended, err
 }
@@ -148,10 +167,18 @@ func (d *Dataplane) Cut(ctx context.Context, service string, backends ...netip.A
 	return n, err
 }
 
+// allUnmapped returns the compiler's forms of backends' addresses. A port without an
+// address is one of the node, in both families.
 func allUnmapped(list []netip.AddrPort) []netip.AddrPort {
-	out := make([]netip.AddrPort, len(list))
-	for i, a := range list {
-		out[i] = unmapped(a)
+	out := make([]netip.AddrPort, 0, len(list))
+	for _, a := range list {
+		if a.Addr().IsValid() {
+			out = append(out, unmapped(a))
+			continue
+		}
+		for _, family := range ruleset.Families {
+			out = append(out, netip.AddrPortFrom(family.Unspecified(), a.Port()))
+		}
 	}
 	return out
 }
@@ -163,14 +190,17 @@ type Affinity struct {
 	Protocol Protocol `json:"protocol,omitzero"`
 	// Client is the client's address as seen by this node.
 	Client netip.Addr `json:"client"`
-	// Frontend is what the client connected to, also for node-wide frontends.
+	// Frontend is one at which the client is remembered, whether it has come by this
+	// one or by another one of the service. If it is node-wide, its address is 0.0.0.0
+	// or ::.
 	Frontend netip.AddrPort `json:"frontend"`
 	Backend  netip.AddrPort `json:"backend"`
 	// Expires is the remaining time, if the client does not come back before.
 	Expires Duration `json:"expires"`
 }
 
-// Affinities lists the clients with affinity, sorted by service, frontend and client.
+// Affinities lists the clients with affinity, sorted by service, frontend and client:
+// a client once for each frontend at which it is remembered.
 // AddAffinities passes them to another node before it takes over. Packets change the
 // list meanwhile. Entries that others have added and that no rule can have made are
 // left out: they hold until Keep, or an Apply that reads the tables, removes them.

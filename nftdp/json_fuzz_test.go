@@ -30,9 +30,9 @@ func FuzzServicesJSON(f *testing.F) {
 		`{"services":[{"name":"a","backends":[{"addr":"[::ffff:10.0.0.1]:80"},{"addr":"10.0.0.1:80"}]},{"name":"a"}]}`,
 		`{"services":[{"name":"\ud800 \u0000","frontends":[{"addr":"fe80::1%eth0","port":1},{"addr":"224.0.0.1"}]}]}`,
 		`{"config":{"table":"ip","nodeAddrs":["::ffff:1.2.3.4/96",""]},"services":[{"backends":[{"addr":""}]}]}`,
-		`{"config":{"serviceCIDRs":["10.96.0.0/12"],"localhost":true,"affinitySize":9},"services":[{"name":"a","affinity":"1m",` +
+		`{"config":{"serviceCIDRs":["10.96.0.0/12"],"unallocated":"drop","internalInterfaces":["cni0","veth*"],"localhost":true,"affinitySize":9},"services":[{"name":"a","affinity":"1m",` +
 			`"snat":["10.7.0.1","fd00::7"],"frontends":[{"port":80,"policy":"local-only","masquerade":"always","noBackend":"default",` +
-			`"allow":["10.0.0.1/8","fd00::/64"],"deny":["10.1.0.0/16"]}],"backends":[{"addr":"10.8.0.1:80","local":true}]},` +
+			`"allow":["10.0.0.1/8","fd00::/64"],"deny":["10.1.0.0/16"]}],"backends":[{"addr":"10.8.0.1:80","local":true,"localOnly":true}]},` +
 			`{"name":"b","frontends":[{"addr":"10.96.0.2","port":80,"endPort":90,"masqueradeClients":["10.88.0.0/16"]},{"addr":"10.96.0.1","port":80,"endPort":90,"policy":"external-local-only","masquerade":"never"}],` +
 			`"backends":[{"addr":"10.8.0.1:0","weight":3}],"scheduler":"source-port-hash"},{"name":"c","scheduler":"round-robin","frontends":[{"port":81}],` +
 			`"backends":[{"addr":"10.8.0.1:80","maxConns":5}]}]}`,
@@ -77,7 +77,8 @@ func isLarge(s nftdp.Service) bool {
 var harmless = regexp.MustCompile(`^[a-zA-Z0-9 \t:;.,_@/{}!=<>-]*$`)
 
 // wantHarmless checks that, whatever the names, text and plan consist of the
-// lines of the fixed ruleset and of elements, with the names in quotes.
+// lines of the fixed ruleset and of elements, with the names, also those of
+// interfaces, in quotes.
 func wantHarmless(t *testing.T, config nftdp.Config, services []nftdp.Service) {
 	t.Helper()
 	r, err := config.Compile(services)
@@ -90,6 +91,9 @@ func wantHarmless(t *testing.T, config nftdp.Config, services []nftdp.Service) {
 	names := map[string]bool{compile.Schema: true}
 	for i := range services {
 		names[services[i].Name] = true
+	}
+	for _, name := range config.InternalInterfaces {
+		names[name] = true
 	}
 	empty, err := nftdp.Config{}.Compile(nil)
 	if err != nil {

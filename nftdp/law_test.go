@@ -129,8 +129,11 @@ func frontendStatusOf(s *Service, a netip.Addr, f Frontend) FrontendStatus {
 	if f.EndPort > f.Port {
 		out.EndPort = f.EndPort
 	}
-	all := usable(s, a, func(Backend) bool { return true })
-	local := usable(s, a, func(b Backend) bool { return b.Local })
+	all := usable(s, a, func(b Backend) bool { return !b.LocalOnly })
+	if len(all) == 0 {
+		all = usable(s, a, func(Backend) bool { return true })
+	}
+	local := usable(s, a, func(b Backend) bool { return b.Local || b.NodePort > 0 })
 	pools := [][]Backend{all}
 	switch {
 	case f.Policy == PolicyLocalOnly, f.Policy == PolicyExternalLocalOnly && slices.Equal(local, all):
@@ -143,6 +146,8 @@ func frontendStatusOf(s *Service, a netip.Addr, f Frontend) FrontendStatus {
 		switch {
 		case action == ActionDefault && len(all) > 0:
 			action = ActionDrop
+		case action == ActionDefault && !f.Addr.IsValid() && otherFamilyOnly(s, a):
+			action = ActionPass
 		case action == ActionDefault:
 			action = ActionReject
 		}
@@ -158,10 +163,32 @@ func frontendStatusOf(s *Service, a netip.Addr, f Frontend) FrontendStatus {
 	return out
 }
 
+// otherFamilyOnly reports whether all backends, of which there are some, are not of
+// the address's family.
+func otherFamilyOnly(s *Service, a netip.Addr) bool {
+	return len(s.Backends) > 0 && !slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.at(a).IsValid() })
+}
+
+// at returns where the backend has the connections to an address, or nothing if it is
+// of the other family.
+func (b *Backend) at(a netip.Addr) netip.AddrPort {
+	unspecified := netip.IPv6Unspecified()
+	if a.Is4() {
+		unspecified = netip.IPv4Unspecified()
+	}
+	switch own := b.Addr.Addr().Unmap(); {
+	case b.NodePort > 0:
+		return netip.AddrPortFrom(unspecified, b.NodePort)
+	case own.Is4() == a.Is4():
+		return netip.AddrPortFrom(own, b.Addr.Port())
+	}
+	return netip.AddrPort{}
+}
+
 // usable returns those of the chosen backends that new connections may go to.
 func usable(s *Service, a netip.Addr, chosen func(Backend) bool) []Backend {
 	found := slices.DeleteFunc(slices.Clone(s.Backends), func(b Backend) bool {
-		return b.State != StateActive || b.Addr.Addr().Unmap().Is4() != a.Is4() || !chosen(b)
+		return b.State != StateActive || !chosen(b) || !b.at(a).IsValid()
 	})
 	if slices.ContainsFunc(found, func(b Backend) bool { return !b.Backup }) {
 		found = slices.DeleteFunc(found, func(b Backend) bool { return b.Backup })
@@ -179,11 +206,12 @@ func addShares(slots map[netip.AddrPort]int, pool []Backend, f *FrontendStatus) 
 		}
 	}
 	for _, b := range pool {
-		port := b.Addr.Port()
+		at := b.at(f.Addr)
+		port := at.Port()
 		if port == 0 && f.EndPort == 0 {
 			port = f.Port
 		}
-		slots[netip.AddrPortFrom(b.Addr.Addr().Unmap(), port)] += int(max(b.Weight, 1)) / divisor
+		slots[netip.AddrPortFrom(at.Addr(), port)] += int(max(b.Weight, 1)) / divisor
 	}
 }
 
@@ -235,7 +263,8 @@ func count(r *Ruleset) {
 }
 
 // counted identifies a frontend, or a backend behind it. A range is identified
-// by its first port. A backend with another limit is another backend.
+// by its first port. A backend with another limit is another backend, and so is one
+// beside a port of the node.
 type counted struct {
 	protocol uint8
 	frontend string
@@ -251,9 +280,10 @@ func countsOf(r *Ruleset) map[counted]Counter {
 			out[key] = Counter{f.Packets, f.Bytes}
 			for _, b := range f.Slots {
 				key.backend = b.Addr.String()
-				if len(s.Limits) > 0 {
+				ofNode := func(b compile.HeldBackend) bool { return b.Addr.Addr().IsUnspecified() }
+				if len(s.Limits) > 0 || slices.ContainsFunc(f.Slots, ofNode) {
 					limit := s.Limits[b.Addr]
-					key.backend += fmt.Sprintf(" limit:%d drop:%t", limit, limit > 0 && f.Drop)
+					key.backend += fmt.Sprintf(" limit:%d drop:%t", limit, limit > 0 && f.Empty == compile.Drop)
 				}
 				c := out[key]
 				out[key] = Counter{c.Connections + b.Packets, c.Bytes + b.Bytes}

@@ -255,6 +255,7 @@ func loadable(services []Service) []Service {
 		for j := range s.Backends {
 			s.Backends[j].MaxConns = 0
 		}
+		s.Backends = slices.DeleteFunc(s.Backends, func(b Backend) bool { return b.NodePort > 0 })
 	}
 	return services
 }

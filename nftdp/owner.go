@@ -51,20 +51,22 @@ func (c Config) notOwned(name string) string {
 // other Dataplanes then get ErrOtherConfig, until they are opened with the same
 // configuration. What clients with affinity were remembered is forgotten.
 func (d *Dataplane) TakeOver(ctx context.Context, services []Service) (*Plan, error) {
-	edit, err := d.whole(services)
-	if err != nil {
-		return nil, err
-	}
-	edit.TakeOver = true
-	return planOf(services)(d.engine.Commit(ctx, edit))
+	return d.change("TakeOver", func() (*Plan, error) {
+		edit, err := d.whole(services)
+		if err != nil {
+			return nil, err
+		}
+		edit.TakeOver = true
+		return planOf(services)(d.engine.Commit(ctx, edit))
+	})
 }
 
 // whole returns the edit that leaves exactly these services of our owner.
 func (d *Dataplane) whole(services []Service) (*engine.Edit, error) {
-	if err := joinProblems(d.cfg.problemsOf(services)); err != nil {
+	if err := joinProblems(d.config().problemsOf(services)); err != nil {
 		return nil, err
 	}
-	return &engine.Edit{Whole: true, Set: lowerAll(services)}, nil
+	return &engine.Edit{Whole: true, Set: d.lowerAll(services)}, nil
 }
 
 // problemsOf returns the problems of a complete list of services.

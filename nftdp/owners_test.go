@@ -116,6 +116,30 @@ func TestOwnersConflict(t *testing.T) {
 	}
 }
 
+// TestOwnersConflictOfOne: two services of one owner conflict, also if the second one is
+// another process's and the tables are read.
+func TestOwnersConflictOfOne(t *testing.T) {
+	n := newNode(t)
+	c := Config{Owner: "a"}
+	theirs := owned("a", web("2", 2, 1))
+	apply(t, n.open(t, c), []Service{theirs})
+	ours := n.open(t, c)
+	var list []Service
+	for i := range 8 { // so that some of them come before the other one in any order
+		list = append(list, owned("a", web(fmt.Sprint("1", i), 10+i, 1)))
+	}
+	if _, err := ours.Update(t.Context(), Change{Set: list}); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range list {
+		theirs.Frontends = s.Frontends
+		_, err := ours.Update(t.Context(), Change{Set: []Service{theirs}})
+		if field, ok := errors.AsType[*FieldError](err); !ok || field.Service != "a/2" || !strings.Contains(field.Reason, s.Name) {
+			t.Errorf("frontend of %s: error is %v", s.Name, err)
+		}
+	}
+}
+
 // TestOtherConfig: nobody's tables are replaced because another process has another
 // configuration, until it takes them over.
 func TestOtherConfig(t *testing.T) {
@@ -127,11 +151,12 @@ func TestOtherConfig(t *testing.T) {
 	text := n.read(t, DefaultTable).String()
 	b1 := owned("b", web("1", 2, 2))
 	for want, c := range map[string]Config{
-		"another value of localhost:":                       {Owner: "b", Internal: held.Internal, Localhost: true},
-		"another value of affinitySize, internal:":          {Owner: "b", AffinitySize: 7},
-		"another value of nodeAddrs, serviceCIDRs:":         {Owner: "b", Internal: held.Internal, NodeAddrs: held.Internal, ServiceCIDRs: held.Internal},
-		"its services have owners: set Config.Owner":        {},
-		"protect: is not possible with owner, since it kee": {Owner: "b", Protect: true},
+		"another value of localhost:":                           {Owner: "b", Internal: held.Internal, Localhost: true},
+		"another value of affinitySize, internal:":              {Owner: "b", AffinitySize: 7},
+		"another value of nodeAddrs, serviceCIDRs:":             {Owner: "b", Internal: held.Internal, NodeAddrs: held.Internal, ServiceCIDRs: held.Internal},
+		"another value of internal, serviceCIDRs, unallocated:": {Owner: "b", ServiceCIDRs: held.Internal, Unallocated: ActionDrop},
+		"its services have owners: set Config.Owner":            {},
+		"protect: is not possible with owner, since it kee":     {Owner: "b", Protect: true},
 	} {
 		d, err := c.OpenIn(t.Context(), n.Handle())
 		services := []Service{b1}
@@ -183,6 +208,35 @@ func TestOtherConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.wantShared(t, held, a1)
+}
+
+// TestTakeOverChains: the chains that only services of other owners use follow the new
+// configuration when their owner applies them, and not before.
+func TestTakeOverChains(t *testing.T) {
+	for name, changed := range map[string]Config{
+		"localhost":  {Localhost: true},
+		"interfaces": {InternalInterfaces: []string{"cni0"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			a1, b1 := owned("a", web("1", 1, 2)), owned("b", web("1", 2, 2))
+			for i := range a1.Frontends {
+				a1.Frontends[i].Policy = PolicyExternalLocalOnly
+			}
+			a1.Backends[0].Local, a1.Backends[1].Local = true, true
+			apply(t, n.open(t, Config{Owner: "a"}), []Service{a1})
+			ca, cb := changed, changed
+			ca.Owner, cb.Owner = "a", "b"
+			if _, err := n.open(t, cb).TakeOver(t.Context(), []Service{b1}); err != nil {
+				t.Fatal(err)
+			}
+			if n.read(t, DefaultTable).PlanTo(compiled(ca, []Service{a1, b1})).Empty() {
+				t.Error("the chains of the other owner have changed")
+			}
+			apply(t, n.open(t, ca), []Service{a1})
+			n.wantShared(t, ca, a1, b1)
+		})
+	}
 }
 
 // TestOwnersAtRandom: after whatever several owners do in turns, several processes

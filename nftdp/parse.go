@@ -35,6 +35,29 @@ func ParseServices(data []byte) ([]Service, error) {
 	return nil, joinProblems(l.found)
 }
 
+// ParseConfig reads a Config from a JSON object, as strictly as ParseServices reads
+// services, and validates it. It reports all problems at once: the error joins a
+// *FieldError with its line for each. A Config that has fields which cannot be read is
+// not validated.
+func ParseConfig(data []byte) (Config, error) {
+	l := newLoader(data)
+	var c Config
+	if l.wellFormed() {
+		l.lines = map[string]int{}
+		l.value(reflect.ValueOf(&c).Elem())
+	}
+	if len(l.found) == 0 {
+		l.found = c.problems()
+		for _, p := range l.found {
+			p.Line = l.lineOf(p.Field)
+		}
+	}
+	if len(l.found) > 0 {
+		return Config{}, joinProblems(l.found)
+	}
+	return c, nil
+}
+
 // loader reads services and collects what is wrong with them.
 type loader struct {
 	data  []byte

@@ -88,9 +88,9 @@ line 5: service "services[0]": frontends[0].allow[0]: "10.0.0.0" is not an addre
 line 5: service "services[0]": frontends[0].deny: {...} is not a list
 line 6: service "services[0]": frontends[1].addr: {...} is not an IP address, as in "10.0.0.1"
 line 6: service "services[0]": frontends[1].port: 8e1 is not a whole number from 0 to 65535
-line 6: service "services[0]": frontends[1].noBackend: "" is not default, reject or drop
+line 6: service "services[0]": frontends[1].noBackend: "" is not default, reject, drop or pass
 line 6: service "services[0]": frontends[1].policy: true is not any-backend, local-only or external-local-only
-line 6: service "services[0]": frontends[1].masquerade: [...] is not auto, always or never
+line 6: service "services[0]": frontends[1].masquerade: [...] is not auto, always, never or external
 line 7: service "services[0]": frontends[2]: null is not an object
 line 10: service "services[0]": backends[0].addr: "10.0.0.1" is not an ip:port, as in "10.0.0.1:8080" or "[fd00::1]:8080"
 line 10: service "services[0]": backends[0].weight: 1.5 is not a whole number from 0 to 65535
@@ -139,7 +139,7 @@ line 12: service "b": backends: null is not a list`,
 }]`,
 			`
 line 7: service "a": frontends[1].port: is 0: give a port from 1 to 65535
-line 10: service "a": backends[0].addr: is missing: give an address and a port, as in "10.0.0.1:8080"
+line 10: service "a": backends[0].addr: is missing: give an address and a port, as in "10.0.0.1:8080", or nodePort
 line 15: service "a": snat[0]: 127.0.0.1 is a loopback address: give a unicast address that leads back to this node
 line 20: service "services[1]": frontends[0].policie: is unknown: did you mean "policy"?
 line 23: service "services[2]": name: is empty: give every service a name of its own
@@ -190,6 +190,9 @@ func TestParseServicesErrors(t *testing.T) {
 func possible() []nftdp.Service {
 	full := fullService()
 	full.SNAT, full.Affinity = full.SNAT[1:], 0
+	node := full.Backends[0]
+	full.Backends[0].NodePort, node.Addr = 0, netip.AddrPort{}
+	full.Backends = append(full.Backends, node)
 	full.Frontends[0].Addr, full.Frontends[0].EndPort = netip.MustParseAddr("fd00:96::1"), 0
 	full.Frontends[0].Masquerade = nftdp.MasqueradeAuto
 	full.Frontends[0].Allow, full.Frontends[0].Deny = full.Frontends[0].Allow[1:], full.Frontends[0].Allow[1:]
@@ -309,4 +312,34 @@ func ExampleParseServices() {
 	// Output:
 	// line 7: service "demo/web": backends[1].addr: "10.180.0.2" is not an ip:port, as in "10.0.0.1:8080" or "[fd00::1]:8080"
 	// line 7: service "demo/web": backends[1].wieght: is unknown: did you mean "weight"?
+}
+
+// A configuration is read as strictly as services are.
+func TestParseConfig(t *testing.T) {
+	want := nftdp.Config{
+		Table: "t", Owner: "cni", NodeAddrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Internal: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, Localhost: true, AffinitySize: 7,
+	}
+	text, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := nftdp.ParseConfig(text); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%s: %+v, %v", text, got, err)
+	}
+	for _, c := range []struct{ text, want string }{
+		{``, "line 1: unexpected end of JSON input"},
+		{`[]`, "line 1: [...] is not an object"},
+		{"{\n\"tabel\": \"a\"}", `line 2: config: tabel: is unknown: did you mean "table"?`},
+		{"{\"table\": \"a b\",\n\"internal\": [\n\"::ffff:10.0.0.0/104\"]}", `line 1: config: table: "a b" has ' ' at byte 1: a letter is needed first, then letters, digits and any of "/_.-"
+line 3: config: internal[0]: ::ffff:10.0.0.0/104 is an IPv4-mapped prefix: write 10.0.0.0/8`},
+		{"{\"localhost\": 1, \"localhost\": true,\n\"nodeAddrs\": null}", `line 1: config: localhost: 1 is not true or false
+line 1: config: localhost: occurs twice: remove one
+line 2: config: nodeAddrs: null is not a list`},
+	} {
+		_, err := nftdp.ParseConfig([]byte(c.text))
+		if diff := cmp.Diff(c.want, fmt.Sprint(err)); diff != "" {
+			t.Errorf("%s: %s", c.text, diff)
+		}
+	}
 }

@@ -50,15 +50,18 @@ func addRandom(f *testing.F, seeds uint64) {
 func (d *dice) config() Config {
 	all := prefixes("192.168.0.0/24", "192.168.0.0/16", "10.0.0.0/9", "10.128.0.0/9", "0.0.0.0/0",
 		"fd00::/64", "fd00::/16", "::/0", "10.0.0.1/32", "255.255.255.0/24")
-	some := func() (out []netip.Prefix) {
+	nodes := append(slices.Clip(all), prefixes("169.254.0.0/16", "169.254.20.10/32")...)
+	some := func(all []netip.Prefix) (out []netip.Prefix) {
 		for range d.roll(4) {
 			out = append(out, one(d, all))
 		}
 		return out
 	}
 	return Config{
-		NodeAddrs: some(), Internal: some(), ServiceCIDRs: some(),
-		Localhost: d.roll(3) == 0, AffinitySize: one(d, []uint32{0, 0, 1000}),
+		NodeAddrs: some(nodes), Internal: some(all), ServiceCIDRs: some(all),
+		InternalInterfaces: []string{"veth*", "cni0", "veth*"}[:d.roll(4)],
+		Unallocated:        one(d, []Action{ActionDefault, ActionReject, ActionDrop}),
+		Localhost:          d.roll(3) == 0, AffinitySize: one(d, []uint32{0, 0, 1000}),
 	}
 }
 
@@ -119,10 +122,11 @@ func (d *dice) frontend(ranges, policies, clients bool) Frontend {
 			{},
 			netip.IPv4Unspecified(), netip.IPv6Unspecified(),
 			addr("10.96.0.1"), addr("10.96.0.2"), addr("::ffff:10.96.0.1"), addr("fd00:96::1"), addr("192.168.0.2"),
+			addr("127.0.0.1"), addr("127.0.0.53"), addr("::1"),
 		}),
 		Port:       one(d, []uint16{80, 30644, 65535}),
-		Masquerade: one(d, []Masquerade{MasqueradeAuto, MasqueradeAuto, MasqueradeAlways, MasqueradeNever}),
-		NoBackend:  one(d, []Action{ActionDefault, ActionReject, ActionDrop}),
+		Masquerade: one(d, []Masquerade{MasqueradeAuto, MasqueradeAuto, MasqueradeAlways, MasqueradeNever, MasqueradeExternal}),
+		NoBackend:  one(d, []Action{ActionDefault, ActionReject, ActionDrop, ActionPass}),
 	}
 	if ranges {
 		f.EndPort = one(d, []uint16{0, 0, 80, 90, 30644, 30700, 65535})
@@ -161,8 +165,12 @@ func (d *dice) backend(ranged, limits bool) Backend {
 		State:  one(d, []State{StateActive, StateActive, StateActive, StateDraining, StateDown}),
 		Weight: one(d, []uint16{0, 0, 1, 2, 3, 6}), Backup: d.roll(5) == 4, Local: d.roll(2) == 0,
 	}
+	b.LocalOnly = b.Local && d.roll(4) == 0
 	if ranged {
 		b.Addr = netip.AddrPortFrom(a, 0)
+	}
+	if !ranged && d.roll(5) == 0 {
+		b.Addr, b.NodePort = netip.AddrPort{}, b.Addr.Port()
 	}
 	if limits {
 		b.MaxConns = one(d, []uint32{0, 5, 20})

@@ -56,13 +56,17 @@ func requirements() []Requirement {
 // Requirements lists the kernel parameters of the namespace that services need, met
 // or not: net.ipv4.ip_forward, net.ipv6.conf.all.forwarding and
 // net.netfilter.nf_conntrack_tcp_be_liberal. It changes nothing; of all methods, only
-// MeetRequirements changes parameters. It leaves out what the kernel does not have:
+// MeetRequirements and Fix change parameters. It leaves out what the kernel does not have:
 // IPv6 if it runs without it (ipv6.disable=1), and conntrack's parameter if there is
 // no conntrack over netlink, by which it makes the kernel load conntrack.
 //
+// No services are needed: an agent prepares its node by these before the first Apply.
+// Doctor asks what the services need that the kernel holds.
+//
 // A node whose services have only local clients, or only backends in the namespace
 // itself, does not need forwarding. Requirements does not look for filters that drop
-// forwarded packets, or for interfaces whose own forwarding is turned off. A local
+// forwarded packets, or for interfaces whose own forwarding is turned off: Doctor does,
+// and for much else. A local
 // process reaches a frontend only if the node has some route to its address.
 //
 // If the process is in another namespace than the Dataplane and lacks CAP_SYS_ADMIN,

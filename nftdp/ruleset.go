@@ -89,12 +89,13 @@ func (p *Plan) String() string {
 // lower returns the compiler's form of the configuration.
 func (c Config) lower() compile.Config {
 	out := compile.Config{
-		Table: c.table(), NodeAddrs: c.NodeAddrs, Internal: c.Internal, ServiceCIDRs: c.ServiceCIDRs,
+		Table: c.table(), NodeAddrs: c.NodeAddrs, Internal: c.Internal, Inputs: c.InternalInterfaces, ServiceCIDRs: c.ServiceCIDRs,
 		Localhost: c.Localhost, Owner: c.Owner, Affinities: cmp.Or(c.AffinitySize, defaultAffinities),
 	}
 	if c.Protect {
 		out.Flags = ruleset.Protected
 	}
+	out.DropUnallocated = len(c.ServiceCIDRs) > 0 && c.Unallocated == ActionDrop
 	return out
 }
 
@@ -103,7 +104,7 @@ func (c Config) table() string { return cmp.Or(c.Table, DefaultTable) }
 func lowerAll(services []Service) []*compile.Service {
 	out := make([]*compile.Service, len(services))
 	for i := range services {
-		out[i] = services[i].lower()
+		out[i], _ = services[i].first().lower()
 	}
 	return out
 }
@@ -124,46 +125,64 @@ func protocolOf(n uint8) Protocol {
 	return ProtocolTCP
 }
 
-// lower returns the compiler's form of a valid service: sorted frontends of one
-// family each, with the backends that take new connections.
-func (s *Service) lower() *compile.Service {
-	out := &compile.Service{
+// lower returns the compiler's form of a service whose frontends are valid: sorted
+// frontends of one family each, with the backends that take new connections. It reports
+// whether no two frontends that are not ranges are the same.
+func (x *successor) lower() (out *compile.Service, distinct bool) {
+	s := x.Service
+	out = &compile.Service{
 		Name: s.Name, Proto: s.Protocol.protoNumber(), Scheduler: compile.Scheduler(s.Scheduler), Affinity: uint32(s.Affinity / Duration(time.Second)),
-		CutStale: s.CutStale,
+		CutStale: s.CutStale, Model: x.model,
 	}
-	out.Frontends = make([]compile.Frontend, 0, len(s.Frontends))
+	kept := x.kept()
 	var pools [len(ruleset.Families)]pools
 	for i, family := range ruleset.Families {
-		pools[i] = s.pools(family)
+		pools[i] = s.pools(family, kept)
 	}
-	for i := range s.Frontends {
+	come := make([]*compile.Frontend, 0, len(x.come))
+	for _, i := range x.come {
 		f := &s.Frontends[i]
 		for j, family := range ruleset.Families {
 			if k, ok := s.key(f, family); ok {
-				out.Frontends = append(out.Frontends, s.lowerFrontend(f, k.Addr, &pools[j]))
+				come = append(come, s.lowerFrontend(f, k.Addr, &pools[j]))
 			}
 		}
 	}
-	slices.SortFunc(out.Frontends, func(x, y compile.Frontend) int {
-		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port), cmp.Compare(x.End, y.End))
-	})
+	compile.InOrder(come)
+	out.Frontends, distinct = compile.Merged(kept, come)
+	for i := 1; i < len(come); i++ {
+		distinct = distinct && out.Key(come[i-1]) != out.Key(come[i])
+	}
 	s.lowerStates(out)
-	return out
+	return out, distinct
 }
 
 // pools holds the slots of the backends of one family: of all backends, and of those
 // on this node.
-type pools struct{ all, local []netip.AddrPort }
+type pools struct {
+	all, local pool
+	same       bool // whether both have the same slots
+}
 
-func (s *Service) pools(family ruleset.Family) (p pools) {
+// pool has the fields of a compile.Frontend.
+type pool struct{ slots, ordered []netip.AddrPort }
+
+// pools returns the pools of a family. Frontends that stay share theirs.
+func (s *Service) pools(family ruleset.Family, kept []*compile.Frontend) (p pools) {
 	size := int(s.MaglevSize)
 	if s.ranged() {
 		size = cmp.Or(size, maxRangeMaglevSize)
 	}
-	p.all = compile.Slots(compile.Scheduler(s.Scheduler), s.pool(family, false), size)
-	if slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != PolicyAnyBackend }) {
-		p.local = compile.Slots(compile.Scheduler(s.Scheduler), s.pool(family, true), size)
+	slots := func(local bool) []netip.AddrPort {
+		return compile.Slots(compile.Scheduler(s.Scheduler), s.pool(family, local), size)
 	}
+	all, local := slots(false), []netip.AddrPort(nil)
+	if slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != PolicyAnyBackend }) {
+		local = slots(true)
+	}
+	p.same = slices.Equal(all, local)
+	p.all.slots, p.all.ordered = compile.Sharing(kept, all)
+	p.local.slots, p.local.ordered = compile.Sharing(kept, local)
 	return p
 }
 
@@ -171,17 +190,18 @@ func (s *Service) pools(family ruleset.Family) (p pools) {
 // slots of a range.
 const maxRangeMaglevSize = 16381
 
-func (s *Service) lowerFrontend(f *Frontend, addr netip.Addr, p *pools) compile.Frontend {
-	out := compile.Frontend{Addr: addr, Port: f.Port, Pool: p.all, Drop: f.NoBackend == ActionDrop}
+func (s *Service) lowerFrontend(f *Frontend, addr netip.Addr, p *pools) *compile.Frontend {
+	out := &compile.Frontend{Addr: addr, Port: f.Port, Empty: s.empty(f, addr, p)}
 	if f.ranged() {
 		out.End = f.EndPort
 	}
+	from := p.all
 	if f.Policy != PolicyAnyBackend {
-		out.Pool = p.local
-		out.Drop = out.Drop || f.NoBackend == ActionDefault && len(p.all) > 0
+		from = p.local
 	}
-	if f.Policy == PolicyExternalLocalOnly && !slices.Equal(p.local, p.all) {
-		out.Internal = p.all
+	out.Pool, out.Ordered = from.slots, from.ordered
+	if f.Policy == PolicyExternalLocalOnly && !p.same {
+		out.Internal, out.OrderedInternal = p.all.slots, p.all.ordered
 	}
 	out.Clients = compile.Clients{Allow: clients(f.Allow, addr), Deny: clients(f.Deny, addr)}
 	if out.Clients.Deny == compile.Nobody {
@@ -189,6 +209,26 @@ func (s *Service) lowerFrontend(f *Frontend, addr netip.Addr, p *pools) compile.
 	}
 	out.Source = s.source(f, addr)
 	return out
+}
+
+// empty returns what happens to connections while the frontend has no usable
+// backend.
+func (s *Service) empty(f *Frontend, addr netip.Addr, p *pools) compile.Action {
+	switch {
+	case f.NoBackend == ActionDrop, f.NoBackend == ActionDefault && f.Policy != PolicyAnyBackend && len(p.all.slots) > 0:
+		return compile.Drop
+	case f.NoBackend == ActionPass, f.NoBackend == ActionDefault && !f.Addr.IsValid() && !s.serves(ruleset.FamilyOf(addr)):
+		return compile.Pass
+	}
+	return compile.Reject
+}
+
+// serves reports whether the service has backends of a family, or none at all.
+func (s *Service) serves(family ruleset.Family) bool {
+	return len(s.Backends) == 0 || slices.ContainsFunc(s.Backends, func(b Backend) bool {
+		_, ok := b.in(family)
+		return ok
+	})
 }
 
 // clients returns the prefixes of the address's family, or "" if the list is empty.
@@ -208,13 +248,15 @@ func clients(prefixes []netip.Prefix, addr netip.Addr) string {
 func (s *Service) source(f *Frontend, addr netip.Addr) (out compile.Source) {
 	listed := clients(f.MasqueradeClients, addr)
 	switch {
+	case addr.IsLoopback(): // it must not leave the node
+		out.Mode = compile.All
 	case f.Masquerade == MasqueradeNever || listed == compile.Nobody:
-		return compile.Source{Mode: compile.Keep}
+		out.Mode = compile.Keep
 	case listed != "":
 		out.Mode, out.Clients = compile.Listed, listed
 	case f.Masquerade == MasqueradeAlways:
 		out.Mode = compile.All
-	case f.Policy != PolicyAnyBackend:
+	case f.Policy != PolicyAnyBackend && f.Masquerade != MasqueradeExternal:
 		out.Mode = compile.Local
 	}
 	for _, a := range s.SNAT {
@@ -225,55 +267,86 @@ func (s *Service) source(f *Frontend, addr netip.Addr) (out compile.Source) {
 	return out
 }
 
-// lowerStates sets the fields for established flows, and the limits of the backends
-// in use.
+// lowerStates sets the fields for established flows, and those for limits and ports of
+// the node among the backends in use.
 func (s *Service) lowerStates(out *compile.Service) {
 	var used []netip.AddrPort
-	if slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.Backup || b.MaxConns > 0 }) {
+	if slices.ContainsFunc(s.Backends, func(b Backend) bool { return b.Backup || b.LocalOnly || b.MaxConns > 0 || b.NodePort > 0 }) {
 		used = out.Backends()
+		out.ToNode = slices.ContainsFunc(used, compile.OfNode)
 	}
 	for i := range s.Backends {
-		b := &s.Backends[i]
-		addr := unmapped(b.Addr)
-		if b.State == StateDraining {
-			out.Draining = append(out.Draining, addr)
-		}
-		if b.State != StateActive || used == nil {
-			continue
-		}
-		switch _, ok := slices.BinarySearchFunc(used, addr, netip.AddrPort.Compare); {
-		case !ok && b.Backup:
-			out.Reserve = append(out.Reserve, addr)
-		case ok && b.MaxConns > 0:
-			if out.Limits == nil {
-				out.Limits = map[netip.AddrPort]uint32{}
+		for _, family := range ruleset.Families {
+			if addr, ok := s.Backends[i].in(family); ok {
+				s.Backends[i].lowerState(out, addr, used)
 			}
-			out.Limits[addr] = b.MaxConns
 		}
 	}
 	slices.SortFunc(out.Reserve, netip.AddrPort.Compare)
 	slices.SortFunc(out.Draining, netip.AddrPort.Compare)
 }
 
-// pool lists the backends that new connections may go to. Backups are among them
-// only if there are no others.
+// lowerState does so for one backend, at its address in a family.
+func (b *Backend) lowerState(out *compile.Service, addr netip.AddrPort, used []netip.AddrPort) {
+	if b.State == StateDraining {
+		out.Draining = append(out.Draining, addr)
+	}
+	if b.State != StateActive || used == nil {
+		return
+	}
+	switch _, ok := slices.BinarySearchFunc(used, addr, netip.AddrPort.Compare); {
+	case !ok && (b.Backup || b.LocalOnly):
+		out.Reserve = append(out.Reserve, addr)
+	case ok && b.MaxConns > 0:
+		if out.Limits == nil {
+			out.Limits = map[netip.AddrPort]uint32{}
+		}
+		out.Limits[addr] = b.MaxConns
+	}
+}
+
+// in returns the compiler's form of the backend's address in a family, if the backend is
+// of that family. A port of the node is of both.
+func (b *Backend) in(family ruleset.Family) (addr netip.AddrPort, ok bool) {
+	if b.NodePort > 0 {
+		return netip.AddrPortFrom(family.Unspecified(), b.NodePort), true
+	}
+	return unmapped(b.Addr), b.Addr.IsValid() && ruleset.FamilyOf(b.Addr.Addr()) == family
+}
+
+// local reports whether the backend is on this node.
+func (b *Backend) local() bool { return b.Local || b.NodePort > 0 }
+
+// pool lists the backends that new connections may go to. Those that are kept for
+// policies are among them without a policy only if there are no others.
 func (s *Service) pool(family ruleset.Family, local bool) []compile.Weighted {
+	pool := s.usable(family, func(b *Backend) bool { return local && b.local() || !local && !b.LocalOnly })
+	if len(pool) == 0 && !local {
+		pool = s.usable(family, func(*Backend) bool { return true })
+	}
+	return pool
+}
+
+// usable lists those of the chosen backends that new connections may go to. Those in
+// reserve are among them only if there are no others.
+func (s *Service) usable(family ruleset.Family, chosen func(*Backend) bool) []compile.Weighted {
 	pool := make([]compile.Weighted, 0, len(s.Backends))
 	var backups []compile.Weighted
 	for i := range s.Backends {
 		b := &s.Backends[i]
-		if b.State != StateActive || local && !b.Local || ruleset.FamilyOf(b.Addr.Addr()) != family {
+		addr, ok := b.in(family)
+		if b.State != StateActive || !ok || !chosen(b) {
 			continue
 		}
-		w := compile.Weighted{Addr: unmapped(b.Addr), Weight: int(max(b.Weight, 1))}
+		w := compile.Weighted{Addr: addr, Weight: int(max(b.Weight, 1))}
 		if b.Backup {
 			backups = append(backups, w)
 		} else {
 			pool = append(pool, w)
 		}
 	}
-	if len(pool) == 0 {
-		return backups
+	if len(pool) > 0 {
+		return pool
 	}
-	return pool
+	return backups
 }

@@ -1,6 +1,9 @@
 package nftdp
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Service says which connections are taken (Frontends) and where they go
 // (Backends). It is plain data, which this package never changes. Two services
@@ -25,15 +28,23 @@ type Service struct {
 	Scheduler Scheduler `json:"scheduler,omitzero"`
 	// Affinity is how long a client, known by its address, comes back to its
 	// backend, counted from its last connection: whole seconds, at least one
-	// and at most math.MaxUint32. 0 disables affinity. Each frontend address
-	// remembers its clients separately, all of them in one map of the kernel
-	// (see Config.AffinitySize). A backend that is removed, draining or down,
-	// or that becomes a backup in reserve, loses its clients with the change.
-	// It cannot be combined with port ranges or MaxConns.
+	// and at most math.MaxUint32. 0 disables affinity. The client comes back to
+	// the same backend by every frontend of the service of its family that may lead
+	// it to all backends of the frontend by which it came: where a policy leaves
+	// other backends to a frontend, that one remembers the client separately.
+	// Frontends with a loopback address always do. Each frontend takes an entry for
+	// each client in a map of the kernel (see Config.AffinitySize), so a connection
+	// of a service with n frontends of a family writes n entries. A frontend that is
+	// added knows a client from its next connection to one of the others on. A
+	// backend that is removed, draining or down, or that becomes a backup in
+	// reserve, loses its clients with the change. It cannot be combined with port
+	// ranges or MaxConns.
 	Affinity Duration `json:"affinity,omitzero"`
 	// SNAT lists the source addresses of masqueraded connections, at most one
-	// of each family. They have to lead back to this node. Without one, it is
-	// an address of the outgoing interface.
+	// of each family, also for those that are always masqueraded (see
+	// Masquerade). They have to lead back to this node; replies to a process
+	// that connects to a loopback address are delivered only if the address is
+	// the node's own. Without one, it is an address of the outgoing interface.
 	SNAT []netip.Addr `json:"snat,omitempty"`
 	// MaglevSize is the number of slots of the table of SchedulerMaglev: a
 	// prime, at least the number of active backends of a family and at most
@@ -53,6 +64,13 @@ type Service struct {
 	CutStale bool `json:"cutStale,omitempty"`
 }
 
+// alike reports whether two services are the same but for their frontends.
+func (s *Service) alike(o *Service) bool {
+	return s.Name == o.Name && s.Protocol == o.Protocol && s.Scheduler == o.Scheduler && s.Affinity == o.Affinity &&
+		s.MaglevSize == o.MaglevSize && s.CutStale == o.CutStale &&
+		slices.Equal(s.SNAT, o.SNAT) && slices.Equal(s.Backends, o.Backends)
+}
+
 // Frontend is an address and port, or a port on the node's own addresses, that
 // clients connect to. Nothing needs to listen there. If something does, it gets
 // none of the connections that begin while the frontend is programmed.
@@ -60,11 +78,21 @@ type Frontend struct {
 	// Addr is the destination address: a ClusterIP, an external or
 	// load-balancer address, or one of the node's own. The zero Addr ("" or
 	// nothing in JSON) makes the frontend node-wide: it takes Port on the
-	// node's addresses of both families, within the limits of
-	// Config.NodeAddrs. 0.0.0.0 is node-wide for IPv4 alone and :: for IPv6
-	// alone. An IPv4-mapped IPv6 address means the IPv4 address. Multicast,
-	// broadcast and loopback addresses are refused, and so are those with a
-	// zone.
+	// node's addresses, within the limits of Config.NodeAddrs, in the families
+	// of the service's backends, or in both while there are none. In a family
+	// that has no backend it claims the port as well, but leaves connections to
+	// the host unless NoBackend says otherwise (see ActionDefault). 0.0.0.0 is
+	// node-wide for IPv4 alone and :: for IPv6 alone, whatever the backends
+	// are.
+	//
+	// A loopback address (127.0.0.0/8 or ::1) is for processes on this node
+	// alone, and works without Config.Localhost and without the sysctl
+	// net.ipv4.conf.all.route_localnet: where others have set that, packets from
+	// outside to backends behind such an address are dropped. Link-local IPv6
+	// addresses are refused, since the kernel does not forward what clients send
+	// to them; those of IPv4 work. An IPv4-mapped IPv6 address means the IPv4
+	// address. Multicast and broadcast addresses are refused, and so are those
+	// with a zone.
 	//
 	// A frontend with an address takes precedence over a node-wide one with
 	// the same port and protocol on that address.
@@ -103,15 +131,37 @@ type Frontend struct {
 	NoBackend Action `json:"noBackend,omitzero"`
 }
 
+// equal reports whether two frontends are the same, field by field.
+func (f *Frontend) equal(o *Frontend) bool {
+	return f.Addr == o.Addr && f.Port == o.Port && f.EndPort == o.EndPort && f.Policy == o.Policy &&
+		f.Masquerade == o.Masquerade && f.NoBackend == o.NoBackend &&
+		slices.Equal(f.MasqueradeClients, o.MasqueradeClients) && slices.Equal(f.Allow, o.Allow) && slices.Equal(f.Deny, o.Deny)
+}
+
 // Backend is where connections go.
 type Backend struct {
 	// Addr is the address and port at which the node reaches the backend. The
 	// port is 0 if and only if the service has a range of ports. Unspecified,
-	// multicast, broadcast and loopback addresses are refused, and so are those
-	// with a zone; an IPv4-mapped IPv6 address means the IPv4 address. No two
-	// backends of a service have the same address and port, and if it has
-	// frontends, at least one is of the backend's family.
-	Addr netip.AddrPort `json:"addr"`
+	// multicast, broadcast, loopback and link-local IPv6 addresses are refused,
+	// and so are those with a zone; an IPv4-mapped IPv6 address means the IPv4
+	// address. No two backends of a service have the same address and port, and
+	// if it has frontends, at least one is of the backend's family. The kernel
+	// translates a connection once, so a backend is never taken for a frontend,
+	// neither of this service nor of another one: the address is that of a
+	// machine, or the node's own.
+	Addr netip.AddrPort `json:"addr,omitzero"`
+	// NodePort, in place of Addr, makes the backend a port of the node itself, in
+	// both families, whichever of the node's addresses there are: nft's redirect.
+	// Connections from elsewhere arrive at an address of the interface by which they
+	// came in (the first one in IPv4), and are dropped if it has none; those of local
+	// processes arrive at 127.0.0.1 or ::1. So a server that listens on a loopback
+	// address alone gets the latter only, and one for all listens on every address.
+	// What the client has connected to, OriginalDst tells it. Sources are never
+	// rewritten. The backend is on this node, whether Local is set or not. Other
+	// backends can be beside it, with weights. It cannot be combined with Affinity or
+	// port ranges. In Drain, Cut and SetState it is 0.0.0.0:PORT or [::]:PORT; the zero
+	// Addr with PORT means both in Drain and Cut.
+	NodePort uint16 `json:"nodePort,omitempty"`
 	// State says whether the backend gets new connections; zero is
 	// StateActive.
 	State State `json:"state,omitzero"`
@@ -130,6 +180,12 @@ type Backend struct {
 	// Local says that the backend is on this node, for PolicyLocalOnly and
 	// PolicyExternalLocalOnly.
 	Local bool `json:"local,omitempty"`
+	// LocalOnly keeps a local backend for the connections that a policy restricts
+	// to backends on this node. Where all backends are allowed, it gets
+	// connections only while there is no other active one of its family, not even
+	// a backup. So pods can use the backends of their zone, while clients outside
+	// reach all backends of this node, through frontends of one service.
+	LocalOnly bool `json:"localOnly,omitempty"`
 	// MaxConns limits the number of connections that the backend has at a
 	// time; 0 means no limit. Connections over the limit are rejected or
 	// dropped as Frontend.NoBackend says, although other backends may have
@@ -137,8 +193,10 @@ type Backend struct {
 	// kernel counts connections from the time when the limit is set, over all
 	// frontends with the same NoBackend of all services that have the same
 	// limit for the backend: TCP connections until both sides have closed them,
-	// others until conntrack removes their entries. It cannot be combined with
-	// Affinity or port ranges.
+	// others until conntrack removes their entries. A UDP socket that is refused
+	// several times within two jiffies of the kernel (up to 20 ms), and then let
+	// in, may count several times as long as its flow lasts. It cannot be combined
+	// with Affinity or port ranges.
 	MaxConns uint32 `json:"maxConns,omitempty"`
 }
 
@@ -202,14 +260,16 @@ const (
 )
 
 // Action is what happens to a connection that no backend can take. In JSON it is
-// "default", "reject" or "drop", in upper or lower case.
+// "default", "reject", "drop" or "pass", in upper or lower case.
 type Action uint8
 
 // The actions.
 const (
 	// ActionDefault drops while the service has usable backends that the
 	// frontend's Policy excludes, so that a load balancer whose probe is not
-	// answered uses other nodes, as Kubernetes specifies; else it rejects.
+	// answered uses other nodes, as Kubernetes specifies. It passes in a family
+	// in which a frontend with an unset Addr serves nobody: all of the service's
+	// backends, whatever their State, are of the other one. Else it rejects.
 	ActionDefault Action = iota
 	// ActionReject answers TCP with a reset and other protocols with an ICMP
 	// or ICMPv6 port-unreachable error. A local process that sends a datagram
@@ -217,6 +277,14 @@ const (
 	ActionReject
 	// ActionDrop does not answer, so that the client waits for its timeout.
 	ActionDrop
+	// ActionPass leaves the connection to the host, untranslated: on an address
+	// of the node whoever listens there gets it, and to other addresses it is
+	// forwarded. The frontend still belongs to the service and counts such
+	// connections, so neither a less specific frontend (a range, or a node-wide
+	// one) nor Config.ServiceCIDRs takes them. A UDP flow that the host has got
+	// goes to a backend as soon as there is one. Connections over MaxConns are
+	// rejected.
+	ActionPass
 )
 
 // Policy is which backends the connections to a frontend may go to. In JSON it is
@@ -244,8 +312,8 @@ const (
 // always masqueraded, and so is a process that connects to a loopback address. If
 // the backend has an address of the node itself, packets from elsewhere end there and
 // keep their source; processes on the node are masqueraded like other clients. The
-// kernel chooses a random source port. In JSON it is "auto", "always" or "never", in
-// upper or lower case.
+// kernel chooses a random source port. In JSON it is "auto", "always", "never" or
+// "external", in upper or lower case.
 type Masquerade uint8
 
 // The ways to masquerade.
@@ -259,6 +327,11 @@ const (
 	// MasqueradeNever masquerades no client: the network has to route the
 	// replies of backends through this node.
 	MasqueradeNever
+	// MasqueradeExternal masquerades all clients except those in
+	// Config.Internal, whatever Frontend.Policy says. With PolicyLocalOnly it is
+	// how Kubernetes treats a ClusterIP with internalTrafficPolicy: Local, whose
+	// clients outside of the cluster do not route the replies through this node.
+	MasqueradeExternal
 )
 
 // State is whether a backend gets connections. In JSON it is "active", "draining"

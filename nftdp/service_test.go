@@ -35,8 +35,8 @@ func fullService() nftdp.Service {
 			MasqueradeClients: []netip.Prefix{netip.MustParsePrefix("fd00:88::/64")},
 		}},
 		Backends: []nftdp.Backend{{
-			Addr:  netip.MustParseAddrPort("[fd00::1]:8080"),
-			State: nftdp.StateDown, Weight: 3, Backup: true, Local: true, MaxConns: 100,
+			Addr: netip.MustParseAddrPort("[fd00::1]:8080"), NodePort: 8443,
+			State: nftdp.StateDown, Weight: 3, Backup: true, Local: true, LocalOnly: true, MaxConns: 100,
 		}},
 	}
 }
@@ -52,14 +52,14 @@ func TestServiceJSON(t *testing.T) {
 			`{"name":"default/web:http é {};\\","protocol":"sctp",` +
 				`"frontends":[{"addr":"10.96.0.10","port":80,"endPort":90,"policy":"external-local-only",` +
 				`"masquerade":"never","masqueradeClients":["fd00:88::/64"],"allow":["10.1.2.3/16","fd00::/64"],"deny":["10.1.7.0/24"],"noBackend":"drop"}],` +
-				`"backends":[{"addr":"[fd00::1]:8080","state":"down","weight":3,"backup":true,"local":true,"maxConns":100}],` +
+				`"backends":[{"addr":"[fd00::1]:8080","nodePort":8443,"state":"down","weight":3,"backup":true,"local":true,"localOnly":true,"maxConns":100}],` +
 				`"scheduler":"maglev","affinity":"3h0m0s","snat":["10.7.0.1","fd00:7::1"],"maglevSize":251,"cutStale":true}`,
 		},
 		{"zero", nftdp.Service{}, `{"name":""}`},
 		{
 			"zero values inside",
 			nftdp.Service{Name: "a", Frontends: make([]nftdp.Frontend, 1), Backends: make([]nftdp.Backend, 1)},
-			`{"name":"a","frontends":[{"port":0}],"backends":[{"addr":""}]}`,
+			`{"name":"a","frontends":[{"port":0}],"backends":[{}]}`,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) { roundTrip(t, c.service, c.want) })
@@ -68,8 +68,8 @@ func TestServiceJSON(t *testing.T) {
 
 func TestConfigJSON(t *testing.T) {
 	roundTrip(t, nftdp.Config{}, `{}`)
-	roundTrip(t, fullConfig(), `{"table":"edge","owner":"cni","nodeAddrs":["192.168.0.0/24","fd00::/64"],"internal":["10.0.0.0/8"],`+
-		`"serviceCIDRs":["10.96.0.0/12"],"localhost":true,"affinitySize":1000,"protect":true}`)
+	roundTrip(t, fullConfig(), `{"table":"edge","owner":"cni","nodeAddrs":["192.168.0.0/24","fd00::/64"],"internal":["10.0.0.0/8"],"internalInterfaces":["veth*"],`+
+		`"serviceCIDRs":["10.96.0.0/12"],"unallocated":"drop","localhost":true,"affinitySize":1000,"protect":true}`)
 }
 
 func fullConfig() nftdp.Config {
@@ -79,7 +79,10 @@ func fullConfig() nftdp.Config {
 		NodeAddrs: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24"), netip.MustParsePrefix("fd00::/64")},
 		Internal:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 
+		InternalInterfaces: []string{"veth*"},
+
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
+		Unallocated:  nftdp.ActionDrop,
 		Localhost:    true,
 		AffinitySize: 1000,
 		Protect:      true,
@@ -165,15 +168,16 @@ type word interface {
 func TestWords(t *testing.T) {
 	testWords(t, nftdp.Protocol(9), "unknown protocol %s: want tcp, udp or sctp",
 		map[string]nftdp.Protocol{"tcp": nftdp.ProtocolTCP, "udp": nftdp.ProtocolUDP, "sctp": nftdp.ProtocolSCTP})
-	testWords(t, nftdp.Action(9), "unknown action %s: want default, reject or drop",
+	testWords(t, nftdp.Action(9), "unknown action %s: want default, reject, drop or pass",
 		map[string]nftdp.Action{"default": nftdp.ActionDefault, "reject": nftdp.ActionReject, "drop": nftdp.ActionDrop})
 	testWords(t, nftdp.Policy(9), "unknown policy %s: want any-backend, local-only or external-local-only",
 		map[string]nftdp.Policy{
 			"any-backend": nftdp.PolicyAnyBackend, "local-only": nftdp.PolicyLocalOnly, "external-local-only": nftdp.PolicyExternalLocalOnly,
 		})
-	testWords(t, nftdp.Masquerade(9), "unknown masquerade %s: want auto, always or never",
+	testWords(t, nftdp.Masquerade(9), "unknown masquerade %s: want auto, always, never or external",
 		map[string]nftdp.Masquerade{
 			"auto": nftdp.MasqueradeAuto, "always": nftdp.MasqueradeAlways, "never": nftdp.MasqueradeNever,
+			"external": nftdp.MasqueradeExternal,
 		})
 	testWords(t, nftdp.Scheduler(9), "unknown scheduler %s: want random, round-robin, source-hash, maglev or source-port-hash",
 		map[string]nftdp.Scheduler{

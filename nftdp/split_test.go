@@ -35,6 +35,13 @@ func FuzzSplit(f *testing.F) {
 		former := config
 		if d.roll(4) == 0 {
 			former = d.config()
+			// Chains that are about to be deleted keep the rules of the former one.
+			former.Localhost, former.InternalInterfaces = config.Localhost, config.InternalInterfaces
+			// The rules of the next one come ahead of the services. Until the addresses of
+			// a service follow, its unused ports are dropped instead of rejected.
+			if former.lower().DropUnallocated != config.lower().DropUnallocated {
+				former.ServiceCIDRs, former.Unallocated = config.ServiceCIDRs, config.Unallocated
+			}
 		}
 		a, b := mustCompile(t, former, was), mustCompile(t, config, is)
 		if d.roll(4) == 0 {
@@ -176,6 +183,23 @@ func TestSplitLimits(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBigService: a service that does not fit by itself is named, and the others can
+// be applied without it.
+func TestBigService(t *testing.T) {
+	n := newNode(t)
+	d, spy := n.spied(t, Config{})
+	apply(t, d, nil)
+	spy.limit = 8000
+	small := Service{Name: "small", Frontends: fronts("10.96.0.2:80"), Backends: manyBackends(3)}
+	big := Service{Name: "big", Frontends: fronts("10.96.0.1:80"), Backends: manyBackends(200)}
+	_, err := d.Apply(t.Context(), []Service{big, small})
+	p, ok := errors.AsType[*FieldError](err)
+	if !ok || p.Service != "big" || !errors.Is(err, syscall.EMSGSIZE) {
+		t.Fatalf("%v", err)
+	}
+	apply(t, d, []Service{small})
 }
 
 // TestSplitByService: elements of different services can be in different

@@ -24,10 +24,7 @@ func (r *Ruleset) status() []ServiceStatus {
 func frontendStatus(h *compile.HeldFrontend) FrontendStatus {
 	f := FrontendStatus{Addr: h.Addr, Port: h.Port, EndPort: h.End, Counter: Counter{h.Packets, h.Bytes}}
 	if h.NoBackend {
-		action := ActionReject
-		if h.Drop {
-			action = ActionDrop
-		}
+		action := [...]Action{compile.Reject: ActionReject, compile.Drop: ActionDrop, compile.Pass: ActionPass}[h.Empty]
 		f.NoBackend = &action
 	}
 	index := map[netip.AddrPort]int{}

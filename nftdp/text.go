@@ -16,13 +16,13 @@ type word struct {
 
 func (p Protocol) word() word { return word{"protocol", "tcp udp sctp", uint8(p)} }
 
-func (a Action) word() word { return word{"action", "default reject drop", uint8(a)} }
+func (a Action) word() word { return word{"action", "default reject drop pass", uint8(a)} }
 
 func (p Policy) word() word {
 	return word{"policy", "any-backend local-only external-local-only", uint8(p)}
 }
 
-func (m Masquerade) word() word { return word{"masquerade", "auto always never", uint8(m)} }
+func (m Masquerade) word() word { return word{"masquerade", "auto always never external", uint8(m)} }
 
 func (s State) word() word { return word{"state", "active draining down", uint8(s)} }
 

@@ -49,7 +49,7 @@ func (d *Dataplane) Trace(ctx context.Context, f TraceFilter) iter.Seq2[*Trace, 
 			if errors.Is(err, flows.ErrNoService) {
 				err = &FieldError{Service: f.Service, Field: "name", Reason: "no such service"}
 			}
-			if !yield(traceOf(found, d.cfg.table()), err) {
+			if !yield(traceOf(found, d.config().table()), err) {
 				return
 			}
 		}

@@ -101,10 +101,14 @@ func (d *decision) code() Code {
 	if d.Verdict == VerdictLost {
 		return d.lost()
 	}
+	by, ours := d.translator()
+	if d.Trace.Service == "" && by != nil && ours { // rules of ours without the frontend
+		return CodeDrift
+	}
 	if d.Trace.Service == "" {
 		return CodeNoService
 	}
-	if by := d.foreignDNAT(); by != nil {
+	if by != nil && !ours {
 		d.By = by
 		return CodeForeignDNATFirst
 	}
@@ -161,6 +165,10 @@ func (d *decision) lost() Code {
 
 func droppedAt(hook string) Code {
 	switch hook {
+	case "ingress":
+		return CodeIngressDroppedBy
+	case "egress":
+		return CodeEgressDroppedBy
 	case "input":
 		return CodeInputDroppedBy
 	case "forward":
@@ -173,31 +181,26 @@ func droppedAt(hook string) Code {
 	return CodePreroutingDroppedBy
 }
 
-// foreignDNAT returns the rule of others that translated the destination, or nil.
-// The kernel shows a packet at the beginning of each base chain, so it is the last
-// rule of others that accepted the packet in a chain of type nat before the
-// destination was another one.
-func (d *decision) foreignDNAT() (by *TraceStep) {
-	if d.Reply {
-		return nil
+// translator returns the rule that translated the destination, or nil, and whether it
+// is ours. The kernel shows a packet at the beginning of each base chain, so it is the
+// last rule that accepted the packet in a chain of type nat before the destination was
+// another one, or the first of ours.
+func (d *decision) translator() (by *TraceStep, ours bool) {
+	if d.Reply || !d.Backend.IsValid() {
+		return nil, false
 	}
-	var accepted *TraceStep
 	for i := range d.Traced.Steps {
 		s := &d.Traced.Steps[i]
 		if s.Packet != nil && s.Packet.Dst != d.Way.Packet.Dst {
 			break
 		}
 		if s.Base.Type == "nat" && s.Verdict.Base() == trace.Accept && s.Handle != 0 {
-			if d.own(s) {
-				return nil
+			if by = &d.Trace.Steps[i]; d.own(s) {
+				return by, true
 			}
-			accepted = &d.Trace.Steps[i]
 		}
 	}
-	if !d.Backend.IsValid() {
-		return nil
-	}
-	return accepted
+	return by, false
 }
 
 func packetOf(p *trace.Packet) Packet {

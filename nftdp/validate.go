@@ -150,15 +150,16 @@ func (r *report) checkTogether() {
 		r.add("affinity", "is not possible with port ranges: leave one of them out")
 	}
 	for j := range s.Backends {
-		if s.Backends[j].MaxConns == 0 {
-			continue
-		}
-		field := fmt.Sprintf("backends[%d].maxConns", j)
-		if s.Affinity > 0 {
-			r.add(field, "is not possible with affinity: leave one of them out")
-		}
-		if s.ranged() {
-			r.add(field, "is not possible with port ranges: leave one of them out")
+		for _, own := range [...]struct {
+			chain bool // the backend has a chain of its own
+			field string
+		}{{s.Backends[j].MaxConns > 0, "maxConns"}, {s.Backends[j].NodePort > 0, "nodePort"}} {
+			if own.chain && s.Affinity > 0 {
+				r.checkIn("backends", j, own.field, "is not possible with affinity: leave one of them out")
+			}
+			if own.chain && s.ranged() {
+				r.checkIn("backends", j, own.field, "is not possible with port ranges: leave one of them out")
+			}
 		}
 	}
 }
@@ -211,7 +212,7 @@ func (r *report) checkName() {
 
 func (r *report) checkFrontend(j int) {
 	f := &r.service.Frontends[j]
-	if reason := addrFlaw(f.Addr); reason != "" {
+	if reason := frontendFlaw(f.Addr); reason != "" {
 		r.add(fmt.Sprintf("frontends[%d].addr", j), fmt.Sprintf("%v %s: "+
 			"give a unicast address that clients can reach, or none for all node addresses", f.Addr, reason))
 	}
@@ -245,17 +246,18 @@ func (r *report) checkClients(j int, list string, prefixes []netip.Prefix) {
 	}
 }
 
-// addrFlaw says why an address can be neither that of a frontend nor that of a
-// backend, or "". To be missing or unspecified is not a flaw here.
-func addrFlaw(a netip.Addr) string {
+// frontendFlaw says why an address can be neither that of a frontend nor that of a
+// backend, or "". To be missing, unspecified or a loopback address is not a flaw
+// here.
+func frontendFlaw(a netip.Addr) string {
 	plain := a.Unmap()
 	switch {
 	case a.Zone() != "":
 		return "has a zone, which a rule cannot carry"
 	case plain.IsMulticast():
 		return "is a multicast address"
-	case plain.IsLoopback():
-		return "is a loopback address"
+	case plain.Is6() && plain.IsLinkLocalUnicast():
+		return "is a link-local IPv6 address, to which clients send packets that the kernel does not forward"
 	case plain == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return "is the broadcast address"
 	}
@@ -264,11 +266,13 @@ func addrFlaw(a netip.Addr) string {
 
 // hostFlaw says why an address cannot be that of one machine, or "".
 func hostFlaw(a netip.Addr) string {
-	switch flaw := addrFlaw(a); {
+	switch flaw := frontendFlaw(a); {
 	case !a.IsValid():
 		return "is missing"
 	case a.Unmap().IsUnspecified():
 		return fmt.Sprintf("%v is the unspecified address", a)
+	case a.Unmap().IsLoopback():
+		return fmt.Sprintf("%v is a loopback address", a)
 	case flaw != "":
 		return fmt.Sprintf("%v %s", a, flaw)
 	}

@@ -4,14 +4,22 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 func (r *report) checkBackend(j int, reachable families) {
 	b := &r.service.Backends[j]
-	r.checkIn("backends", j, "addr", r.backendFlaw(b.Addr, reachable))
+	if b.NodePort == 0 {
+		r.checkIn("backends", j, "addr", r.backendFlaw(b.Addr, reachable))
+	} else if b.Addr != (netip.AddrPort{}) {
+		r.checkIn("backends", j, "nodePort", "is not possible with an address: leave one of them out")
+	}
 	r.checkIn("backends", j, "state", b.State.word().flaw())
+	if b.LocalOnly && !b.local() {
+		r.checkIn("backends", j, "localOnly", "is of no use without local: set both, or leave it out")
+	}
 }
 
 // backendFlaw says why connections cannot go to an address and port, or "". With
@@ -21,7 +29,7 @@ func (r *report) backendFlaw(a netip.AddrPort, reachable families) string {
 	family, ranged := ruleset.FamilyOf(a.Addr()), r.service.ranged()
 	switch flaw := hostFlaw(a.Addr()); {
 	case !a.IsValid():
-		return `is missing: give an address and a port, as in "10.0.0.1:8080"`
+		return `is missing: give an address and a port, as in "10.0.0.1:8080", or nodePort`
 	case flaw != "":
 		return flaw + ": give the unicast address at which the node reaches the backend"
 	case ranged && a.Port() != 0:
@@ -38,8 +46,12 @@ func (r *report) backendFlaw(a netip.AddrPort, reachable families) string {
 // pool has slots.
 func (r *report) checkPool() {
 	for _, d := range duplicates(r.service.Backends) {
-		r.add(fmt.Sprintf("backends[%d].addr", d.index),
-			fmt.Sprintf("%v is backends[%d] already: remove one", r.service.Backends[d.index].Addr, d.first))
+		b, field := &r.service.Backends[d.index], "addr"
+		what := b.Addr.String()
+		if b.NodePort > 0 {
+			field, what = "nodePort", strconv.Itoa(int(b.NodePort))
+		}
+		r.checkIn("backends", d.index, field, fmt.Sprintf("%s is backends[%d] already: remove one", what, d.first))
 	}
 	most := MaxBackends
 	if len(r.service.Backends) > MaxRangeBackends && r.service.ranged() {
@@ -68,8 +80,10 @@ func (r *report) checkMaglev(slots int) {
 func active(backends []Backend, family ruleset.Family) int {
 	n := 0
 	for i := range backends {
-		if b := &backends[i]; b.State == StateActive && b.Addr.IsValid() && ruleset.FamilyOf(b.Addr.Addr()) == family {
-			n++
+		if b := &backends[i]; b.State == StateActive {
+			if _, ok := b.in(family); ok {
+				n++
+			}
 		}
 	}
 	return n
@@ -88,7 +102,7 @@ func duplicates(backends []Backend) []duplicate {
 	var found []duplicate
 	var seen [few]netip.AddrPort
 	for i := range backends {
-		seen[i] = unmapped(backends[i].Addr)
+		seen[i] = backends[i].identity()
 		first := slices.Index(seen[:i], seen[i])
 		if first >= 0 && seen[i].IsValid() {
 			found = append(found, duplicate{i, first})
@@ -104,7 +118,7 @@ func manyDuplicates(backends []Backend) []duplicate {
 	var found []duplicate
 	seen := make(map[netip.AddrPort]int, len(backends))
 	for i := range backends {
-		addr := unmapped(backends[i].Addr)
+		addr := backends[i].identity()
 		if first, ok := seen[addr]; !ok {
 			seen[addr] = i
 		} else if addr.IsValid() {
@@ -118,11 +132,19 @@ func manyDuplicates(backends []Backend) []duplicate {
 // of the one before, as in most lists that a program has made.
 func ascending(backends []Backend) bool {
 	for i := 1; i < len(backends); i++ {
-		if unmapped(backends[i-1].Addr).Compare(unmapped(backends[i].Addr)) >= 0 {
+		if backends[i-1].identity().Compare(backends[i].identity()) >= 0 {
 			return false
 		}
 	}
 	return true
+}
+
+// identity is an address and port that no other backend of a valid service has.
+func (b *Backend) identity() netip.AddrPort {
+	if b.NodePort > 0 {
+		return netip.AddrPortFrom(netip.IPv4Unspecified(), b.NodePort)
+	}
+	return unmapped(b.Addr)
 }
 
 func unmapped(a netip.AddrPort) netip.AddrPort {

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 // problems are those of the configuration by itself.
@@ -19,9 +21,44 @@ func (c Config) problems() []*FieldError {
 	if c.Owner != "" && c.Protect {
 		found = append(found, &FieldError{Field: "protect", Reason: "is not possible with owner, since it keeps other owners out: leave one of them out"})
 	}
+	if reason := c.Unallocated.word().flaw(); reason != "" {
+		found = append(found, &FieldError{Field: "unallocated", Reason: reason})
+	} else if c.Unallocated == ActionPass {
+		found = append(found, &FieldError{Field: "unallocated", Reason: "pass is not possible: use default, reject or drop"})
+	}
 	found = appendPrefixProblems(found, "nodeAddrs", c.NodeAddrs)
+	for i, p := range c.NodeAddrs {
+		if p.IsValid() && p.Masked().Addr().IsLinkLocalUnicast() && p.Addr().Is6() && p.Bits() >= 10 {
+			found = append(found, &FieldError{Field: fmt.Sprintf("nodeAddrs[%d]", i), Reason: fmt.Sprintf(
+				"%v has link-local IPv6 addresses, to which clients send packets that the kernel does not forward: remove it", p)})
+		}
+	}
 	found = appendPrefixProblems(found, "internal", c.Internal)
+	for i, name := range c.InternalInterfaces {
+		if reason := interfaceFlaw(name); reason != "" {
+			found = append(found, &FieldError{Field: fmt.Sprintf("internalInterfaces[%d]", i), Reason: reason})
+		}
+	}
 	return appendPrefixProblems(found, "serviceCIDRs", c.ServiceCIDRs)
+}
+
+// interfaceFlaw says what is wrong with the name of an interface, or "".
+func interfaceFlaw(pattern string) string {
+	name := strings.TrimSuffix(pattern, "*")
+	switch {
+	case name == "" && pattern != "":
+		return "is every interface: list 0.0.0.0/0 and ::/0 in internal instead"
+	case name == "":
+		return `is empty: give a name, as "cni0", or the beginning of names, as "veth*"`
+	case len(name) >= ruleset.InterfaceLen:
+		return fmt.Sprintf("%q has %d bytes: at most %d are possible", name, len(name), ruleset.InterfaceLen-1)
+	}
+	for i, r := range name {
+		if !isLetter(r) && !strings.ContainsRune("0123456789_.:@-", r) {
+			return fmt.Sprintf(`%q has %q at byte %d: only letters, digits and any of "_.:@-" are possible, and an asterisk at the end`, pattern, r, i)
+		}
+	}
+	return ""
 }
 
 func appendPrefixProblems(found []*FieldError, field string, prefixes []netip.Prefix) []*FieldError {

@@ -105,14 +105,16 @@ func everythingWrong() problemCase {
 			NodeAddrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), {}},
 			Internal:  prefixes("::ffff:10.0.0.0/104", "10.0.0.0/8"),
 
-			ServiceCIDRs: []netip.Prefix{{}},
+			InternalInterfaces: []string{"cni0", "", "*", "veth*0", "veth0123456789ab", `a"b`, "veth*"},
+
+			ServiceCIDRs: []netip.Prefix{{}}, Unallocated: ActionPass,
 		},
 		services: []Service{
 			{Name: "b", Frontends: fronts(":80", "10.96.0.10:80")},
 			{
 				Protocol: 9,
 				Frontends: []Frontend{
-					{Addr: netip.MustParseAddr("224.0.0.1"), NoBackend: 3},
+					{Addr: netip.MustParseAddr("224.0.0.1"), NoBackend: 4},
 					front("10.96.0.10:80"),
 				},
 				Backends: []Backend{back("[::1]:80"), back("[fd00::1]:80"), {State: 7}},
@@ -122,8 +124,14 @@ func everythingWrong() problemCase {
 		},
 		want: []FieldError{
 			{Field: "table", Reason: `"2nd" has '2' at byte 0: a letter is needed first, then letters, digits and any of "/_.-"`},
+			{Field: "unallocated", Reason: "pass is not possible: use default, reject or drop"},
 			{Field: "nodeAddrs[1]", Reason: `is missing: give an address and a length, as in "10.0.0.0/8"`},
 			{Field: "internal[0]", Reason: "::ffff:10.0.0.0/104 is an IPv4-mapped prefix: write 10.0.0.0/8"},
+			{Field: "internalInterfaces[1]", Reason: `is empty: give a name, as "cni0", or the beginning of names, as "veth*"`},
+			{Field: "internalInterfaces[2]", Reason: "is every interface: list 0.0.0.0/0 and ::/0 in internal instead"},
+			{Field: "internalInterfaces[3]", Reason: `"veth*0" has '*' at byte 4: only letters, digits and any of "_.:@-" are possible, and an asterisk at the end`},
+			{Field: "internalInterfaces[4]", Reason: `"veth0123456789ab" has 16 bytes: at most 15 are possible`},
+			{Field: "internalInterfaces[5]", Reason: `"a\"b" has '"' at byte 1: only letters, digits and any of "_.:@-" are possible, and an asterisk at the end`},
 			{Field: "serviceCIDRs[0]", Reason: `is missing: give an address and a length, as in "10.0.0.0/8"`},
 			{Service: "services[1]", Field: "name", Reason: "is empty: give every service a name of its own"},
 			{Service: "services[1]", Field: "protocol", Reason: "protocol(9) is unknown: use tcp, udp or sctp"},
@@ -132,7 +140,7 @@ func everythingWrong() problemCase {
 					"give a unicast address that clients can reach, or none for all node addresses",
 			},
 			{Service: "services[1]", Field: "frontends[0].port", Reason: "is 0: give a port from 1 to 65535"},
-			{Service: "services[1]", Field: "frontends[0].noBackend", Reason: "action(3) is unknown: use default, reject or drop"},
+			{Service: "services[1]", Field: "frontends[0].noBackend", Reason: "action(4) is unknown: use default, reject, drop or pass"},
 			{
 				Service: "services[1]", Field: "backends[0].addr", Reason: "::1 is a loopback address: " +
 					"give the unicast address at which the node reaches the backend",
@@ -141,7 +149,7 @@ func everythingWrong() problemCase {
 				Service: "services[1]", Field: "backends[1].addr", Reason: "[fd00::1]:80 is IPv6, but no frontend of the service is: " +
 					"add one, or remove the backend",
 			},
-			{Service: "services[1]", Field: "backends[2].addr", Reason: `is missing: give an address and a port, as in "10.0.0.1:8080"`},
+			{Service: "services[1]", Field: "backends[2].addr", Reason: `is missing: give an address and a port, as in "10.0.0.1:8080", or nodePort`},
 			{Service: "services[1]", Field: "backends[2].state", Reason: "state(7) is unknown: use active, draining or down"},
 			{
 				Service: "a\n", Field: "name", Reason: `has '\n' at byte 1: ` +
@@ -168,6 +176,16 @@ func configCases() []problemCase {
 				ServiceCIDRs: prefixes("10.96.0.1/12", "10.96.0.0/12", "fd00:96::/112"),
 				Localhost:    true,
 				AffinitySize: math.MaxUint32,
+			},
+		},
+		{
+			name: "link-local node addresses",
+			config: Config{
+				NodeAddrs: prefixes("169.254.0.0/16", "fe80::/10", "fe80::1/64", "fe00::/8"),
+			},
+			want: []FieldError{
+				{Field: "nodeAddrs[1]", Reason: "fe80::/10 has link-local IPv6 addresses, to which clients send packets that the kernel does not forward: remove it"},
+				{Field: "nodeAddrs[2]", Reason: "fe80::1/64 has link-local IPv6 addresses, to which clients send packets that the kernel does not forward: remove it"},
 			},
 		},
 		{
@@ -295,15 +313,16 @@ func frontendCases() []problemCase {
 	for text, reason := range map[string]string{
 		"10.96.0.10":       "",
 		"::ffff:10.96.0.1": "",
-		"fe80::1":          "",
+		"fe80::1":          "fe80::1 is a link-local IPv6 address, to which clients send packets that the kernel does not forward" + advice,
+		"169.254.20.10":    "",
 		"0.0.0.0":          "",
 		"::":               "",
 		"::ffff:0.0.0.0":   "",
 		"fe80::1%eth0":     "fe80::1%eth0 has a zone, which a rule cannot carry" + advice,
 		"::1%lo":           "::1%lo has a zone, which a rule cannot carry" + advice,
-		"127.8.0.1":        "127.8.0.1 is a loopback address" + advice,
-		"::1":              "::1 is a loopback address" + advice,
-		"::ffff:127.0.0.1": "::ffff:127.0.0.1 is a loopback address" + advice,
+		"127.8.0.1":        "",
+		"::1":              "",
+		"::ffff:127.0.0.1": "",
 		"224.0.0.251":      "224.0.0.251 is a multicast address" + advice,
 		"ff02::1":          "ff02::1 is a multicast address" + advice,
 		"::ffff:224.0.0.1": "::ffff:224.0.0.1 is a multicast address" + advice,
@@ -363,8 +382,8 @@ func backendCases() []problemCase {
 		netip.MustParseAddrPort("10.0.0.1:65535"):       "",
 		netip.MustParseAddrPort("[fd00::1]:1"):          "",
 		netip.MustParseAddrPort("[::ffff:10.0.0.1]:80"): "",
-		{}:                                             `is missing: give an address and a port, as in "10.0.0.1:8080"`,
-		netip.AddrPortFrom(netip.Addr{}, 1):            `is missing: give an address and a port, as in "10.0.0.1:8080"`,
+		{}:                                             `is missing: give an address and a port, as in "10.0.0.1:8080", or nodePort`,
+		netip.AddrPortFrom(netip.Addr{}, 1):            `is missing: give an address and a port, as in "10.0.0.1:8080", or nodePort`,
 		netip.MustParseAddrPort("10.0.0.1:0"):          "10.0.0.1:0 has port 0: give a port from 1 to 65535",
 		netip.MustParseAddrPort("[fd00::1]:0"):         "[fd00::1]:0 has port 0: give a port from 1 to 65535",
 		netip.MustParseAddrPort("0.0.0.0:80"):          "0.0.0.0 is the unspecified address" + advice,
@@ -451,8 +470,8 @@ func poolCases() []problemCase {
 			name:     "missing addresses are neither duplicates nor active backends",
 			services: []Service{{Name: "a", Scheduler: SchedulerMaglev, MaglevSize: 2, Backends: append(make([]Backend, 2), backs("10.0.0.1:80", "[fd00::1]:80")...)}},
 			want: []FieldError{
-				{Service: "a", Field: "backends[0].addr", Reason: `is missing: give an address and a port, as in "10.0.0.1:8080"`},
-				{Service: "a", Field: "backends[1].addr", Reason: `is missing: give an address and a port, as in "10.0.0.1:8080"`},
+				{Service: "a", Field: "backends[0].addr", Reason: `is missing: give an address and a port, as in "10.0.0.1:8080", or nodePort`},
+				{Service: "a", Field: "backends[1].addr", Reason: `is missing: give an address and a port, as in "10.0.0.1:8080", or nodePort`},
 			},
 		},
 		{name: "a full pool", services: []Service{{Name: "a", Backends: full}}},
@@ -537,11 +556,14 @@ func clientCases() []problemCase {
 		oneService("masqueraded clients and always", masqueraded(":80", MasqueradeAlways, "10.0.0.0/8"),
 			FieldError{Field: "frontends[0].masqueradeClients", Reason: "is not possible with masquerade always: leave one of them out"},
 		),
+		oneService("a backend for policies that is elsewhere", Service{
+			Name: "a", Frontends: []Frontend{{Port: 80}}, Backends: []Backend{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), LocalOnly: true}},
+		}, FieldError{Field: "backends[0].localOnly", Reason: "is of no use without local: set both, or leave it out"}),
 		oneService("masqueraded clients and never", masqueraded(":80", MasqueradeNever, "10.0.0.0/8"),
 			FieldError{Field: "frontends[0].masqueradeClients", Reason: "is not possible with masquerade never: leave one of them out"},
 		),
 		oneService("masqueraded clients and an unknown word", masqueraded(":80", 9, "10.0.0.0/8"),
-			FieldError{Field: "frontends[0].masquerade", Reason: "masquerade(9) is unknown: use auto, always or never"},
+			FieldError{Field: "frontends[0].masquerade", Reason: "masquerade(9) is unknown: use auto, always, never or external"},
 		),
 		oneService("IPv4 clients of an IPv6 frontend", of("[fd00:96::1]:80", prefixes("10.0.0.0/8"), nil),
 			FieldError{Field: "frontends[0].allow[0]", Reason: "10.0.0.0/8 is IPv4, but the frontend is not: remove it"},
@@ -619,6 +641,20 @@ func togetherCases() []problemCase {
 	unusable := slices.Clone(limited)
 	unusable[0].State, unusable[0].Local, unusable[0].Backup = StateDown, true, true
 	return []problemCase{
+		oneService("ports of the node beside other backends", Service{
+			Frontends: fronts(":80", "[fd00:96::1]:80"), Backends: []Backend{{NodePort: 80}, {NodePort: 81, MaxConns: 1}, back("10.0.0.1:80")},
+		}),
+		oneService("a port of the node with what it excludes", Service{
+			Frontends: []Frontend{{Port: 80, EndPort: 81}}, Affinity: aSecond, Backends: []Backend{{NodePort: 80}},
+		},
+			FieldError{Field: "affinity", Reason: "is not possible with port ranges: leave one of them out"},
+			FieldError{Field: "backends[0].nodePort", Reason: "is not possible with affinity: leave one of them out"},
+			FieldError{Field: "backends[0].nodePort", Reason: "is not possible with port ranges: leave one of them out"}),
+		oneService("a port of the node with an address, and twice", Service{
+			Frontends: fronts(":80"), Backends: []Backend{{NodePort: 80, Addr: netip.MustParseAddrPort("10.0.0.1:80")}, {NodePort: 80}},
+		},
+			FieldError{Field: "backends[0].nodePort", Reason: "is not possible with an address: leave one of them out"},
+			FieldError{Field: "backends[1].nodePort", Reason: "80 is backends[0] already: remove one"}),
 		oneService("limits", Service{Frontends: fronts(":80"), Backends: limited}),
 		oneService("a limit of what is down", Service{Frontends: fronts(":80"), Backends: unusable}),
 		oneService("affinity and limits", Service{Frontends: fronts(":80"), Affinity: aSecond, Backends: unusable},
@@ -628,9 +664,9 @@ func togetherCases() []problemCase {
 
 func policyCases() []problemCase {
 	return []problemCase{oneService("unknown words",
-		Service{Frontends: []Frontend{{Port: 80, Policy: 3, Masquerade: 3}}},
+		Service{Frontends: []Frontend{{Port: 80, Policy: 3, Masquerade: 4}}},
 		FieldError{Field: "frontends[0].policy", Reason: "policy(3) is unknown: use any-backend, local-only or external-local-only"},
-		FieldError{Field: "frontends[0].masquerade", Reason: "masquerade(3) is unknown: use auto, always or never"},
+		FieldError{Field: "frontends[0].masquerade", Reason: "masquerade(4) is unknown: use auto, always, never or external"},
 	)}
 }
 

@@ -79,7 +79,11 @@ func (d *Dataplane) follow(ctx context.Context, repair bool) iter.Seq2[*Drift, e
 			if err != nil {
 				err = publicError(err, nil)
 			}
-			if !yield(driftOf(found), err) {
+			drift := driftOf(found)
+			if repair && !engine.Ended(ctx, err) {
+				d.reportRepair(drift, err)
+			}
+			if !yield(drift, err) {
 				return
 			}
 		}

@@ -85,22 +85,21 @@ func drain(ctx context.Context, file, name string, backend netip.AddrPort, patie
 }
 
 // wait returns when no connections are left, or DeadlineExceeded. It prints how
-// many there are each second.
+// many there are.
 func wait(ctx context.Context, dataplane *nftdp.Dataplane, name string, backend netip.AddrPort, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
-		second, cancel := context.WithTimeout(ctx, time.Second)
-		left, err := dataplane.Drain(second, name, backend)
-		cancel()
-		if err == nil {
-			log.Print("no connections are left")
-		}
-		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+	printed := -1
+	for left, err := range dataplane.Draining(ctx, name, backend) {
+		if err != nil {
 			return err
 		}
-		log.Printf("%d connections are left", left)
+		if left != printed {
+			log.Printf("%d connections are left", left)
+			printed = left
+		}
 	}
+	return nil
 }
 
 // readService reads a file and returns one of its services.

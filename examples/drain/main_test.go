@@ -29,7 +29,7 @@ func TestDrain(t *testing.T) {
 		code     int
 		cut      bool
 	}{
-		{name: "all end", deadline: "1m", awaited: "no connections are left"},
+		{name: "all end", deadline: "1m", awaited: "0 connections are left"},
 		{name: "cut", deadline: "3s", stay: 2, awaited: "2 connections are cut", cut: true},
 		{name: "interrupted", deadline: "1m", stay: 2, awaited: "2 connections are left", signal: syscall.SIGINT, code: 130},
 	} {

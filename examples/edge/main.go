@@ -4,7 +4,7 @@
 // of clients outside: they come back to their backends, are let in or not, keep
 // their addresses or not, are too many, or miss. A backend leaves without
 // breaking connections, and what others do to the rules is repaired. In the end
-// a standby gateway takes over. The network is made of namespaces that are gone
+// another gateway takes over, and connections go on through it. The network is made of namespaces that are gone
 // afterwards. Whatever behaves otherwise ends the program with an error.
 //
 //	go run ./examples/edge
@@ -42,7 +42,7 @@ func demo(ctx context.Context, out io.Writer) (err error) {
 	return lab.InOrder(ctx,
 		g.start, g.apply,
 		g.showPolicies, g.showClients, g.showRange, g.showServiceCIDRs, g.showLimit, g.showLocalhost,
-		g.showDrain, g.showKeep, g.showAffinity, g.showStandby)
+		g.showDrain, g.showKeep, g.showAffinity, g.showTakeover)
 }
 
 // start adds clients and servers, and opens a dataplane. Each backend has a

@@ -5,68 +5,60 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
+	"time"
+
+	"github.com/nftdp/go-nftdp/nftdp"
 )
 
-// showStandby tells another gateway about the clients before it gets their
-// connections, in another order than the first one did.
-func (g *gateway) showStandby(ctx context.Context) error {
-	g.Heading("A standby gateway takes over, and knows who comes back to whom (Affinities, AddAffinities)")
-	if err := g.prepareStandby(ctx); err != nil {
-		return err
+// This file is what two gateways need of which one takes over from the other; it can be
+// copied. When the addresses move, the second gateway has no conntrack entry for a
+// connection of the first one. To its kernel the client's next segment begins one, and
+// meets the rules: they have to lead it to the same backend, and that has to see the
+// same source.
+
+// shared is a service whose connections go on at another gateway with the same services.
+// Maglev hashes the client's address, alike on both. A masqueraded connection would get
+// another port.
+func shared(s nftdp.Service) nftdp.Service {
+	if s.Affinity == 0 {
+		s.Scheduler = nftdp.SchedulerMaglev
 	}
-	before, err := g.round(g.clients)
-	if err != nil {
-		return err
+	for i := range s.Frontends {
+		s.Frontends[i].Masquerade = nftdp.MasqueradeNever
 	}
-	if err := g.FailOver(g.addrs.External); err != nil {
-		return err
-	}
-	clients := slices.Clone(g.clients)
-	slices.Reverse(clients)
-	after, err := g.round(clients)
-	if err != nil {
-		return err
-	}
-	if err := g.printRounds(g.clients, []string{"FIRST GATEWAY", "STANDBY"}, before, after); err != nil {
-		return err
-	}
-	for _, c := range clients {
-		if after[c] != before[c] {
-			return fmt.Errorf("client %v is at %s, and was at %s before", c, after[c], before[c])
-		}
-	}
-	return nil
+	return s
 }
 
-// prepareStandby makes a dataplane in a namespace of its own, with the same
-// services, and hands it the affinities of the first one.
-func (g *gateway) prepareStandby(ctx context.Context) error {
-	known, err := g.dataplane.Affinities(ctx)
+// handOver tells another gateway which backends the clients of services with affinity
+// come back to. A gateway that may fail does so every few seconds.
+func handOver(ctx context.Context, from, to *nftdp.Dataplane) error {
+	known, err := from.Affinities(ctx)
 	if err != nil {
 		return err
 	}
-	node, err := g.AddStandby()
-	if err != nil {
-		return err
+	n, err := to.AddAffinities(ctx, known)
+	if err == nil && n < len(known) {
+		err = fmt.Errorf("%d of %d affinities are handed over", n, len(known))
 	}
-	standby, err := g.open(ctx, node)
-	if err != nil {
-		return err
+	return err
+}
+
+// pickedUp waits until a gateway has flows of all connections of a service, since it
+// has got a segment of each from its client. Meanwhile replies still pass through the
+// former gateway, which knows all of them. If a backend's segment came first, the
+// kernel would pass it on untranslated, and the client would reset.
+func pickedUp(ctx context.Context, by *nftdp.Dataplane, service string, conns int) error {
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		flows, err := by.Flows(ctx, service)
+		if err != nil || len(flows) >= conns {
+			return err
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	if _, err := standby.Apply(ctx, g.services()); err != nil {
-		return err
-	}
-	if _, err := standby.MeetRequirements(ctx); err != nil { // It has to forward.
-		return err
-	}
-	n, err := standby.AddAffinities(ctx, known)
-	if err != nil {
-		return err
-	}
-	g.Printf("%d affinities are listed, %d are handed over\n", len(known), n)
-	if n != len(g.clients) || n != len(known) {
-		return fmt.Errorf("there are %d clients", len(g.clients))
-	}
-	return nil
 }

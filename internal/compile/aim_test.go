@@ -62,8 +62,7 @@ func compareAim(t *testing.T, eval *ruleset.Evaluator, aim *ruleset.Aim, p rules
 // packetsTo returns packets to the frontends of services and beside them.
 func packetsTo(services []*Service) (out []ruleset.Packet) {
 	for _, s := range services {
-		for i := range s.Frontends {
-			f := &s.Frontends[i]
+		for _, f := range s.Frontends {
 			addrs := []netip.Addr{f.Addr}
 			if f.Addr.IsUnspecified() {
 				addrs = []netip.Addr{addr("10.0.0.1"), addr("10.9.0.1"), addr("10.77.0.1"), addr("127.0.0.1")}

@@ -21,24 +21,26 @@ func (s *Service) Arranged(like *Service) *Service {
 	}
 	var known arrangements
 	out := *s
-	out.Frontends = make([]Frontend, 0, len(s.Frontends))
-	var unpaired []int
-	for f, l := range paired(s.Frontends, like.Frontends) {
+	out.Frontends = make([]*Frontend, 0, len(s.Frontends))
+	var unpaired []*Frontend
+	for f, l := range Paired(s.Frontends, like.Frontends) {
 		if f == nil {
 			continue
 		}
-		if l == nil {
-			unpaired = append(unpaired, len(out.Frontends))
-			out.Frontends = append(out.Frontends, *f)
-			continue
+		if f != l {
+			f = new(*f)
 		}
-		next := *f
-		next.Pool, next.Ordered = known.arrange(f.Port, f.Pool, f.Ordered, l.Pool, l.Ordered)
-		next.Internal, next.OrderedInternal = known.arrange(f.Port, f.Internal, f.OrderedInternal, l.Internal, l.OrderedInternal)
-		out.Frontends = append(out.Frontends, next)
+		out.Frontends = append(out.Frontends, f)
+		switch l {
+		case f:
+		case nil:
+			unpaired = append(unpaired, f)
+		default:
+			f.Pool, f.Ordered = known.arrange(f.Port, f.Pool, f.Ordered, l.Pool, l.Ordered)
+			f.Internal, f.OrderedInternal = known.arrange(f.Port, f.Internal, f.OrderedInternal, l.Internal, l.OrderedInternal)
+		}
 	}
-	for _, i := range unpaired { // as the other frontends with the same backends
-		f := &out.Frontends[i]
+	for _, f := range unpaired { // as the other frontends with the same backends
 		f.Pool, f.Ordered = known.like(f.Pool, f.Ordered)
 		f.Internal, f.OrderedInternal = known.like(f.Internal, f.OrderedInternal)
 	}
@@ -55,8 +57,8 @@ func (s *Service) arrangedAs(o *Service) bool {
 		return false
 	}
 	for i := range s.Frontends {
-		f, l := &s.Frontends[i], &o.Frontends[i]
-		if f.order(l) != 0 || !equal(f.Pool, l.Pool) || !equal(f.Internal, l.Internal) {
+		f, l := s.Frontends[i], o.Frontends[i]
+		if f != l && (f.order(l) != 0 || !equal(f.Pool, l.Pool) || !equal(f.Internal, l.Internal)) {
 			return false
 		}
 	}
@@ -65,27 +67,83 @@ func (s *Service) arrangedAs(o *Service) bool {
 
 func equal(a, b []netip.AddrPort) bool { return same(a, b) || slices.Equal(a, b) }
 
-// paired iterates over two lists of frontends, each in the order of Frontend.order,
+// Paired iterates over two lists of frontends, each in the order of Service.Frontends,
 // and yields those of both lists at the same place together, others beside nil.
-func paired(a, b []Frontend) iter.Seq2[*Frontend, *Frontend] {
+func Paired(a, b []*Frontend) iter.Seq2[*Frontend, *Frontend] {
 	return func(yield func(x, y *Frontend) bool) {
 		for len(a) > 0 || len(b) > 0 {
 			var x, y *Frontend
 			order := cmp.Compare(len(b), len(a)) // if one list is at its end
-			if len(a) > 0 && len(b) > 0 {
-				order = a[0].order(&b[0])
+			switch {
+			case len(a) == 0 || len(b) == 0:
+			case a[0] == b[0]:
+				order = 0
+			default:
+				order = a[0].order(b[0])
 			}
 			if order <= 0 {
-				x, a = &a[0], a[1:]
+				x, a = a[0], a[1:]
 			}
 			if order >= 0 {
-				y, b = &b[0], b[1:]
+				y, b = b[0], b[1:]
 			}
 			if !yield(x, y) {
 				return
 			}
 		}
 	}
+}
+
+// Changed is Paired for the frontends of a service and of its successor, without those
+// that both share and that stay at their Key.
+func Changed(s, successor *Service) iter.Seq2[*Frontend, *Frontend] {
+	stay := s.Proto == successor.Proto
+	return func(yield func(x, y *Frontend) bool) {
+		for x, y := range Paired(s.Frontends, successor.Frontends) {
+			if (x != y || !stay) && !yield(x, y) {
+				return
+			}
+		}
+	}
+}
+
+// Merged returns two lists of frontends, each in order, as one. Distinct is false if two
+// of them, one of each list, have the same place.
+func Merged(a, b []*Frontend) (all []*Frontend, distinct bool) {
+	if len(a) == 0 {
+		return b, true
+	}
+	all, distinct = make([]*Frontend, 0, len(a)+len(b)), true
+	for x, y := range Paired(a, b) {
+		distinct = distinct && (x == nil || y == nil)
+		for _, f := range [...]*Frontend{x, y} {
+			if f != nil {
+				all = append(all, f)
+			}
+		}
+	}
+	return all, distinct
+}
+
+// InOrder sorts frontends as Service.Frontends.
+func InOrder(list []*Frontend) { slices.SortFunc(list, (*Frontend).order) }
+
+// Sharing returns the slots that some of the frontends have, and their order as Slots
+// returned them, if it returned this pool; otherwise the pool.
+func Sharing(frontends []*Frontend, pool []netip.AddrPort) (slots, ordered []netip.AddrPort) {
+	var last *Frontend
+	for _, f := range frontends {
+		if last != nil && f.SamePools(last) {
+			continue
+		}
+		last = f
+		for _, p := range [...][2][]netip.AddrPort{{f.Pool, f.Ordered}, {f.Internal, f.OrderedInternal}} {
+			if slices.Equal(pool, p[0]) && p[1] == nil || slices.Equal(pool, p[1]) && p[1] != nil {
+				return p[0], p[1]
+			}
+		}
+	}
+	return pool, nil
 }
 
 // order compares the places of two frontends.

@@ -15,8 +15,8 @@ func FuzzArranged(f *testing.F) {
 		d := &dice{data}
 		scheduler := Scheduler(d.roll(len(schedulers)))
 		service := func(pool []netip.AddrPort) *Service {
-			front := Frontend{Addr: addr("10.9.0.1"), Port: 80, Pool: pool}
-			return &Service{Name: "s", Proto: TCP, Scheduler: scheduler, Frontends: []Frontend{front}}
+			front := &Frontend{Addr: addr("10.9.0.1"), Port: 80, Pool: pool}
+			return &Service{Name: "s", Proto: TCP, Scheduler: scheduler, Frontends: []*Frontend{front}}
 		}
 		held := service(d.tweakedPool(Slots(scheduler, d.backends("10.8.0.1"), 13)))
 		for range 5 {
@@ -86,14 +86,14 @@ func TestArrangedFrontends(t *testing.T) {
 	a, b, c, d := "10.8.0.1:80", "10.8.0.2:80", "10.8.0.3:80", "10.8.0.4:80"
 	held := pool(c, a, b)
 	wanted := pool(a, b, d)
-	front := func(port uint16, pool []netip.AddrPort) Frontend {
-		return Frontend{Addr: addr("10.9.0.1"), Port: port, Pool: pool}
+	front := func(port uint16, pool []netip.AddrPort) *Frontend {
+		return &Frontend{Addr: addr("10.9.0.1"), Port: port, Pool: pool}
 	}
-	former := &Service{Frontends: []Frontend{front(80, held), front(81, held)}}
-	next := &Service{Frontends: []Frontend{front(79, wanted), front(80, wanted), front(81, wanted), front(82, nil)}}
+	former := &Service{Frontends: []*Frontend{front(80, held), front(81, held)}}
+	next := &Service{Frontends: []*Frontend{front(79, wanted), front(80, wanted), front(81, wanted), front(82, nil)}}
 	got := next.Arranged(former).Frontends
 	for i := range 3 {
-		if !slices.Equal(got[i].Pool, pool(d, a, b)) || !got[i].SamePools(&got[0]) {
+		if !slices.Equal(got[i].Pool, pool(d, a, b)) || !got[i].SamePools(got[0]) {
 			t.Errorf("frontend %d has %v", i, got[i].Pool)
 		}
 	}

@@ -17,11 +17,11 @@ func (s *State) Beside(current *ruleset.Ruleset, mine func(service string) bool)
 	s.common = newCommon()
 	for i, t := range out.Tables {
 		if old := current.Table(t.Family); old != nil && Current(old) {
-			b := beside{State: s, Table: t, old: old, family: i, chains: map[string]bool{}, sets: map[string]bool{}, addrs: map[netip.Addr]bool{}}
+			b := beside{State: s, Table: t, old: old, family: i, chains: map[string]bool{}, sets: map[string]bool{}, addrs: map[addrUse]bool{}}
 			b.frontends(mine)
 			b.elements()
 			b.units()
-			b.hairpins()
+			b.shareAddrs()
 		}
 		for id := range NumSets {
 			t.Sets[id].Size = sizeFor(t.Sets[id], len(t.Sets[id].Elements))
@@ -40,7 +40,7 @@ type beside struct {
 	// What other services need.
 	keys         map[Key]bool
 	chains, sets map[string]bool
-	addrs        map[netip.Addr]bool
+	addrs        map[addrUse]bool
 }
 
 // frontends finds the frontends of other services. If one of ours has the same,
@@ -84,7 +84,7 @@ func (b *beside) elements() {
 			to.Elements = append(to.Elements, kept)
 			b.chains[e.Verdict.Chain] = true
 			if backend, ok := BackendOf(b.Family, e); ok && id.Backends() {
-				b.addrs[backend.Addr()] = true
+				b.addrs[addrUse{Hairpin, backend.Addr()}] = true
 			}
 		}
 	}
@@ -93,6 +93,11 @@ func (b *beside) elements() {
 // units keeps the chains that other services lead to, and the sets that these
 // look up.
 func (b *beside) units() {
+	for k := range b.keys {
+		if k.Addr.IsLoopback() {
+			useLoopback(b.Family, func(u unit) { b.chains[u.name()] = true })
+		}
+	}
 	todo := slices.Sorted(maps.Keys(b.chains))
 	for len(todo) > 0 {
 		c := b.old.Chain(todo[0])
@@ -109,7 +114,7 @@ func (b *beside) units() {
 	}
 	present := b.common.units[b.family]
 	for _, c := range b.old.Chains {
-		if c.Hook != nil || OfSkeleton(c.Name) {
+		if OfSkeleton(c) {
 			continue
 		}
 		present[c.Name] = b.chains[c.Name]
@@ -146,18 +151,24 @@ func (b *beside) follow(c *ruleset.Chain) (next []string) {
 	return next
 }
 
-// hairpins keeps the addresses of other services' backends, and counts elements.
-func (b *beside) hairpins() {
-	to := b.Sets[Hairpin]
-	own := b.shared.hairpins[b.family]
-	for e := range elements(b.old, Hairpin) {
-		a, ok := hairpinOf(Place{b.Family, Hairpin, e.Key})
-		if _, seen := b.common.hairpins[b.family][a]; !ok || seen {
-			continue
+// shareAddrs keeps the addresses of other services, and counts elements.
+func (b *beside) shareAddrs() {
+	for k := range b.keys {
+		if b.cfg.DropUnallocated && !k.Addr.IsUnspecified() {
+			b.addrs[addrUse{Addresses, k.Addr}] = true
 		}
-		b.common.hairpins[b.family][a] = b.addrs[a]
-		if b.addrs[a] && own[a] == 0 {
-			to.Elements = append(to.Elements, *e)
+	}
+	present := b.common.addrs[b.family]
+	for id := Hairpin; id < NumSets; id++ {
+		for e := range elements(b.old, id) {
+			a, ok := addrOf(Place{b.Family, id, e.Key})
+			if _, seen := present[a]; !ok || seen {
+				continue
+			}
+			present[a] = b.addrs[a]
+			if b.addrs[a] && b.shared.addrs[b.family][id-Hairpin][a.Addr] == 0 {
+				b.Sets[id].Elements = append(b.Sets[id].Elements, *e)
+			}
 		}
 	}
 	for id := range NumSets {
@@ -191,7 +202,7 @@ func (s *State) Apart(tx *ruleset.Transaction, current *ruleset.Ruleset, mine fu
 	}
 	wanted := func(c *ruleset.Change) bool { // the object of a change, except elements, is one of ours
 		if c.Chain != nil {
-			return s.hasUnit(c.Family.Index(), c.Chain.Name) || c.Chain.Hook != nil || OfSkeleton(c.Chain.Name)
+			return s.hasUnit(c.Family.Index(), c.Chain.Name) || OfSkeleton(c.Chain)
 		}
 		return c.Set == nil
 	}
@@ -257,32 +268,58 @@ func Rewriting(changes []ruleset.Change) (out []ruleset.Change) {
 	return out
 }
 
-// Hairpins adds the addresses of services' backends to the set of hairpins, where
-// they may be already.
-func (s *State) Hairpins(of []*Service) (out []ruleset.Change) {
-	var uses hairpins
+// Unreferred makes sure of what services need although the kernel would delete it:
+// no element or rule refers to it. It adds the addresses of services to the addrSets,
+// where they may be already, and writes the chains for loopback addresses
+// again, which the kernel refuses if they are not there.
+func (s *State) Unreferred(of []*Service) (out []ruleset.Change) {
+	needs := unreferred{{chains: map[unit]int{}}, {chains: map[unit]int{}}}
 	for _, svc := range of {
-		svc.emit(&uses)
+		svc.emit(&s.cfg, &needs)
 	}
 	for i, f := range ruleset.Families {
 		at := ruleset.Change{Family: f, Table: s.cfg.Table}
-		out = at.OfElements(ruleset.Add, &declared[Hairpin], uses[i], out)
+		for _, u := range sortedUnits(needs[i].chains) {
+			c := at
+			c.Chain, c.Verb = s.cfg.chainOf(f, u), ruleset.Flush
+			out = append(out, c)
+			c.Verb = ruleset.Add
+			for _, c.Rule = range c.Chain.Rules {
+				out = append(out, c)
+			}
+		}
+		for j, elements := range needs[i].addrs {
+			out = at.OfElements(ruleset.Add, &declared[Hairpin+SetID(j)], elements, out)
+		}
 	}
 	return out
 }
 
-// hairpins is a sink that receives the elements of the set of hairpins.
-type hairpins [2][]ruleset.Element
+// unreferred is a sink that receives, by family, what nothing refers to.
+type unreferred [2]struct {
+	addrs  [addrSets][]ruleset.Element
+	chains map[unit]int
+}
 
-func (*hairpins) element(int, SetID, ruleset.Element) {}
-func (h *hairpins) hairpin(f int, a netip.Addr)       { h[f] = append(h[f], hairpinElement(a)) }
-func (*hairpins) use(int, unit)                       {}
+func (*unreferred) element(int, SetID, ruleset.Element) {}
 
-// unusedHairpins deletes the addresses that no service has any more.
-func (d *Delta) unusedHairpins() (out []ruleset.Change) {
+func (n *unreferred) addr(f int, id SetID, a netip.Addr) {
+	n[f].addrs[id-Hairpin] = append(n[f].addrs[id-Hairpin], addrElement(id, a))
+}
+
+func (n *unreferred) use(f int, u unit) {
+	if _, ok := u.(loopbackChain); ok {
+		n[f].chains[u]++
+	}
+}
+
+// unusedAddrs deletes the addresses that no service has any more.
+func (d *Delta) unusedAddrs() (out []ruleset.Change) {
 	for i, f := range ruleset.Families {
 		at := ruleset.Change{Family: f, Table: d.state.cfg.Table}
-		out = at.OfElements(ruleset.Delete, &declared[Hairpin], d.unused[i], out)
+		for j, elements := range d.unused[i] {
+			out = at.OfElements(ruleset.Delete, &declared[Hairpin+SetID(j)], elements, out)
+		}
 	}
 	return out
 }

@@ -12,7 +12,7 @@ import (
 // its set changed meanwhile, is not added: the service may be gone by now.
 func TestListedTwice(t *testing.T) {
 	c := Config{Table: "t", Owner: "a"}
-	theirs := &Service{Name: "b/1", Proto: UDP, Affinity: 10, Frontends: []Frontend{{
+	theirs := &Service{Name: "b/1", Proto: UDP, Affinity: 10, Frontends: []*Frontend{{
 		Addr: netip.MustParseAddr("10.96.0.1"), Port: 53,
 		Pool: []netip.AddrPort{netip.MustParseAddrPort("10.180.0.1:53"), netip.MustParseAddrPort("10.180.0.2:53")},
 	}}}

@@ -35,10 +35,11 @@ type class struct {
 type pool struct {
 	scheduler Scheduler
 	size      int
-	drop      bool // if size is 0, drop packets instead of rejecting them
-	limited   bool // backends have chains that limit their connections
-	ranged    bool // the frontend is a range of ports
-	reserved  bool // the pool is that of internal clients
+	empty     Action // if size is 0, what happens to packets
+	loopback  bool   // the frontend has an IPv4 loopback address
+	limited   bool   // backends have chains: they limit connections, or lead to a port of the node
+	ranged    bool   // the frontend is a range of ports
+	reserved  bool   // the pool is that of internal clients
 	owner     owner
 }
 
@@ -72,15 +73,16 @@ func (s *Service) class(f *Frontend) class {
 	c.split = f.Internal != nil
 	c.internal = len(f.Internal)
 	if c.size == 0 {
-		c.drop = f.Drop
+		c.empty = f.Empty
 	}
 	if c.size+c.internal == 0 {
 		c.split = false
 		return c
 	}
 	c.scheduler = s.Scheduler
+	c.loopback = f.Addr.Is4() && f.Addr.IsLoopback()
 	c.ranged = f.End > 0
-	c.limited = len(s.Limits) > 0
+	c.limited = len(s.Limits) > 0 || s.ToNode
 	c.affinity = s.Affinity > 0
 	if schedulers[c.scheduler].own || c.ranged {
 		c.owner = owner{proto: s.Proto, port: f.Port}
@@ -100,7 +102,7 @@ func (c class) next() (class, bool) {
 	case c.split:
 		c.split, c.internal = false, 0
 		if c.size == 0 {
-			c.affinity, c.pool = false, pool{drop: c.drop}
+			c.affinity, c.pool = false, pool{empty: c.empty}
 		}
 	case c.affinity:
 		c.affinity = false
@@ -113,7 +115,7 @@ func (c class) next() (class, bool) {
 // reservedClass returns the class that internal clients are sent to.
 func (c class) reservedClass() class {
 	out := class{node: c.node, affinity: c.affinity && c.internal > 0, pool: c.pool}
-	out.size, out.drop, out.reserved = c.internal, false, true
+	out.size, out.empty, out.reserved = c.internal, Reject, true
 	return out
 }
 
@@ -152,8 +154,10 @@ func (c class) verdict() ruleset.Verdict {
 	switch {
 	case !c.plain() || c.size > 0:
 		return gotoChain(c)
-	case c.drop:
+	case c.empty == Drop:
 		return ruleset.Verdict{Kind: ruleset.Drop}
+	case c.empty == Pass:
+		return ruleset.Verdict{Kind: ruleset.Accept}
 	}
 	return ruleset.Verdict{Kind: ruleset.Goto, Chain: noBackendChain}
 }
@@ -166,7 +170,7 @@ func (c class) name() string {
 }
 
 func (c class) path() string {
-	next, more := c.next()
+	next, _ := c.next()
 	switch {
 	case c.clients != Clients{}:
 		return "clients-" + c.clients.hash() + "-" + next.path()
@@ -174,10 +178,8 @@ func (c class) path() string {
 		return "split-" + c.reservedClass().path() + "-" + next.path()
 	case c.affinity:
 		return "affinity-" + next.path()
-	case !more && c.size == 0 && c.drop:
-		return "drop"
 	case c.size == 0:
-		return noBackendChain
+		return [...]string{Reject: noBackendChain, Drop: "drop", Pass: "accept"}[c.empty]
 	}
 	return c.pool.name()
 }
@@ -187,7 +189,7 @@ func (p *pool) name() string {
 	for _, w := range []struct {
 		is   bool
 		word string
-	}{{p.reserved, "internal-"}, {p.limited, "limited-"}, {p.ranged, "range-"}} {
+	}{{p.loopback, "loopback-"}, {p.reserved, "internal-"}, {p.limited, "limited-"}, {p.ranged, "range-"}} {
 		if w.is {
 			name += w.word
 		}
@@ -213,16 +215,11 @@ func (c class) chain() *ruleset.Chain {
 	case c.clients != Clients{}:
 		out.Rules = append(c.clients.rules(), onward)
 	case c.split:
-		internal := c.reservedClass().verdict()
-		out.Rules = []ruleset.Rule{
-			{ruleset.Lookup{Key: ops(ruleset.Saddr), Set: internalSet}, internal},
-			{ruleset.Match{Field: ruleset.FibSaddr, Value: ruleset.FibLocal}, internal},
-			onward,
-		}
+		out.Rules = splitRules(c.reservedClass().verdict(), next.verdict())
 	case c.affinity:
 		out.Rules = []ruleset.Rule{{
 			ruleset.Lookup{Key: ops(ruleset.L4proto), Set: protocolsSet},
-			ruleset.DNAT{Key: ops(ruleset.Saddr, ruleset.Daddr, ruleset.L4proto, ruleset.Dport), Map: affinityMap},
+			c.remembered(),
 		}, onward}
 	default:
 		out.Rules = c.choose()
@@ -281,11 +278,23 @@ func (c class) key() []ruleset.Operand {
 	return ops(ruleset.Daddr, ruleset.L4proto, ruleset.Dport)
 }
 
-// limit is a backend with a limited number of connections. The rule in its
+// OfNode reports whether a backend is a port of the node, whose address the kernel
+// chooses.
+func OfNode(b netip.AddrPort) bool { return b.Addr().IsUnspecified() }
+
+// nodeWord stands for the address of a port of the node in the names of chains.
+const nodeWord = "node"
+
+// limit is a backend with a chain of its own: one with a limited number of connections,
+// and what stands beside it in a pool, or a port of the node. The rule in its
 // chain counts the connections that reach it: it keeps them in a list, and
 // removes those whose conntrack entries no longer exist (nf_conncount). A
 // connection over the limit never gets a confirmed entry, so it is not counted
-// for long.
+// for long: the list is cleaned at most once a jiffy, and keeps what another CPU
+// has added for two. If first packets with the same addresses and ports are refused
+// more than once in that time, and the next one is let in, all of them stand in the
+// list for its connection (__nf_conncount_add in net/netfilter/nf_conncount.c, Linux
+// 6.18).
 type limit struct {
 	most    uint32 // 0: no limit
 	drop    bool
@@ -301,7 +310,11 @@ func (l limit) name() string {
 			name += "drop-"
 		}
 	}
-	return name + ruleset.ProtoName(l.proto) + "-" + inName(l.backend.Addr()) + "-" + strconv.Itoa(int(l.backend.Port()))
+	addr := inName(l.backend.Addr())
+	if OfNode(l.backend) {
+		addr = nodeWord
+	}
+	return name + ruleset.ProtoName(l.proto) + "-" + addr + "-" + strconv.Itoa(int(l.backend.Port()))
 }
 
 func (limit) set() *ruleset.Set { return nil }
@@ -309,11 +322,16 @@ func (limit) set() *ruleset.Set { return nil }
 func (l limit) chain() *ruleset.Chain {
 	out := &ruleset.Chain{Name: l.name()}
 	if l.most > 0 {
-		over := pool{drop: l.drop}
+		over := pool{}
+		if l.drop {
+			over.empty = Drop
+		}
 		out.Rules = append(out.Rules, ruleset.Rule{ruleset.ConnCount{Over: l.most}, class{pool: over}.verdict()})
 	}
-	out.Rules = append(out.Rules, ruleset.Rule{
-		ruleset.Match{Field: ruleset.L4proto, Value: uint32(l.proto)}, ruleset.DNATTo{Addr: l.backend},
-	})
+	var translate ruleset.Statement = ruleset.DNATTo{Addr: l.backend}
+	if OfNode(l.backend) {
+		translate = ruleset.Redirect{Port: l.backend.Port()}
+	}
+	out.Rules = append(out.Rules, ruleset.Rule{ruleset.Match{Field: ruleset.L4proto, Value: uint32(l.proto)}, translate})
 	return out
 }

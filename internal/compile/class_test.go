@@ -16,14 +16,14 @@ func TestNamesOfEmptyPools(t *testing.T) {
 	limited := map[netip.AddrPort]uint32{netip.MustParseAddrPort("10.8.0.1:80"): 5}
 	var services []*Service
 	for i, s := range []*Service{
-		{Frontends: []Frontend{{Port: 1}}},
-		{Frontends: []Frontend{{Port: 2, End: 9}}},
-		{Frontends: []Frontend{{Port: 10}}, Affinity: 10},
-		{Frontends: []Frontend{{Port: 11}}, Scheduler: RoundRobin},
-		{Frontends: []Frontend{{Port: 12, End: 19}}, Scheduler: RoundRobin},
-		{Frontends: []Frontend{{Port: 20}}, Scheduler: Maglev, Limits: limited},
-		{Frontends: []Frontend{{Port: 21, Drop: true}}},
-		{Frontends: []Frontend{{Port: 22, End: 29, Drop: true}}},
+		{Frontends: []*Frontend{{Port: 1}}},
+		{Frontends: []*Frontend{{Port: 2, End: 9}}},
+		{Frontends: []*Frontend{{Port: 10}}, Affinity: 10},
+		{Frontends: []*Frontend{{Port: 11}}, Scheduler: RoundRobin},
+		{Frontends: []*Frontend{{Port: 12, End: 19}}, Scheduler: RoundRobin},
+		{Frontends: []*Frontend{{Port: 20}}, Scheduler: Maglev, Limits: limited},
+		{Frontends: []*Frontend{{Port: 21, Empty: Drop}}},
+		{Frontends: []*Frontend{{Port: 22, End: 29, Empty: Drop}}},
 	} {
 		s.Name, s.Proto = string(rune('a'+i)), TCP
 		s.Frontends[0].Addr, s.Frontends[0].Clients = addr("10.9.0.1"), clients
@@ -56,8 +56,8 @@ func TestNamesFit(t *testing.T) {
 	} {
 		s.Name, s.Proto, s.Scheduler = "s", SCTP, RoundRobin
 		list := Prefixes([]netip.Prefix{prefix("fd00::/64")})
-		s.Frontends = []Frontend{{
-			Addr: long, Port: 65535, Drop: true, Pool: pool, Internal: other,
+		s.Frontends = []*Frontend{{
+			Addr: long, Port: 65535, Empty: Drop, Pool: pool, Internal: other,
 			Clients: Clients{Allow: list, Deny: list}, Source: Source{Mode: Listed, Clients: list, Addr: long},
 		}}
 		state := New(Config{}, []*Service{s})
@@ -80,7 +80,7 @@ func TestHoldsLeftovers(t *testing.T) {
 	s := func(affinity uint32) *Service {
 		return &Service{
 			Name: "s", Proto: TCP, Affinity: affinity,
-			Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80, Pool: []netip.AddrPort{netip.MustParseAddrPort("10.8.0.1:80")}}},
+			Frontends: []*Frontend{{Addr: addr("10.9.0.1"), Port: 80, Pool: []netip.AddrPort{netip.MustParseAddrPort("10.8.0.1:80")}}},
 		}
 	}
 	without, with := New(Config{}, []*Service{s(0)}).Ruleset(), New(Config{}, []*Service{s(10)}).Ruleset()
@@ -103,12 +103,12 @@ func TestOfSkeleton(t *testing.T) {
 	}
 	for _, table := range New(everything, nil).Ruleset().Tables {
 		for _, c := range table.Chains {
-			if c.Hook == nil && !OfSkeleton(c.Name) {
+			if c.Hook == nil && !OfSkeleton(c) {
 				t.Errorf("chain %s does not count as part of the skeleton", c.Name)
 			}
 		}
 	}
-	if OfSkeleton("random-1") {
+	if OfSkeleton(&ruleset.Chain{Name: "random-1"}) {
 		t.Error("chain random-1 counts as part of the skeleton")
 	}
 }

@@ -13,14 +13,14 @@ type common struct {
 	index    *Index          // the frontends of other services
 	names    map[string]bool // the other services
 	units    [2]map[string]bool
-	hairpins [2]map[netip.Addr]bool // as units: the value says whether other services need it
+	addrs    [2]map[addrUse]bool // as units: the value says whether other services need it
 	elements [2][NumSets]int
 }
 
 func newCommon() *common {
 	c := &common{index: NewIndex(0), names: map[string]bool{}}
 	for i := range c.units {
-		c.units[i], c.hairpins[i] = map[string]bool{}, map[netip.Addr]bool{}
+		c.units[i], c.addrs[i] = map[string]bool{}, map[addrUse]bool{}
 	}
 	return c
 }
@@ -45,8 +45,8 @@ func (s *State) Uses(f ruleset.Family, name string) bool { return s.hasUnit(f.In
 
 // Has reports whether an element belongs to the state's services.
 func (s *State) Has(p Place) bool {
-	if a, ok := hairpinOf(p); ok {
-		return s.shared.hairpins[p.Family.Index()][a] > 0
+	if a, ok := addrOf(p); ok {
+		return s.shared.addrs[p.Family.Index()][a.SetID-Hairpin][a.Addr] > 0
 	}
 	_, ok := s.OwnerOf(p)
 	return ok
@@ -109,11 +109,11 @@ func (c *common) note(by *ruleset.Change) {
 	at := by.Family.Index()
 	switch {
 	case by.Rule != nil || by.Verb == ruleset.Flush || by.Verb == ruleset.Adopt:
-	case by.Chain != nil && by.Chain.Hook == nil && !OfSkeleton(by.Chain.Name):
+	case by.Chain != nil && !OfSkeleton(by.Chain):
 		noteUse(c.units[at], by.Chain.Name, by.Verb)
 	case by.Chain != nil:
 	case by.Set == nil: // the table
-		c.units[at], c.hairpins[at], c.elements[at] = map[string]bool{}, map[netip.Addr]bool{}, [NumSets]int{}
+		c.units[at], c.addrs[at], c.elements[at] = map[string]bool{}, map[addrUse]bool{}, [NumSets]int{}
 	case len(by.Elements) > 0:
 		c.noteElements(by, at)
 	case Shared(by.Set.Name):
@@ -134,8 +134,8 @@ func (c *common) noteElements(by *ruleset.Change, at int) {
 		c.elements[at][id] -= len(by.Elements)
 	}
 	for i := range by.Elements {
-		if a, ok := hairpinOf(Place{by.Family, id, by.Elements[i].Key}); ok {
-			noteUse(c.hairpins[at], a, by.Verb)
+		if a, ok := addrOf(Place{by.Family, id, by.Elements[i].Key}); ok {
+			noteUse(c.addrs[at], a, by.Verb)
 		}
 	}
 }
@@ -172,12 +172,12 @@ func (c *common) unit(family int, u unit) (there, needed bool) {
 	return there, needed
 }
 
-// hairpin reports the same of an address.
-func (c *common) hairpin(family int, a netip.Addr) (there, needed bool) {
+// addr reports the same of an address in one of the addrSets.
+func (c *common) addr(family int, id SetID, a netip.Addr) (there, needed bool) {
 	if c == nil {
 		return false, false
 	}
-	needed, there = c.hairpins[family][a]
+	needed, there = c.addrs[family][addrUse{id, a}]
 	return there, needed
 }
 

@@ -17,7 +17,7 @@ type Delta struct {
 	delete []string
 	shared shared // by how much the numbers of uses change
 	sets   [2][NumSets]setDelta
-	unused [2][]ruleset.Element // of hairpin, in shared tables
+	unused [2][addrSets][]ruleset.Element // in shared tables
 }
 
 // setDelta lists the elements of one set that are deleted and added.
@@ -29,11 +29,11 @@ type setDelta struct {
 // deleting those in remove. No name may be in both. The State is unchanged until
 // Commit.
 func (s *State) Stage(set []*Service, remove []string) *Delta {
-	d := &Delta{state: s, shared: newShared([2]int{})}
+	d := &Delta{state: s, shared: newShared(&s.cfg, [2]int{})}
 	for _, name := range remove {
 		if old := s.services[name]; old != nil {
 			d.delete = append(d.delete, name)
-			old.emit((*removing)(d))
+			old.emit(&s.cfg, (*removing)(d))
 		}
 	}
 	for _, svc := range set {
@@ -44,12 +44,12 @@ func (s *State) Stage(set []*Service, remove []string) *Delta {
 		}
 		d.set = append(d.set, svc)
 		if old == nil {
-			svc.emit((*adding)(d))
+			svc.emit(&s.cfg, (*adding)(d))
 		} else {
 			d.replace(old, svc)
 		}
 	}
-	d.stageHairpins()
+	d.stageAddrs()
 	for i := range d.sets {
 		for id := range d.sets[i] {
 			d.sets[i][id].cancel(&declared[id])
@@ -66,10 +66,10 @@ type (
 func (d *adding) element(f int, id SetID, e ruleset.Element) {
 	d.sets[f][id].add = append(d.sets[f][id].add, e)
 }
-func (d *adding) use(f int, u unit)             { d.shared.units[f][u]++ }
-func (d *adding) hairpin(f int, a netip.Addr)   { d.shared.hairpins[f][a]++ }
-func (d *removing) use(f int, u unit)           { d.shared.units[f][u]-- }
-func (d *removing) hairpin(f int, a netip.Addr) { d.shared.hairpins[f][a]-- }
+func (d *adding) use(f int, u unit)                    { d.shared.units[f][u]++ }
+func (d *adding) addr(f int, id SetID, a netip.Addr)   { d.shared.addrs[f][id-Hairpin][a]++ }
+func (d *removing) use(f int, u unit)                  { d.shared.units[f][u]-- }
+func (d *removing) addr(f int, id SetID, a netip.Addr) { d.shared.addrs[f][id-Hairpin][a]-- }
 func (d *removing) element(f int, id SetID, e ruleset.Element) {
 	d.sets[f][id].del = append(d.sets[f][id].del, e)
 }
@@ -77,37 +77,40 @@ func (d *removing) element(f int, id SetID, e ruleset.Element) {
 // replace stages the replacement of a service by another one of its name.
 // Whatever both compile to is left out.
 func (d *Delta) replace(old, svc *Service) {
-	if !old.alike(svc) {
-		old.emit((*removing)(d))
-		svc.emit((*adding)(d))
+	before, after := &learning{Service: old}, &learning{Service: svc}
+	if !old.alike(svc) || !before.alike(after) {
+		old.emit(&d.state.cfg, (*removing)(d))
+		svc.emit(&d.state.cfg, (*adding)(d))
 		return
 	}
 	var lists addrLists
 	pools := poolChange{lists: &lists}
-	for o, f := range paired(old.Frontends, svc.Frontends) {
+	for o, f := range Changed(old, svc) {
 		switch {
 		case o == nil:
-			svc.emitFrontend(f, lists.of(f), nil, (*adding)(d))
+			after.emitFrontend(f, lists.of(f), nil, (*adding)(d))
 		case f == nil:
-			old.emitFrontend(o, lists.of(o), nil, (*removing)(d))
+			before.emitFrontend(o, lists.of(o), nil, (*removing)(d))
 		case o.equal(f):
 		case !o.alike(f) || !o.reachable() || !f.reachable():
-			old.emitFrontend(o, lists.of(o), nil, (*removing)(d))
-			svc.emitFrontend(f, lists.of(f), nil, (*adding)(d))
+			before.emitFrontend(o, lists.of(o), nil, (*removing)(d))
+			after.emitFrontend(f, lists.of(f), nil, (*adding)(d))
 		default:
 			pools.compare(o, f)
-			old.emitFrontend(o, pools.gone, &pools.removed, (*removing)(d))
-			svc.emitFrontend(f, pools.come, &pools.added, (*adding)(d))
+			before.emitFrontend(o, pools.gone, &pools.removed, (*removing)(d))
+			after.emitFrontend(f, pools.come, &pools.added, (*adding)(d))
 		}
 	}
-	before, after := old.addrs(&lists), svc.addrs(&lists)
-	for family := range before {
-		gone, come := differing(before[family], after[family], netip.Addr.Compare)
-		for _, a := range gone {
-			(*removing)(d).hairpin(family, a)
-		}
-		for _, a := range come {
-			(*adding)(d).hairpin(family, a)
+	used, uses := old.addrUses(&d.state.cfg, &lists), svc.addrUses(&d.state.cfg, &lists)
+	for family := range used {
+		for i := range used[family] {
+			gone, come := differing(used[family][i], uses[family][i], netip.Addr.Compare)
+			for _, a := range gone {
+				(*removing)(d).addr(family, Hairpin+SetID(i), a)
+			}
+			for _, a := range come {
+				(*adding)(d).addr(family, Hairpin+SetID(i), a)
+			}
 		}
 	}
 }
@@ -115,23 +118,31 @@ func (d *Delta) replace(old, svc *Service) {
 // reachable reports whether some clients reach a backend.
 func (f *Frontend) reachable() bool { return len(f.Pool)+len(f.Internal) > 0 }
 
-// stageHairpins finds the addresses that come into use or fall out of use.
-func (d *Delta) stageHairpins() {
-	for i, changed := range d.shared.hairpins {
-		to := &d.sets[i][Hairpin]
-		for _, a := range slices.SortedFunc(maps.Keys(changed), netip.Addr.Compare) {
-			before := d.state.shared.hairpins[i][a]
-			there, needed := d.state.common.hairpin(i, a)
-			switch after := before + changed[a]; {
-			case before == 0 && after > 0 && !there:
-				to.add = append(to.add, hairpinElement(a))
-			case before > 0 && after == 0 && d.state.common != nil:
-				if there && !needed {
-					d.unused[i] = append(d.unused[i], hairpinElement(a))
-				}
-			case before > 0 && after == 0:
-				to.del = append(to.del, hairpinElement(a))
+// stageAddrs finds the addresses that come into use or fall out of use.
+func (d *Delta) stageAddrs() {
+	for family := range d.shared.addrs {
+		for i, changed := range d.shared.addrs[family] {
+			if len(changed) > 0 {
+				d.stageAddrsOf(family, Hairpin+SetID(i), changed)
 			}
+		}
+	}
+}
+
+func (d *Delta) stageAddrsOf(family int, id SetID, changed map[netip.Addr]int) {
+	to := &d.sets[family][id]
+	for _, a := range slices.SortedFunc(maps.Keys(changed), netip.Addr.Compare) {
+		before := d.state.shared.addrs[family][id-Hairpin][a]
+		there, needed := d.state.common.addr(family, id, a)
+		switch after := before + changed[a]; {
+		case before == 0 && after > 0 && !there:
+			to.add = append(to.add, addrElement(id, a))
+		case before > 0 && after == 0 && d.state.common != nil:
+			if there && !needed {
+				d.unused[family][id-Hairpin] = append(d.unused[family][id-Hairpin], addrElement(id, a))
+			}
+		case before > 0 && after == 0:
+			to.del = append(to.del, addrElement(id, a))
 		}
 	}
 }
@@ -202,7 +213,7 @@ func (d *Delta) Transaction() *ruleset.Transaction {
 	}
 	out.Now = append(out.Now, add...)
 	if d.state.common != nil {
-		out.Unused = append(gone, d.unusedHairpins()...)
+		out.Unused = append(gone, d.unusedAddrs()...)
 		return out
 	}
 	if len(out.Behind) > 0 { // late elements may lead to a deleted chain
@@ -303,7 +314,9 @@ func (d *Delta) Commit() {
 	}
 	for i := range d.sets {
 		merge(s.shared.units[i], d.shared.units[i])
-		merge(s.shared.hairpins[i], d.shared.hairpins[i])
+		for j := range s.shared.addrs[i] {
+			merge(s.shared.addrs[i][j], d.shared.addrs[i][j])
+		}
 		for id := range d.sets[i] {
 			s.elements[i][id] += len(d.sets[i][id].add) - len(d.sets[i][id].del)
 		}

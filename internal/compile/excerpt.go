@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -36,18 +37,18 @@ func (s *State) Excerpt(at map[Place]bool, services map[string]bool, chains bool
 	}
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		if svc := s.services[name]; svc != nil {
-			svc.emit(x)
+			svc.emit(&s.cfg, x)
 		}
 	}
-	var hairpins []netip.Addr
+	var addrs []addrUse
 	for p := range at {
-		if a, ok := hairpinOf(p); ok && s.shared.hairpins[ruleset.FamilyOf(a).Index()][a] > 0 {
-			hairpins = append(hairpins, a)
+		if a, ok := addrOf(p); ok && s.Has(p) {
+			addrs = append(addrs, a)
 		}
 	}
-	slices.SortFunc(hairpins, netip.Addr.Compare)
-	for _, a := range hairpins {
-		x.element(ruleset.FamilyOf(a).Index(), Hairpin, hairpinElement(a))
+	slices.SortFunc(addrs, func(x, y addrUse) int { return cmp.Or(cmp.Compare(x.SetID, y.SetID), x.Compare(y.Addr)) })
+	for _, a := range addrs {
+		x.element(ruleset.FamilyOf(a.Addr).Index(), a.SetID, addrElement(a.SetID, a.Addr))
 	}
 	return x.Ruleset
 }
@@ -64,14 +65,15 @@ func (x excerpt) element(f int, id SetID, e ruleset.Element) {
 	}
 }
 
-func (excerpt) use(int, unit)           {}
-func (excerpt) hairpin(int, netip.Addr) {}
+func (excerpt) use(int, unit)               {}
+func (excerpt) addr(int, SetID, netip.Addr) {}
 
-// hairpinOf returns the address of an element of the hairpin set.
-func hairpinOf(p Place) (a netip.Addr, ok bool) {
+// addrOf returns the address of an element of one of the addrSets.
+func addrOf(p Place) (a addrUse, ok bool) {
 	n := p.Family.AddrLen()
-	if p.Set != Hairpin || p.Key.Len() != 2*n || p.Key.AddrAt(0, p.Family) != p.Key.AddrAt(n, p.Family) {
+	if p.Set < Hairpin || p.Set >= NumSets || p.Key.Len() < n {
 		return a, false
 	}
-	return p.Key.AddrAt(0, p.Family), true
+	a = addrUse{p.Set, p.Key.AddrAt(0, p.Family)}
+	return a, p.Key == addrElement(a.SetID, a.Addr).Key
 }

@@ -17,8 +17,8 @@ type Held struct {
 }
 
 // HeldFrontend is a frontend with the slots of its pools. NoBackend says that
-// connections are rejected or dropped, except those of internal clients if there
-// is a pool for them.
+// connections are rejected, dropped or left to the host, except those of internal
+// clients if there is a pool for them.
 type HeldFrontend struct {
 	Frontend
 	NoBackend      bool
@@ -53,7 +53,7 @@ func Holds(r *ruleset.Ruleset) []Held {
 			if i > 0 {
 				h.Slots[i].sharePools(&h.Slots[i-1].Frontend)
 			}
-			h.Frontends = append(h.Frontends, h.Slots[i].Frontend)
+			h.Frontends = append(h.Frontends, new(h.Slots[i].Frontend))
 		}
 		h.Adopted = true
 		out = append(out, *h)
@@ -137,9 +137,8 @@ func newReader(t *ruleset.Table) *reader {
 	for _, id := range []SetID{Affinities, NodeAffinities} {
 		for e := range elements(t, id) {
 			key, ok := FrontendOf(id, t.Family, e.Key)
-			seconds, err := strconv.ParseUint(strings.TrimPrefix(e.Verdict.Chain, learnPrefix), 10, 32)
-			if ok && err == nil {
-				r.affinities[key] = uint32(seconds)
+			if seconds, known := secondsOf(e.Verdict.Chain); ok && known {
+				r.affinities[key] = seconds
 			}
 		}
 	}
@@ -201,7 +200,10 @@ func (r *reader) follow(h *Held, front *HeldFrontend, key Key, v ruleset.Verdict
 		c := r.chains[v.Chain]
 		switch {
 		case v.Kind == ruleset.Drop:
-			front.NoBackend, front.Drop = true, true
+			front.NoBackend, front.Empty = true, Drop
+			return
+		case v.Kind == ruleset.Accept:
+			front.NoBackend, front.Empty = true, Pass
 			return
 		case v.Chain == noBackendChain || c == nil || len(c.Rules) == 0:
 			front.NoBackend = true
@@ -228,7 +230,7 @@ func (r *reader) follow(h *Held, front *HeldFrontend, key Key, v ruleset.Verdict
 func usesAffinity(rule ruleset.Rule) bool {
 	return slices.ContainsFunc(rule, func(s ruleset.Statement) bool {
 		d, ok := s.(ruleset.DNAT)
-		return ok && d.Map == affinityMap
+		return ok && IsAffinityMap(d.Map)
 	})
 }
 
@@ -290,7 +292,7 @@ func (r *reader) condition(h *Held, front *HeldFrontend, key Key, rule ruleset.R
 
 // schedulerOf reads the scheduler from the name of a pool's chain.
 func schedulerOf(chain string) Scheduler {
-	for _, prefix := range []string{"node-", "affinity-", "internal-", "limited-", "range-"} {
+	for _, prefix := range []string{"node-", "affinity-", "loopback-", "internal-", "limited-", "range-"} {
 		chain = strings.TrimPrefix(chain, prefix)
 	}
 	for i := range schedulers {
@@ -310,6 +312,7 @@ func (r *reader) pools(h *Held, front *HeldFrontend, slots []*ruleset.Element) {
 		if !ok {
 			continue
 		}
+		h.ToNode = h.ToNode || OfNode(b)
 		front.Slots = append(front.Slots, HeldBackend{Addr: b, Packets: e.Packets, Bytes: e.Bytes})
 		if e.Key.SlotAt(e.Key.Len()-ruleset.Slot.Len(r.Family))&first == 0 {
 			front.Pool = append(front.Pool, b)
@@ -321,7 +324,9 @@ func (r *reader) pools(h *Held, front *HeldFrontend, slots []*ruleset.Element) {
 				h.Limits = map[netip.AddrPort]uint32{}
 			}
 			h.Limits[b] = l.most
-			front.Drop = l.drop
+			if l.drop {
+				front.Empty = Drop
+			}
 		}
 	}
 }
@@ -361,6 +366,9 @@ func limitOf(f ruleset.Family, chain string) (l limit, ok bool) {
 		text = strings.ReplaceAll(text, ".", ":")
 	}
 	addr, err := netip.ParseAddr(text)
+	if text == nodeWord {
+		addr, err = f.Unspecified(), nil
+	}
 	port, err2 := strconv.ParseUint(words[len(words)-1], 10, 16)
 	l.backend = netip.AddrPortFrom(addr, uint16(port))
 	if most, err := strconv.ParseUint(words[1], 10, 32); err == nil {

@@ -15,7 +15,7 @@ import (
 func TestHoldsForeign(t *testing.T) {
 	web := &Service{
 		Name: "web", Proto: TCP,
-		Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80, Pool: []netip.AddrPort{netip.MustParseAddrPort("10.8.0.1:8080")}}},
+		Frontends: []*Frontend{{Addr: addr("10.9.0.1"), Port: 80, Pool: []netip.AddrPort{netip.MustParseAddrPort("10.8.0.1:8080")}}},
 	}
 	r := New(Config{}, []*Service{web}).Ruleset()
 	table := r.Table(ruleset.IPv4)
@@ -34,7 +34,7 @@ func TestHoldsForeign(t *testing.T) {
 
 	held := *web
 	held.Adopted = true
-	front := HeldFrontend{Frontend: web.Frontends[0], Slots: []HeldBackend{{Addr: web.Frontends[0].Pool[0]}}}
+	front := HeldFrontend{Frontend: *web.Frontends[0], Slots: []HeldBackend{{Addr: web.Frontends[0].Pool[0]}}}
 	want := []Held{{Service: held, Slots: []HeldFrontend{front}}}
 	if diff := gocmp.Diff(want, Holds(r), cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -109,7 +109,7 @@ func (x *Index) Add(k Key, last uint16, owner string) {
 // contradictory.
 func (x *Index) add(s *Service, name string) {
 	for i := range s.Frontends {
-		x.addFrontend(s, &s.Frontends[i], name)
+		x.addFrontend(s, s.Frontends[i], name)
 	}
 }
 
@@ -121,7 +121,7 @@ func (x *Index) addFrontend(s *Service, f *Frontend, name string) {
 
 func (x *Index) remove(s *Service) {
 	for i := range s.Frontends {
-		x.removeFrontend(s, &s.Frontends[i])
+		x.removeFrontend(s, s.Frontends[i])
 	}
 }
 
@@ -146,7 +146,7 @@ func (x *Index) removeFrontend(s *Service, f *Frontend) {
 // at the same place.
 func (x *Index) moved(s, successor *Service) iter.Seq[*Frontend] {
 	return func(yield func(*Frontend) bool) {
-		for f, o := range paired(s.Frontends, successor.Frontends) {
+		for f, o := range Changed(s, successor) {
 			stays := f != nil && o != nil && s.Proto == successor.Proto && x.owner[s.Key(f)] == s.Name
 			if f != nil && !stays && !yield(f) {
 				return
@@ -164,7 +164,8 @@ type Conflict struct {
 
 // Conflicts lists the frontends of the services of set that other services of
 // the State claim already. Services that are replaced by one of set, and those
-// named in removed, do not count.
+// named in removed, do not count. The frontends that a service shares with the one
+// that it replaces have no conflict.
 func (s *State) Conflicts(set []*Service, removed []string) []Conflict {
 	ignored := make(map[string]bool, len(set)+len(removed))
 	for _, name := range removed {
@@ -175,16 +176,36 @@ func (s *State) Conflicts(set []*Service, removed []string) []Conflict {
 	}
 	var out []Conflict
 	for _, svc := range set {
-		for i := range svc.Frontends {
-			f := &svc.Frontends[i]
-			owner, ok := s.index.Conflict(svc.Key(f), f.End, ignored)
-			if !ok && s.common != nil {
-				owner, ok = s.common.index.Conflict(svc.Key(f), f.End, ignored)
-			}
-			if ok {
-				out = append(out, Conflict{svc, f, owner})
+		former := s.services[svc.Name]
+		if former == nil {
+			former = &Service{}
+		}
+		for _, f := range Changed(former, svc) {
+			if f != nil {
+				out = s.index.conflict(svc, f, ignored, out)
 			}
 		}
 	}
 	return out
+}
+
+// ConflictsBeside lists the frontends of services that others in shared tables claim
+// already.
+func (s *State) ConflictsBeside(set []*Service) (out []Conflict) {
+	if !s.Others() {
+		return nil
+	}
+	for _, svc := range set {
+		for _, f := range svc.Frontends {
+			out = s.common.index.conflict(svc, f, nil, out)
+		}
+	}
+	return out
+}
+
+func (x *Index) conflict(s *Service, f *Frontend, ignored map[string]bool, to []Conflict) []Conflict {
+	if owner, ok := x.Conflict(s.Key(f), f.End, ignored); ok {
+		to = append(to, Conflict{s, f, owner})
+	}
+	return to
 }

@@ -134,13 +134,13 @@ func TestIndexOfManyRanges(t *testing.T) {
 	services := make([]*Service, n)
 	for i := range services {
 		first := uint16(1 + i*7919%n*width) // in another order than that of their ports
-		services[i] = &Service{Name: fmt.Sprint(first), Proto: TCP, Frontends: []Frontend{{Addr: here, Port: first, End: first + width - 2}}}
+		services[i] = &Service{Name: fmt.Sprint(first), Proto: TCP, Frontends: []*Frontend{{Addr: here, Port: first, End: first + width - 2}}}
 		x.add(services[i], services[i].Name)
 	}
 	check := func(exists func(i int) bool) {
 		t.Helper()
 		for i, s := range services {
-			f := &s.Frontends[0]
+			f := s.Frontends[0]
 			for _, port := range []uint16{f.Port, f.End} {
 				if k, ok := x.Match(single(here, port)); ok != exists(i) || ok && k != s.Key(f) {
 					t.Errorf("port %d matches %v, %t", port, k, ok)
@@ -171,7 +171,7 @@ func TestIndexOfManyRanges(t *testing.T) {
 // keeps them, even when the other is removed.
 func TestIndexContradiction(t *testing.T) {
 	service := func(name string) *Service {
-		return &Service{Name: name, Proto: TCP, Frontends: []Frontend{{Addr: here, Port: 80}, {Addr: here, Port: 100, End: 199}}}
+		return &Service{Name: name, Proto: TCP, Frontends: []*Frontend{{Addr: here, Port: 80}, {Addr: here, Port: 100, End: 199}}}
 	}
 	a, b := service("a"), service("b")
 	b.Frontends[1].Port = 150
@@ -202,10 +202,10 @@ func FuzzIndex(f *testing.F) {
 				list = slices.Delete(list, i, i+1)
 				continue
 			}
-			s := &Service{Name: fmt.Sprint(len(d.bytes)), Proto: one(d, []uint8{TCP, UDP}), Frontends: []Frontend{
+			s := &Service{Name: fmt.Sprint(len(d.bytes)), Proto: one(d, []uint8{TCP, UDP}), Frontends: []*Frontend{
 				{Addr: one(d, []netip.Addr{here, node}), Port: uint16(1 + d.roll(60))},
 			}}
-			front := &s.Frontends[0]
+			front := s.Frontends[0]
 			if d.roll(3) > 0 {
 				front.End = front.Port + uint16(d.roll(8))
 			}
@@ -232,9 +232,9 @@ func FuzzIndex(f *testing.F) {
 
 // colliding names the services of a list whose frontend collides with that of s.
 func colliding(list []*Service, s *Service, ignored map[string]bool) (names []string) {
-	f := &s.Frontends[0]
+	f := s.Frontends[0]
 	for _, o := range list {
-		g := &o.Frontends[0]
+		g := o.Frontends[0]
 		overlap := g.Port == f.Port
 		if f.End > 0 {
 			overlap = g.Port <= f.End && f.Port <= g.End
@@ -248,7 +248,7 @@ func colliding(list []*Service, s *Service, ignored map[string]bool) (names []st
 
 func match(list []*Service, k Key) (found Key, ok bool) {
 	for _, s := range list {
-		f := &s.Frontends[0]
+		f := s.Frontends[0]
 		if s.Proto != k.Proto || f.Addr != k.Addr {
 			continue
 		}
@@ -265,11 +265,11 @@ func match(list []*Service, k Key) (found Key, ok bool) {
 // TestConflicts: services that are set or removed do not conflict with
 // themselves, and every frontend in conflict is named.
 func TestConflicts(t *testing.T) {
-	service := func(name string, fronts ...Frontend) *Service {
+	service := func(name string, fronts ...*Frontend) *Service {
 		return &Service{Name: name, Proto: TCP, Frontends: fronts}
 	}
-	port := func(p uint16) Frontend { return Frontend{Addr: here, Port: p} }
-	span := func(first, last uint16) Frontend { return Frontend{Addr: here, Port: first, End: last} }
+	port := func(p uint16) *Frontend { return &Frontend{Addr: here, Port: p} }
+	span := func(first, last uint16) *Frontend { return &Frontend{Addr: here, Port: first, End: last} }
 	held := []*Service{service("a", port(80), port(81)), service("b", span(100, 199)), service("c", port(90))}
 	for _, c := range []struct {
 		name   string
@@ -289,7 +289,7 @@ func TestConflicts(t *testing.T) {
 		{"frontends of removed services", []*Service{service("d", port(80), span(1, 65535))}, []string{"a", "b"}, nil},
 		{"beside a removed service", []*Service{service("d", port(80), port(90))}, []string{"a"}, []string{"d 90 c"}},
 		{"exchanged", []*Service{service("a", port(90)), service("c", port(80))}, nil, nil},
-		{"another protocol", []*Service{{Name: "d", Proto: UDP, Frontends: []Frontend{port(80)}}}, nil, nil},
+		{"another protocol", []*Service{{Name: "d", Proto: UDP, Frontends: []*Frontend{port(80)}}}, nil, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			state := New(Config{Table: "t"}, held)
@@ -310,8 +310,8 @@ func TestConflicts(t *testing.T) {
 			}
 			for _, s := range c.set {
 				for i := range s.Frontends {
-					if owner, ok := state.Index().Owner(s.Key(&s.Frontends[i])); !ok || owner != s.Name {
-						t.Errorf("%v belongs to %q, want %q", s.Key(&s.Frontends[i]), owner, s.Name)
+					if owner, ok := state.Index().Owner(s.Key(s.Frontends[i])); !ok || owner != s.Name {
+						t.Errorf("%v belongs to %q, want %q", s.Key(s.Frontends[i]), owner, s.Name)
 					}
 				}
 			}

@@ -149,9 +149,9 @@ func hairpinKeys(t *ruleset.Table) []ruleset.Tuple {
 	out := make([]ruleset.Tuple, 0, n)
 	for id := Backends; id <= NodeRangeBackends; id++ {
 		for e := range elements(t, id) {
-			if b, ok := BackendOf(t.Family, e); ok && !seen[b.Addr()] {
+			if b, ok := BackendOf(t.Family, e); ok && !OfNode(b) && !seen[b.Addr()] {
 				seen[b.Addr()] = true
-				out = append(out, hairpinElement(b.Addr()).Key)
+				out = append(out, addrElement(Hairpin, b.Addr()).Key)
 			}
 		}
 	}

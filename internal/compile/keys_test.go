@@ -54,7 +54,7 @@ func TestKeysBounded(t *testing.T) {
 	var services []*Service
 	pool := []netip.AddrPort{netip.MustParseAddrPort("10.8.0.1:80"), netip.MustParseAddrPort("10.8.0.2:80")}
 	for i := range 100 {
-		services = append(services, &Service{Name: fmt.Sprint(i), Proto: TCP, Frontends: []Frontend{
+		services = append(services, &Service{Name: fmt.Sprint(i), Proto: TCP, Frontends: []*Frontend{
 			{Addr: addr("10.9.0.1"), Port: uint16(80 + i), Pool: pool},
 		}})
 	}

@@ -47,11 +47,17 @@ func (c Config) settings() []string {
 		}
 	}
 	list("internal", c.Internal)
+	if len(c.Inputs) > 0 {
+		out = append(out, "internalInterfaces="+hashOf(strings.Join(slices.Compact(slices.Sorted(slices.Values(c.Inputs))), " "))[:8])
+	}
 	if c.Localhost {
 		out = append(out, "localhost=true")
 	}
 	list("nodeAddrs", c.NodeAddrs)
 	list("serviceCIDRs", c.ServiceCIDRs)
+	if c.DropUnallocated {
+		out = append(out, "unallocated=drop")
+	}
 	return out
 }
 

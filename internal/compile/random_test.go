@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"cmp"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -43,8 +42,9 @@ func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 func (d *dice) config() Config {
 	all := []netip.Prefix{prefix("10.0.0.0/9"), prefix("10.128.0.0/9"), prefix("10.0.0.0/8"), prefix("fd00::/64")}
 	return Config{
-		Table: "t", NodeAddrs: all[:d.roll(3)], Internal: all[d.roll(5):], ServiceCIDRs: all[:d.roll(2)],
-		Localhost: d.roll(2) > 0, Affinities: 1024,
+		Inputs: []string{"cni0", "veth*", "cni0"}[:d.roll(4)],
+		Table:  "t", NodeAddrs: all[:d.roll(3)], Internal: all[d.roll(5):], ServiceCIDRs: all[:d.roll(2)],
+		Localhost: d.roll(2) > 0, Affinities: 1024, DropUnallocated: d.roll(2) > 0,
 	}
 }
 
@@ -68,12 +68,13 @@ func (d *dice) service(name string, others []*Service) *Service {
 	}
 	ranges := s.Affinity == 0 && d.roll(3) == 0
 	for range d.roll(5) {
-		f := Frontend{
+		f := &Frontend{
 			Addr: one(d, []netip.Addr{
 				netip.IPv4Unspecified(), netip.IPv6Unspecified(), addr("10.9.0.1"), addr("10.9.0.2"), addr("fd00:9::1"),
+				addr("127.0.0.1"), addr("::1"),
 			}),
-			Port: one(d, []uint16{80, 30644}),
-			Drop: d.roll(2) > 0,
+			Port:  one(d, []uint16{80, 30644}),
+			Empty: one(d, []Action{Reject, Drop, Pass}),
 		}
 		if ranges && d.roll(2) > 0 {
 			f.End = f.Port + 10
@@ -83,13 +84,12 @@ func (d *dice) service(name string, others []*Service) *Service {
 			s.Frontends = s.Frontends[:len(s.Frontends)-1]
 		}
 	}
-	slices.SortFunc(s.Frontends, func(x, y Frontend) int {
-		return cmp.Or(x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port), cmp.Compare(x.End, y.End))
-	})
+	InOrder(s.Frontends)
 	all, some := d.pools(s, ranges), d.pools(s, ranges)
 	for i := range s.Frontends {
-		d.frontend(&s.Frontends[i], all, some)
+		d.frontend(s.Frontends[i], all, some)
 	}
+	s.ToNode = slices.ContainsFunc(s.Backends(), OfNode)
 	if s.Affinity == 0 && !ranges && d.roll(4) == 0 {
 		d.limit(s)
 	}
@@ -104,6 +104,9 @@ func (d *dice) pools(s *Service, ranges bool) (out [2][]netip.AddrPort) {
 			for i := range backends {
 				backends[i].Addr = netip.AddrPortFrom(backends[i].Addr.Addr(), 0)
 			}
+		}
+		if !ranges && s.Affinity == 0 && len(backends) > 0 && d.roll(4) == 0 {
+			backends[0].Addr = netip.AddrPortFrom(ruleset.Families[i].Unspecified(), backends[0].Addr.Port())
 		}
 		out[i] = Slots(s.Scheduler, backends, 13)
 	}
@@ -133,7 +136,7 @@ func (d *dice) frontend(f *Frontend, all, some [2][]netip.AddrPort) {
 	if f.Source.Mode == Listed {
 		f.Source.Clients = Prefixes(one(d, inFamily))
 	}
-	if f.Source.Mode != Keep && d.roll(4) == 0 {
+	if d.roll(4) == 0 {
 		f.Source.Addr = []netip.Addr{addr("10.7.0.1"), addr("fd00:7::1")}[i]
 	}
 }
@@ -215,14 +218,18 @@ func (d *dice) change(s *State) (set []*Service, remove []string) {
 }
 
 // tweaked returns a service with some slots of its pools and some frontends
-// changed.
+// changed. It shares others with the former one.
 func (d *dice) tweaked(s *Service) *Service {
 	out := *s
 	out.Frontends = slices.Clone(s.Frontends)
-	for i := range out.Frontends {
-		f := &out.Frontends[i]
+	for i, f := range out.Frontends {
+		if d.roll(4) == 0 {
+			continue
+		}
+		f = new(*f)
+		out.Frontends[i] = f
 		f.Ordered, f.OrderedInternal = nil, nil
-		if i > 0 && s.Frontends[i].SamePools(&s.Frontends[i-1]) && d.roll(8) > 0 {
+		if i > 0 && s.Frontends[i].SamePools(s.Frontends[i-1]) && d.roll(8) > 0 {
 			f.Pool, f.Internal = out.Frontends[i-1].Pool, out.Frontends[i-1].Internal
 		} else {
 			f.Pool = d.tweakedPool(f.Pool)
@@ -231,13 +238,17 @@ func (d *dice) tweaked(s *Service) *Service {
 			}
 		}
 		if d.roll(8) == 0 {
-			f.Drop = !f.Drop
+			f.Empty = one(d, []Action{Reject, Drop, Pass})
 		}
 	}
 	if n := len(out.Frontends); n > 0 && d.roll(8) == 0 {
 		i := d.roll(n)
 		out.Frontends = slices.Delete(out.Frontends, i, i+1)
 	}
+	if s.Affinity > 0 && d.roll(4) == 0 {
+		out.Affinity = one(d, []uint32{10, 10800})
+	}
+	out.ToNode = slices.ContainsFunc(out.Backends(), OfNode)
 	return &out
 }
 

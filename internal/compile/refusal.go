@@ -8,7 +8,7 @@ type Refusal uint8
 // The refusals.
 const (
 	NoBackend    Refusal = iota // of its frontend, or no frontend at all in one of the service CIDRs
-	ClientDenied                // by the frontend's lists of clients
+	ClientDenied                // by the frontend's lists of clients, or from outside to a loopback address
 	LimitReached                // of the chosen backend
 )
 
@@ -21,7 +21,7 @@ func RefusalOf(chain, rule, before string) Refusal {
 	chain = strings.TrimPrefix(chain, "node-")
 	bare := rule == "" || rule == "drop" // of the chain's class, not of its conditions
 	switch {
-	case strings.HasPrefix(chain, prefixesPrefix) && !bare:
+	case strings.HasPrefix(chain, prefixesPrefix) && !bare, strings.Contains(rule, "iiftype"):
 		return ClientDenied
 	case strings.HasPrefix(chain, limitPrefix):
 		return LimitReached

@@ -15,9 +15,10 @@ type Service struct {
 	Name      string
 	Proto     uint8
 	Scheduler Scheduler
-	Affinity  uint32 // how many seconds a client keeps its backend; 0 disables affinity
-	Frontends []Frontend
+	Affinity  uint32                    // how many seconds a client keeps its backend; 0 disables affinity
+	Frontends []*Frontend               // in order of their addresses and ports; services may share them
 	Limits    map[netip.AddrPort]uint32 // of connections, for the backends that have a limit
+	ToNode    bool                      // some frontend leads to a port of the node (see OfNode)
 
 	// The following fields matter for established flows only and compile to
 	// nothing. The lists are sorted.
@@ -25,17 +26,22 @@ type Service struct {
 	Reserve  []netip.AddrPort // active backups that no frontend leads to now
 	CutStale bool             // established connections that are stale are deleted
 	Adopted  bool             // read from a ruleset, which does not hold these fields
+
+	// Model is what the service was lowered from, for whoever lowered it. The
+	// package does not look at it. A service that was read from a ruleset has none.
+	Model any
 }
 
 // Frontend is an address and port; an unspecified address is node-wide.
 type Frontend struct {
-	Addr netip.Addr
-	Port uint16
-	End  uint16 // last port of a range; 0: Port alone
-	Drop bool   // without backends, drop packets instead of rejecting them
+	Addr  netip.Addr
+	Port  uint16
+	End   uint16 // last port of a range; 0: Port alone
+	Empty Action // what happens to packets while there are no backends
 
 	// Pool has the backends by slot, as Slots returns them; a port of 0
-	// stands for the port that the client connects to. Internal is the pool
+	// stands for the port that the client connects to, and an unspecified
+	// address for the node itself. Internal is the pool
 	// of internal clients and local processes, if they have another one.
 	Pool, Internal []netip.AddrPort
 
@@ -47,13 +53,23 @@ type Frontend struct {
 	Source  Source
 }
 
+// Action is what happens to packets for which there is no backend.
+type Action uint8
+
+// The actions.
+const (
+	Reject Action = iota
+	Drop
+	Pass // leave them to the host
+)
+
 // Equal reports whether both compile to the same elements.
 func (s *Service) Equal(o *Service) bool {
 	if s.Name != o.Name || !s.alike(o) || len(s.Frontends) != len(o.Frontends) {
 		return false
 	}
-	for i := range s.Frontends {
-		if !s.Frontends[i].equal(&o.Frontends[i]) {
+	for i, f := range s.Frontends {
+		if f != o.Frontends[i] && !f.equal(o.Frontends[i]) {
 			return false
 		}
 	}
@@ -63,7 +79,7 @@ func (s *Service) Equal(o *Service) bool {
 // alike reports whether equal frontends of both compile to the same elements, but
 // for their comments.
 func (s *Service) alike(o *Service) bool {
-	return s.Proto == o.Proto && s.Scheduler == o.Scheduler && s.Affinity == o.Affinity && maps.Equal(s.Limits, o.Limits)
+	return s.Proto == o.Proto && s.Scheduler == o.Scheduler && s.Affinity == o.Affinity && s.ToNode == o.ToNode && maps.Equal(s.Limits, o.Limits)
 }
 
 func (f *Frontend) equal(o *Frontend) bool {
@@ -79,16 +95,15 @@ func (f *Frontend) equalPools(a, b []netip.AddrPort) bool {
 
 // alike reports whether both are equal but for their pools.
 func (f *Frontend) alike(o *Frontend) bool {
-	return f.Addr == o.Addr && f.Port == o.Port && f.End == o.End && f.Drop == o.Drop &&
+	return f.Addr == o.Addr && f.Port == o.Port && f.End == o.End && f.Empty == o.Empty &&
 		f.Clients == o.Clients && f.Source == o.Source
 }
 
 // Backends returns the backends that some frontend leads to, each once.
 func (s *Service) Backends() []netip.AddrPort {
 	var out []netip.AddrPort
-	for i := range s.Frontends {
-		f := &s.Frontends[i]
-		if i > 0 && f.SamePools(&s.Frontends[i-1]) {
+	for i, f := range s.Frontends {
+		if i > 0 && f.SamePools(s.Frontends[i-1]) {
 			continue
 		}
 		out = append(append(out, f.Pool...), f.Internal...)
@@ -117,32 +132,52 @@ type unit interface {
 // sink receives what a service compiles to.
 type sink interface {
 	element(family int, id SetID, e ruleset.Element)
-	use(family int, u unit)           // one use of a unit
-	hairpin(family int, a netip.Addr) // one use of a backend's address
+	use(family int, u unit)                  // one use of a unit
+	addr(family int, id SetID, a netip.Addr) // one use of an address in one of the addrSets
 }
 
 // emit passes the service's elements to a sink, and its uses of units and of
-// backends' addresses, for the sink to count. Backends that no frontend leads to
-// are left out, so that a ruleset shows everything that it was compiled from.
-func (s *Service) emit(to sink) {
+// addresses, for the sink to count. Backends that no frontend leads to are left out, so
+// that a ruleset shows everything that it was compiled from.
+func (s *Service) emit(cfg *Config, to sink) {
 	var lists addrLists
-	for i := range s.Frontends {
-		f := &s.Frontends[i]
-		s.emitFrontend(f, lists.of(f), nil, to)
+	with := learning{Service: s}
+	for _, f := range s.Frontends {
+		with.emitFrontend(f, lists.of(f), nil, to)
 	}
-	for family, addrs := range s.addrs(&lists) {
-		for _, a := range addrs {
-			to.hairpin(family, a)
+	for family, uses := range s.addrUses(cfg, &lists) {
+		for i, addrs := range uses {
+			for _, a := range addrs {
+				to.addr(family, Hairpin+SetID(i), a)
+			}
 		}
 	}
 }
 
-// addrs lists the addresses of the service's backends by family, sorted.
+// addrUses lists the addresses in each of the addrSets by family, sorted.
+func (s *Service) addrUses(cfg *Config, lists *addrLists) (out [2][addrSets][]netip.Addr) {
+	for family, addrs := range s.addrs(lists) {
+		out[family][0] = addrs
+	}
+	if !cfg.DropUnallocated {
+		return out
+	}
+	for i := range s.Frontends { // which are sorted
+		a := s.Frontends[i].Addr
+		to := &out[ruleset.FamilyOf(a).Index()][Addresses-Hairpin]
+		if n := len(*to); !a.IsUnspecified() && (n == 0 || (*to)[n-1] != a) {
+			*to = append(*to, a)
+		}
+	}
+	return out
+}
+
+// addrs lists the addresses of the service's backends by family, sorted, but for ports
+// of the node: none of them is sent to itself by way of another machine.
 func (s *Service) addrs(lists *addrLists) (out [2][]netip.Addr) {
 	several := [2]bool{}
-	for i := range s.Frontends {
-		f := &s.Frontends[i]
-		if i > 0 && f.SamePools(&s.Frontends[i-1]) {
+	for i, f := range s.Frontends {
+		if i > 0 && f.SamePools(s.Frontends[i-1]) {
 			continue
 		}
 		family, addrs := ruleset.FamilyOf(f.Addr).Index(), lists.of(f)
@@ -159,6 +194,9 @@ func (s *Service) addrs(lists *addrLists) (out [2][]netip.Addr) {
 		if several[i] {
 			slices.SortFunc(out[i], netip.Addr.Compare)
 			out[i] = slices.Compact(out[i])
+		}
+		if len(out[i]) > 0 && out[i][0].IsUnspecified() { // the node itself
+			out[i] = out[i][1:]
 		}
 	}
 	return out
@@ -226,7 +264,7 @@ func distinct(pools ...[]netip.AddrPort) []netip.Addr {
 // nil, it has the slots that are emitted, of Pool and Internal, and addrs the
 // addresses by which postrouting finds the frontend.
 type emission struct {
-	*Service
+	*learning
 	f      *Frontend
 	family int
 	addrs  []netip.Addr
@@ -234,8 +272,8 @@ type emission struct {
 	to     sink
 }
 
-func (s *Service) emitFrontend(f *Frontend, addrs []netip.Addr, only *[2][]int, to sink) {
-	(&emission{s, f, ruleset.FamilyOf(f.Addr).Index(), addrs, only, to}).emit()
+func (l *learning) emitFrontend(f *Frontend, addrs []netip.Addr, only *[2][]int, to sink) {
+	(&emission{l, f, ruleset.FamilyOf(f.Addr).Index(), addrs, only, to}).emit()
 }
 
 func (e *emission) emit() {
@@ -250,16 +288,34 @@ func (e *emission) emit() {
 	for u := range c.units() {
 		e.to.use(e.family, u)
 	}
+	if e.f.Addr.IsLoopback() {
+		useLoopback(ruleset.FamilyOf(e.f.Addr), func(u unit) { e.to.use(e.family, u) })
+	}
 	if len(e.f.Pool)+len(e.f.Internal) == 0 {
 		return
 	}
 	e.backends(c, e.f.Pool, false)
 	e.backends(c, e.f.Internal, true)
 	e.source(c)
-	if e.Affinity > 0 {
-		l := learner{e.Affinity}
-		e.to.use(e.family, l)
-		e.byBackend(Affinities, c, gotoChain(l))
+	e.affinity(c)
+}
+
+// affinity emits the elements by which postrouting finds the chain that records the
+// client, if any.
+func (e *emission) affinity(c class) {
+	switch {
+	case e.Affinity > 0:
+		learners := e.of(e.f)
+		for _, u := range learners.units {
+			e.to.use(e.family, u)
+		}
+		e.byBackend(Affinities, c, learners.verdict)
+	case !c.node: // explicit, since a node-wide frontend with the port and the backend may have affinity
+		id := Affinities
+		if c.ranged {
+			id = AffinityRanges
+		}
+		e.byBackend(id, c, ruleset.Verdict{Kind: ruleset.Return})
 	}
 }
 
@@ -307,7 +363,7 @@ func (e *emission) backends(c class, pool []netip.AddrPort, internal bool) {
 			el.Data = ruleset.Tuple{}.Addr(b.Addr())
 		case c.limited:
 			l := limit{most: e.Limits[b], proto: e.Proto, backend: withPort(b, e.f.Port)}
-			l.drop = e.f.Drop && l.most > 0
+			l.drop = e.f.Empty == Drop && l.most > 0
 			e.to.use(e.family, l)
 			el.Verdict = gotoChain(l)
 		default:

@@ -16,11 +16,15 @@ type Config struct {
 	Table        string
 	NodeAddrs    []netip.Prefix // none: every local address but loopback
 	Internal     []netip.Prefix
+	Inputs       []string // patterns of interfaces whose packets come from internal clients
 	ServiceCIDRs []netip.Prefix
-	Localhost    bool
-	Affinities   uint32 // the size of the affinity map
-	Flags        ruleset.TableFlags
-	Owner        string // empty: the tables hold one list of services
+	// DropUnallocated drops packets to addresses in ServiceCIDRs that no frontend
+	// has, instead of rejecting them.
+	DropUnallocated bool
+	Localhost       bool
+	Affinities      uint32 // the size of the affinity map
+	Flags           ruleset.TableFlags
+	Owner           string // empty: the tables hold one list of services
 }
 
 // Schema marks a table as ours and names the layout of its contents.
@@ -36,60 +40,6 @@ const (
 	PrioritySNAT = 100
 )
 
-// SetID numbers the sets and maps in which services have elements.
-type SetID uint8
-
-// The sets, in the order in which they are created. There are two of each kind:
-// one for frontends with an address, and one for node-wide frontends.
-const (
-	Frontends           SetID = iota // daddr . proto . dport : verdict
-	NodeFrontends                    // proto . dport : verdict
-	FrontendRanges                   // daddr . proto . dports : verdict
-	NodeFrontendRanges               // proto . dports : verdict
-	Backends                         // daddr . proto . dport . slot : addr . port
-	NodeBackends                     // proto . dport . slot : addr . port
-	LimitedBackends                  // daddr . proto . dport . slot : verdict
-	NodeLimitedBackends              // proto . dport . slot : verdict
-	RangeBackends                    // daddr . proto . slot : addr; the slot begins with the first port
-	NodeRangeBackends                // proto . slot : addr
-	Masq                             // original daddr . proto . original dport: masqueraded unless internal
-	NodeMasq                         // proto . original dport . backend: the same for node-wide frontends
-	Sources                          // original daddr . proto . original dport : verdict
-	NodeSources                      // proto . original dport . backend : verdict
-	SourceRanges                     // original daddr . proto . original dports : verdict
-	NodeSourceRanges                 // proto . original dports . backend : verdict
-	Affinities                       // original daddr . proto . original dport : verdict
-	NodeAffinities                   // proto . original dport . backend : verdict
-	Hairpin                          // backend . backend: connections of a backend to itself
-	NumSets
-)
-
-// of returns the set of the same kind for node-wide frontends or for others.
-func (id SetID) of(node bool) SetID {
-	if node {
-		return id + 1
-	}
-	return id
-}
-
-// NodeWide reports whether the set is for node-wide frontends.
-func (id SetID) NodeWide() bool { return id < Hairpin && id%2 == 1 }
-
-// Ranged reports whether the set is for ranges of ports.
-func (id SetID) Ranged() bool {
-	kind := id &^ 1
-	return kind == FrontendRanges || kind == RangeBackends || kind == SourceRanges
-}
-
-// Frontends reports whether the set holds the frontends themselves.
-func (id SetID) Frontends() bool { return id <= NodeFrontendRanges }
-
-// Sources reports whether the set says how the sources of connections are treated.
-func (id SetID) Sources() bool { return id >= Masq && id <= NodeSourceRanges }
-
-// Backends reports whether the set holds the slots of pools.
-func (id SetID) Backends() bool { return id >= Backends && id <= NodeRangeBackends }
-
 // Shared reports whether a set without a number belongs to the services that
 // share it, and not to the skeleton.
 func Shared(name string) bool { return strings.HasPrefix(name, prefixesPrefix) }
@@ -101,23 +51,26 @@ func Separate(name string) bool {
 	return Shared(name) || name == serviceCIDRsSet
 }
 
-// OfSkeleton reports whether a chain without a hook exists without services,
-// too.
-func OfSkeleton(chain string) bool {
-	switch chain {
+// OfSkeleton reports whether a chain exists without services, too.
+func OfSkeleton(c *ruleset.Chain) bool {
+	if c.Hook != nil {
+		return !strings.HasPrefix(c.Name, loopbackPrefix)
+	}
+	switch c.Name {
 	case noBackendChain, servicesChain, nodeWideChain, affinityChain, masqChain, Source{}.name():
 		return true
 	}
 	return false
 }
 
-// OfTables reports whether a chain exists without services, with a hook or without.
-func OfTables(chain string) bool {
+// Common reports whether a chain belongs to all owners of shared tables: whether it
+// exists without services, or is one of those for loopback addresses.
+func Common(chain string) bool {
 	switch chain {
-	case "prerouting", "output", "input", postroutingChain, "loopback-guard", "loopback-routing", "loopback-delivery":
+	case "prerouting", "output", "input", postroutingChain:
 		return true
 	}
-	return OfSkeleton(chain)
+	return OfSkeleton(&ruleset.Chain{Name: chain}) || loopbackNamed(ruleset.IPv4, chain) != nil
 }
 
 // Names of objects that do not belong to one service.
@@ -125,7 +78,6 @@ const (
 	internalSet      = "internal"
 	serviceCIDRsSet  = "service_cidrs"
 	protocolsSet     = "protocols"
-	affinityMap      = "affinity"
 	noBackendChain   = "no-backend"
 	servicesChain    = "services"
 	nodeWideChain    = "node-wide"
@@ -133,74 +85,6 @@ const (
 	masqChain        = "masquerading"
 	postroutingChain = "postrouting"
 )
-
-// setNames by SetID.
-var setNames = [NumSets]string{
-	Frontends: "frontends", NodeFrontends: "node_frontends",
-	FrontendRanges: "frontend_ranges", NodeFrontendRanges: "node_frontend_ranges",
-	Backends: "backends", NodeBackends: "node_backends",
-	LimitedBackends: "limited_backends", NodeLimitedBackends: "node_limited_backends",
-	RangeBackends: "range_backends", NodeRangeBackends: "node_range_backends",
-	Masq: "masq", NodeMasq: "node_masq",
-	Sources: "sources", NodeSources: "node_sources",
-	SourceRanges: "source_ranges", NodeSourceRanges: "node_source_ranges",
-	Affinities: "affinities", NodeAffinities: "node_affinities",
-	Hairpin: "hairpin",
-}
-
-func (id SetID) name() string { return setNames[id] }
-
-// declared holds the sets without elements, by SetID. They are never changed.
-var declared = declarations()
-
-// Declaration returns a set without elements.
-func Declaration(id SetID) *ruleset.Set {
-	s := declared[id]
-	return &s
-}
-
-func declarations() [NumSets]ruleset.Set {
-	port := []ruleset.Type{ruleset.Proto, ruleset.Port}
-	frontend := append([]ruleset.Type{ruleset.Addr}, port...)
-	backend := []ruleset.Type{ruleset.Addr, ruleset.Port}
-	addr := backend[:1]
-	with := func(k []ruleset.Type, t ruleset.Type) []ruleset.Type { return append(slices.Clip(k), t) }
-	slot := func(k []ruleset.Type) []ruleset.Type { return with(k, ruleset.Slot) }
-	out := [NumSets]ruleset.Set{
-		Frontends:           {Key: frontend, Verdict: true, Counter: true},
-		NodeFrontends:       {Key: port, Verdict: true, Counter: true},
-		FrontendRanges:      {Key: frontend, Interval: true, Verdict: true, Counter: true},
-		NodeFrontendRanges:  {Key: port, Interval: true, Verdict: true, Counter: true},
-		Backends:            {Key: slot(frontend), Data: backend, Counter: true},
-		NodeBackends:        {Key: slot(port), Data: backend, Counter: true},
-		LimitedBackends:     {Key: slot(frontend), Verdict: true, Counter: true},
-		NodeLimitedBackends: {Key: slot(port), Verdict: true, Counter: true},
-		RangeBackends:       {Key: slot(frontend[:2]), Data: addr, Counter: true},
-		NodeRangeBackends:   {Key: slot(port[:1]), Data: addr, Counter: true},
-		Masq:                {Key: frontend},
-		NodeMasq:            {Key: with(port, ruleset.Addr)},
-		Sources:             {Key: frontend, Verdict: true},
-		NodeSources:         {Key: with(port, ruleset.Addr), Verdict: true},
-		SourceRanges:        {Key: frontend, Interval: true, Verdict: true},
-		NodeSourceRanges:    {Key: with(port, ruleset.Addr), Interval: true, Verdict: true},
-		Affinities:          {Key: frontend, Verdict: true},
-		NodeAffinities:      {Key: with(port, ruleset.Addr), Verdict: true},
-		Hairpin:             {Key: []ruleset.Type{ruleset.Addr, ruleset.Addr}, Repeatable: true},
-	}
-	for id := range out {
-		out[id].Name, out[id].AfterDNAT = SetID(id).name(), SetID(id) >= Masq
-	}
-	return out
-}
-
-// sizeFor returns the size that is declared for n elements. Interval sets are
-// trees, for which a size would be nothing but a limit.
-func sizeFor(s *ruleset.Set, n int) uint32 {
-	if s.Interval {
-		return 0
-	}
-	return ruleset.SizeFor(n)
-}
 
 // ops returns operands of fields without parameters.
 func ops(fields ...ruleset.Field) []ruleset.Operand {
@@ -220,10 +104,11 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 		s.Size = sizeFor(s, 0)
 		t.Sets = append(t.Sets, s)
 	}
+	maps := c.AffinityMaps()
 	t.Sets = append(t.Sets,
 		prefixSet(internalSet, f, c.Internal),
 		&ruleset.Set{Name: protocolsSet, Key: []ruleset.Type{ruleset.Proto}, Elements: protocols()},
-		c.AffinityMap())
+		maps[0], maps[1])
 	if len(c.ServiceCIDRs) > 0 {
 		t.Sets = append(t.Sets, prefixSet(serviceCIDRsSet, f, c.ServiceCIDRs))
 	}
@@ -231,9 +116,8 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 	output := append(inTheMiddle(toNode), ruleset.Rule{jump(servicesChain)})
 	if c.Localhost {
 		output = append(output, ruleset.Rule{
-			ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: loopback(f)}, jump(nodeWideChain),
+			ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: netip.PrefixFrom(f.Loopback(), 8*f.AddrLen())}, jump(nodeWideChain),
 		})
-		t.Chains = append(t.Chains, loopbackChains(f)...)
 	}
 	t.Chains = append(t.Chains,
 		&ruleset.Chain{Name: noBackendChain, Rules: []ruleset.Rule{
@@ -242,25 +126,15 @@ func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 		}},
 		&ruleset.Chain{Name: servicesChain, Rules: c.servicesRules(f)},
 		&ruleset.Chain{Name: nodeWideChain, Rules: frontendRules(true)},
-		&ruleset.Chain{Name: affinityChain, Rules: byFrontend(vmaps(Affinities))},
-		Source{}.chain(),
-		&ruleset.Chain{Name: masqChain, Rules: c.masqRules(f)},
+		&ruleset.Chain{Name: affinityChain, Rules: byFrontend(learners)},
+		c.chainOf(f, Source{}),
+		&ruleset.Chain{Name: masqChain, Rules: byFrontend(sources)},
 		baseChain("prerouting", ruleset.Hook{Num: ruleset.Prerouting, Priority: PriorityDNAT}, prerouting...),
 		baseChain("output", ruleset.Hook{Num: ruleset.Output, Priority: PriorityDNAT}, output...),
 		baseChain("input", ruleset.Hook{Num: ruleset.Input, Priority: PrioritySNAT}, ruleset.Rule{translated, jump(affinityChain)}),
-		baseChain(postroutingChain, ruleset.Hook{Num: ruleset.Postrouting, Priority: PrioritySNAT},
-			ruleset.Rule{translated, jump(affinityChain)}, ruleset.Rule{translated, jump(masqChain)}),
+		baseChain(postroutingChain, ruleset.Hook{Num: ruleset.Postrouting, Priority: PrioritySNAT}, c.postroutingRules(f)...),
 	)
 	return t
-}
-
-// AffinityMap returns the map to which rules add entries: the backend of a
-// client at a frontend.
-func (c Config) AffinityMap() *ruleset.Set {
-	return &ruleset.Set{
-		Name: affinityMap, Key: []ruleset.Type{ruleset.Addr, ruleset.Addr, ruleset.Proto, ruleset.Port},
-		Data: []ruleset.Type{ruleset.Addr, ruleset.Port}, Dynamic: true, Size: c.Affinities,
-	}
 }
 
 // IP protocol numbers.
@@ -330,37 +204,97 @@ func inTheMiddle(owned ruleset.Statement) []ruleset.Rule {
 // moment.
 func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 	rules := append(frontendRules(false), c.nodeRules(f)...)
-	if len(c.ServiceCIDRs) > 0 {
-		rules = append(rules, ruleset.Rule{
-			ruleset.Lookup{Key: ops(ruleset.Daddr), Set: serviceCIDRsSet},
-			ruleset.Verdict{Kind: ruleset.Goto, Chain: noBackendChain},
-		})
+	if len(c.ServiceCIDRs) == 0 {
+		return rules
 	}
-	return rules
+	inCIDRs := ruleset.Lookup{Key: ops(ruleset.Daddr), Set: serviceCIDRsSet}
+	reject := ruleset.Verdict{Kind: ruleset.Goto, Chain: noBackendChain}
+	if !c.DropUnallocated {
+		return append(rules, ruleset.Rule{inCIDRs, reject})
+	}
+	return append(rules,
+		ruleset.Rule{inCIDRs, ruleset.Lookup{Key: ops(ruleset.Daddr), Set: Addresses.name()}, reject},
+		ruleset.Rule{inCIDRs, ruleset.Verdict{Kind: ruleset.Drop}})
 }
+
+// SameElements reports whether services have the same elements with both configurations.
+func (c Config) SameElements(o Config) bool { return c.DropUnallocated == o.DropUnallocated }
 
 // nodeRules returns the rules that send packets for the node to the node-wide
 // frontends. The addresses are in the rules, since those in a new set of prefixes
 // would be found only at the very end of the commit (nft_set_commit_update in
 // net/netfilter/nf_tables_api.c), when packets already traverse the rules.
+//
+// Loopback and link-local addresses are left to the host, unless NodeAddrs has
+// prefixes of IPv4 link-local ones. Clients send to link-local IPv6 addresses from
+// link-local ones, and the kernel forwards no packet from there: ip6_forward
+// answers with the ICMPv6 error "beyond scope of source address". It does forward
+// those of IPv4 (ip_forward).
 func (c Config) nodeRules(f ruleset.Family) []ruleset.Rule {
-	local := ruleset.Rule{
-		toNode,
-		ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)},
-		jump(nodeWideChain),
-	}
-	if len(c.NodeAddrs) == 0 {
-		return []ruleset.Rule{local}
-	}
+	others, linkLocals := c.nodeAddrs(f)
 	var out []ruleset.Rule
-	for _, p := range outermost(ofFamily(f, c.NodeAddrs)) {
-		if p.Bits() == 0 {
-			return []ruleset.Rule{local}
+	for _, p := range others {
+		var rule ruleset.Rule
+		if p.Bits() > 0 {
+			rule = append(rule, ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: p})
 		}
-		out = append(out, append(ruleset.Rule{ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: p}}, local...))
+		rule = append(rule, toNode)
+		for _, left := range []netip.Prefix{loopback(f), linkLocal(f)} {
+			if left.Overlaps(p) {
+				rule = append(rule, ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: left})
+			}
+		}
+		out = append(out, append(rule, jump(nodeWideChain)))
+	}
+	for _, p := range linkLocals {
+		out = append(out, ruleset.Rule{
+			ruleset.MatchAddr{Field: ruleset.Daddr, Prefix: p},
+			toNode,
+			jump(nodeWideChain),
+		})
 	}
 	return out
 }
+
+// nodeAddrs splits the NodeAddrs of a family into those that name link-local
+// addresses and all others.
+func (c Config) nodeAddrs(f ruleset.Family) (others, linkLocals []netip.Prefix) {
+	if len(c.NodeAddrs) == 0 {
+		return []netip.Prefix{netip.PrefixFrom(f.Unspecified(), 0)}, nil
+	}
+	for _, p := range ofFamily(f, c.NodeAddrs) {
+		if within(p, linkLocal(f)) {
+			linkLocals = append(linkLocals, p)
+		} else {
+			others = append(others, p)
+		}
+	}
+	return outermost(others), outermost(linkLocals)
+}
+
+// TakesNodeWide reports whether node-wide frontends take an address if it is the
+// node's.
+func (c Config) TakesNodeWide(a netip.Addr) bool {
+	f := ruleset.FamilyOf(a)
+	if a.IsLoopback() {
+		return c.Localhost && a == f.Loopback()
+	}
+	others, linkLocals := c.nodeAddrs(f)
+	if linkLocal(f).Contains(a) {
+		others = linkLocals
+	}
+	return slices.ContainsFunc(others, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// linkLocal returns the link-local addresses of a family.
+func linkLocal(f ruleset.Family) netip.Prefix {
+	if f == ruleset.IPv6 {
+		return netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfe, 0x80}), 10)
+	}
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254}), 16)
+}
+
+func within(p, other netip.Prefix) bool { return p.Bits() >= other.Bits() && other.Overlaps(p) }
 
 func frontendRules(node bool) []ruleset.Rule {
 	one := class{node: node, pool: pool{size: 1}}
@@ -371,23 +305,33 @@ func frontendRules(node bool) []ruleset.Rule {
 	}
 }
 
-// masqRules returns the rules that choose the source address. They see the first
-// packet of every connection with a rewritten destination, ours or not, so each
-// of them checks that it is ours. A loopback address must never leave the node.
-// A connection that stays on loopback addresses is not ours, since no backend has
-// one.
-func (c Config) masqRules(f ruleset.Family) []ruleset.Rule {
+// postroutingRules returns the rules for the first packet of every connection with
+// a rewritten destination, ours or not. First they learn clients with affinity,
+// then they choose the source address by the frontend. Connections for which that
+// keeps the source need another one nevertheless if a backend is sent to itself,
+// whose replies would not come back, or if the source is a loopback address, which
+// must never leave the node. A connection to a loopback address keeps its source:
+// either it is not ours, or it is one of a local process to a port of the node.
+func (c Config) postroutingRules(f ruleset.Family) []ruleset.Rule {
 	rules := []ruleset.Rule{
-		{ruleset.Lookup{Key: ops(ruleset.Saddr, ruleset.Daddr), Set: Hairpin.name()}, ruleset.Masquerade{}},
+		{translated, jump(affinityChain)},
+		{translated, ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)}, jump(masqChain)},
+		{translated, hairpin(), ruleset.Masquerade{}},
 	}
 	if c.Localhost {
 		rules = append(rules, ruleset.Rule{
+			translated,
 			ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: loopback(f)},
 			ruleset.MatchAddr{Field: ruleset.Daddr, Not: true, Prefix: loopback(f)},
 			ruleset.Masquerade{},
 		})
 	}
-	return append(rules, byFrontend(sources)...)
+	return rules
+}
+
+// hairpin matches packets of a backend to itself.
+func hairpin() ruleset.Statement {
+	return ruleset.Lookup{Key: ops(ruleset.Saddr, ruleset.Daddr), Set: Hairpin.name()}
 }
 
 // sources returns the rules that choose the source address for a kind of
@@ -418,6 +362,16 @@ func byFrontend(rest func(key []ruleset.Operand, node bool) []ruleset.Rule) []ru
 		}
 	}
 	return out
+}
+
+// learners returns the rules that look up who records the client of a connection. None
+// does for ranges, so that only those with an address need an element, which keeps the
+// connection from the node-wide frontends.
+func learners(key []ruleset.Operand, node bool) []ruleset.Rule {
+	if node {
+		return vmaps(Affinities)(key, node)
+	}
+	return vmaps(Affinities, AffinityRanges)(key, node)
 }
 
 func vmaps(ids ...SetID) func([]ruleset.Operand, bool) []ruleset.Rule {
@@ -470,6 +424,26 @@ func outermost(prefixes []netip.Prefix) []netip.Prefix {
 			continue // prefixes nest or are disjoint
 		}
 		out = append(out, p)
+	}
+	return out
+}
+
+// NodeWide reads from a table which of the node's addresses its node-wide frontends
+// take: those in the prefixes, or all if there is the prefix of all.
+func NodeWide(t *ruleset.Table) (out []netip.Prefix) {
+	for _, c := range t.Chains {
+		for _, r := range c.Rules {
+			if len(r) == 0 || r[len(r)-1] != ruleset.Statement(jump(nodeWideChain)) {
+				continue
+			}
+			limit := netip.PrefixFrom(t.Family.Unspecified(), 0)
+			for _, s := range r {
+				if m, ok := s.(ruleset.MatchAddr); ok && m.Field == ruleset.Daddr && !m.Not {
+					limit = m.Prefix
+				}
+			}
+			out = append(out, limit)
+		}
 	}
 	return out
 }

@@ -2,7 +2,7 @@ package compile
 
 import (
 	"net/netip"
-	"strconv"
+	"slices"
 
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
@@ -23,7 +23,7 @@ const (
 	External Mode = iota // those of clients that are not internal
 	All
 	Local  // those of processes on this node
-	Keep   // none
+	Keep   // none but those that are always rewritten
 	Listed // those of clients inside a list of prefixes
 )
 
@@ -35,7 +35,7 @@ func (s Source) name() string {
 	if s.Mode == Listed {
 		name += "-" + prefixes{s.Clients}.name()
 	} else {
-		name += [...]string{External: "-external", All: "-all", Local: "-local"}[s.Mode]
+		name += [...]string{External: "-external", All: "-all", Local: "-local", Keep: "-hairpin"}[s.Mode]
 	}
 	if s.Addr.IsValid() {
 		name += "-" + inName(s.Addr)
@@ -45,25 +45,51 @@ func (s Source) name() string {
 
 func (Source) set() *ruleset.Set { return nil }
 
+// byInput adds rules by which the packets of some interfaces are treated as those of
+// internal clients. Each interface has a rule, as a set of names with asterisks would
+// be found only at the very end of a commit (see nodeRules).
+func (c Config) byInput(rules []ruleset.Rule) []ruleset.Rule {
+	i := slices.IndexFunc(rules, func(r ruleset.Rule) bool {
+		l, ok := r[0].(ruleset.Lookup)
+		return ok && l.Set == internalSet
+	})
+	if i < 0 || len(c.Inputs) == 0 {
+		return rules
+	}
+	out := slices.Clone(rules[:i+1])
+	for _, pattern := range slices.Compact(slices.Sorted(slices.Values(c.Inputs))) {
+		out = append(out, append(ruleset.Rule{ruleset.MatchInput{Pattern: pattern}}, rules[i][1:]...))
+	}
+	return append(out, rules[i+1:]...)
+}
+
 func (s Source) chain() *ruleset.Chain {
 	var rewrite ruleset.Statement = ruleset.Masquerade{}
+	out := &ruleset.Chain{Name: s.name()}
 	if s.Addr.IsValid() {
 		rewrite = ruleset.SNATTo{Addr: s.Addr}
+		out.Rules = s.always(rewrite)
 	}
-	out := &ruleset.Chain{Name: s.name()}
 	switch s.Mode {
 	case External:
 		internal := ruleset.Lookup{Key: ops(ruleset.Saddr), Set: internalSet}
-		out.Rules = []ruleset.Rule{{internal, ruleset.Verdict{Kind: ruleset.Return}}, {rewrite}}
+		out.Rules = append(out.Rules, ruleset.Rule{internal, ruleset.Verdict{Kind: ruleset.Return}}, ruleset.Rule{rewrite})
 	case Local:
-		out.Rules = []ruleset.Rule{{ruleset.Match{Field: ruleset.FibSaddr, Value: ruleset.FibLocal}, rewrite}}
+		out.Rules = append(out.Rules, ruleset.Rule{ruleset.Match{Field: ruleset.FibSaddr, Value: ruleset.FibLocal}, rewrite})
 	case Listed:
 		listed := ruleset.Lookup{Key: ops(ruleset.Saddr), Set: prefixes{s.Clients}.name()}
-		out.Rules = []ruleset.Rule{{listed, rewrite}}
-	case All, Keep:
+		out.Rules = append(out.Rules, ruleset.Rule{listed, rewrite})
+	case All:
 		out.Rules = []ruleset.Rule{{rewrite}}
+	case Keep:
 	}
 	return out
+}
+
+// always returns the rules for connections whose source is rewritten in every
+// mode. Postrouting would masquerade them otherwise.
+func (s Source) always(rewrite ruleset.Statement) []ruleset.Rule {
+	return []ruleset.Rule{{hairpin(), rewrite}, {ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: loopback(ruleset.FamilyOf(s.Addr))}, rewrite}}
 }
 
 // source emits the elements by which postrouting chooses the source address that
@@ -74,7 +100,7 @@ func (e *emission) source(c class) {
 		id = SourceRanges
 	}
 	switch {
-	case s.Mode == Keep: // explicit, since a range or a node-wide frontend may differ
+	case s == Source{Mode: Keep}: // explicit, since a range or a node-wide frontend may differ
 		e.byBackend(id, c, ruleset.Verdict{Kind: ruleset.Return})
 	case s != Source{}:
 		e.to.use(e.family, s)
@@ -91,50 +117,36 @@ func (e *emission) source(c class) {
 
 // sourceOf reads a source from a chain that Source.chain made.
 func (r *reader) sourceOf(c *ruleset.Chain) Source {
-	s := Source{Mode: All}
+	s := Source{Mode: Keep}
 	for _, rule := range c.Rules {
-		for _, st := range rule {
-			switch st := st.(type) {
-			case ruleset.Lookup:
-				s.Mode = External
-				if set := r.Set(st.Set); set != nil && st.Set != internalSet {
-					s.Mode = Listed
-					s.Clients, _ = listOf(set, r.Family)
-				}
-			case ruleset.Match:
-				s.Mode = Local
-			case ruleset.SNATTo:
-				s.Addr = st.Addr
-			}
-		}
+		r.readSource(&s, rule)
 	}
 	return s
 }
 
-// learner is the chain that records the backends of clients, for a number of
-// seconds. It reads the backend from the source of the replies. (The packet's
-// destination is the same, but if a rule uses a port of the packet, nft lists it
-// without `meta l4proto tcp`, and then cannot load `ct original proto-dst`.)
-type learner struct{ seconds uint32 }
-
-func (l learner) name() string { return learnPrefix + strconv.FormatUint(uint64(l.seconds), 10) }
-
-const learnPrefix = "learn-"
-
-func (learner) set() *ruleset.Set { return nil }
-
-func (l learner) chain() *ruleset.Chain {
-	out := &ruleset.Chain{Name: l.name()}
-	for _, p := range protocolNumbers {
-		out.Rules = append(out.Rules, ruleset.Rule{
-			ruleset.Match{Field: ruleset.L4proto, Value: uint32(p)},
-			ruleset.Update{
-				Map:     affinityMap,
-				Key:     ops(ruleset.Saddr, ruleset.OrigDaddr, ruleset.L4proto, ruleset.OrigDport),
-				Seconds: l.seconds,
-				Data:    ops(ruleset.ReplySaddr, ruleset.ReplySport),
-			},
-		})
+func (r *reader) readSource(s *Source, rule ruleset.Rule) {
+	for i, st := range rule {
+		switch st := st.(type) {
+		case ruleset.Lookup:
+			switch set := r.Set(st.Set); {
+			case st.Set == Hairpin.name():
+			case set != nil && st.Set != internalSet:
+				s.Mode = Listed
+				s.Clients, _ = listOf(set, r.Family)
+			default:
+				s.Mode = External
+			}
+		case ruleset.Match:
+			s.Mode = Local
+		case ruleset.SNATTo:
+			s.Addr = st.Addr
+			if i == 0 && s.Mode == Keep {
+				s.Mode = All
+			}
+		case ruleset.Masquerade:
+			if i == 0 && s.Mode == Keep {
+				s.Mode = All
+			}
+		}
 	}
-	return out
 }

@@ -24,16 +24,19 @@ type State struct {
 
 // shared counts the uses of what services share.
 type shared struct {
-	units    [2]map[unit]int
-	hairpins [2]map[netip.Addr]int
+	units [2]map[unit]int
+	addrs [2][addrSets]map[netip.Addr]int
 }
 
 // newShared returns counts with room for a number of backends of each family.
-func newShared(backends [2]int) shared {
+func newShared(cfg *Config, backends [2]int) shared {
 	var s shared
 	for i := range s.units {
 		s.units[i] = map[unit]int{}
-		s.hairpins[i] = make(map[netip.Addr]int, backends[i])
+		s.addrs[i][0] = make(map[netip.Addr]int, backends[i])
+		if cfg.DropUnallocated {
+			s.addrs[i][Addresses-Hairpin] = map[netip.Addr]int{}
+		}
 	}
 	return s
 }
@@ -43,21 +46,27 @@ func newShared(backends [2]int) shared {
 func New(cfg Config, services []*Service) *State {
 	var backends [2]int
 	for _, svc := range services {
-		for i := range svc.Frontends {
-			f := &svc.Frontends[i]
-			if i == 0 || !f.SamePools(&svc.Frontends[i-1]) {
+		for i, f := range svc.Frontends {
+			if i == 0 || !f.SamePools(svc.Frontends[i-1]) {
 				backends[ruleset.FamilyOf(f.Addr).Index()] += len(f.Pool)
 			}
 		}
 	}
-	s := &State{Directory: newDirectory(len(services)), cfg: cfg, shared: newShared(backends)}
+	s := &State{Directory: newDirectory(len(services)), cfg: cfg, shared: newShared(&cfg, backends)}
+	for i, f := range ruleset.Families {
+		if cfg.Localhost {
+			useLoopback(f, func(u unit) { (*counting)(s).use(i, u) })
+		}
+	}
 	for _, svc := range services {
 		s.services[svc.Name] = svc
 		s.index.add(svc, svc.Name)
-		svc.emit((*counting)(s))
+		svc.emit(&s.cfg, (*counting)(s))
 	}
 	for i := range s.elements {
-		s.elements[i][Hairpin] = len(s.shared.hairpins[i])
+		for j, uses := range s.shared.addrs[i] {
+			s.elements[i][Hairpin+SetID(j)] = len(uses)
+		}
 	}
 	return s
 }
@@ -89,12 +98,45 @@ func (s *State) ArrangedAs(former map[string]*Service) *State {
 	return New(s.cfg, services)
 }
 
+// Config returns the configuration.
+func (s *State) Config() Config { return s.cfg }
+
+// Configured returns the state with another configuration. From then on s must not be
+// changed, since both share what does not depend on it.
+func (s *State) Configured(cfg Config) *State {
+	if !cfg.SameElements(s.cfg) {
+		return New(cfg, slices.Collect(maps.Values(s.services)))
+	}
+	out := *s
+	out.cfg, out.names = cfg, nil
+	if cfg.Localhost == s.cfg.Localhost {
+		return &out
+	}
+	by := 1
+	if s.cfg.Localhost {
+		by = -1
+	}
+	for i, f := range ruleset.Families {
+		out.shared.units[i] = maps.Clone(s.shared.units[i])
+		useLoopback(f, func(u unit) { merge(out.shared.units[i], map[unit]int{u: by}) })
+	}
+	return &out
+}
+
+// Fixed compiles everything but the elements of services: all that depends on the
+// configuration, and the chains and sets that services share.
+func (s *State) Fixed() *ruleset.Ruleset {
+	out := s.hollow()
+	s.addUnits(out)
+	return out
+}
+
 // counting adds a service to the state's counts.
 type counting State
 
 func (s *counting) element(f int, id SetID, _ ruleset.Element) { s.elements[f][id]++ }
 func (s *counting) use(f int, u unit)                          { s.shared.units[f][u]++ }
-func (s *counting) hairpin(f int, a netip.Addr)                { s.shared.hairpins[f][a]++ }
+func (s *counting) addr(f int, id SetID, a netip.Addr)         { s.shared.addrs[f][id-Hairpin][a]++ }
 
 // Names iterates over the names of the services, in no particular order.
 func (s *State) Names() iter.Seq[string] { return maps.Keys(s.services) }
@@ -110,11 +152,12 @@ func (s *State) Services() []*Service {
 // Ruleset compiles all services. The result does not depend on the order in
 // which they were added.
 func (s *State) Ruleset() *ruleset.Ruleset {
-	out := s.hollow()
-	s.addUnits(out)
-	fill := &filling{Ruleset: out, uses: &s.shared, seen: map[netip.Addr]bool{}}
-	for i, uses := range s.shared.hairpins {
-		fill.repeats[i] = repeats(uses)
+	out := s.Fixed()
+	fill := &filling{Ruleset: out, uses: &s.shared, seen: map[addrUse]bool{}}
+	for i := range s.shared.addrs {
+		for j, uses := range s.shared.addrs[i] {
+			fill.repeats[i][j] = repeats(uses)
+		}
 	}
 	for i, t := range out.Tables {
 		for id := range NumSets {
@@ -122,7 +165,7 @@ func (s *State) Ruleset() *ruleset.Ruleset {
 		}
 	}
 	for _, svc := range s.Services() {
-		svc.emit(fill)
+		svc.emit(&s.cfg, fill)
 	}
 	return out
 }
@@ -165,8 +208,14 @@ func (s *State) addUnits(to *ruleset.Ruleset) {
 type filling struct {
 	*ruleset.Ruleset
 	uses    *shared
-	repeats [2]bool             // whether several services use one address
-	seen    map[netip.Addr]bool // addresses that several services use and that were added
+	repeats [2][addrSets]bool // whether several services use one address
+	seen    map[addrUse]bool  // addresses that several services use and that were added
+}
+
+// addrUse is an address in one of the addrSets.
+type addrUse struct {
+	SetID
+	netip.Addr
 }
 
 func repeats(uses map[netip.Addr]int) bool {
@@ -185,18 +234,23 @@ func (r *filling) element(f int, id SetID, e ruleset.Element) {
 
 func (*filling) use(int, unit) {}
 
-func (r *filling) hairpin(f int, a netip.Addr) {
-	if r.repeats[f] && r.uses.hairpins[f][a] > 1 {
-		if r.seen[a] {
+func (r *filling) addr(f int, id SetID, a netip.Addr) {
+	if i := id - Hairpin; r.repeats[f][i] && r.uses.addrs[f][i][a] > 1 {
+		if r.seen[addrUse{id, a}] {
 			return
 		}
-		r.seen[a] = true
+		r.seen[addrUse{id, a}] = true
 	}
-	r.element(f, Hairpin, hairpinElement(a))
+	r.element(f, id, addrElement(id, a))
 }
 
-func hairpinElement(a netip.Addr) ruleset.Element {
-	return ruleset.Element{Key: ruleset.Tuple{}.Addr(a).Addr(a)}
+// addrElement returns the element of an address in one of the addrSets.
+func addrElement(id SetID, a netip.Addr) ruleset.Element {
+	key := ruleset.Tuple{}.Addr(a)
+	if id == Hairpin {
+		key = key.Addr(a)
+	}
+	return ruleset.Element{Key: key}
 }
 
 func sortedUnits(m map[unit]int) []unit {

@@ -50,7 +50,7 @@ func checkStage(t *testing.T, state *State, set []*Service, remove []string) {
 		t.Errorf("the state does not compile to the ruleset of a new one (-want +got):\n%s", diff)
 	}
 	exact := gocmp.Options{
-		gocmp.AllowUnexported(State{}, Directory{}, Index{}, portRange{}, shared{}, class{}, pool{}, owner{}, limit{}, learner{}, prefixes{}),
+		gocmp.AllowUnexported(State{}, Directory{}, Index{}, portRange{}, shared{}, class{}, pool{}, owner{}, limit{}, learner{}, splitLearner{}, prefixes{}),
 		cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}), cmpopts.IgnoreFields(Directory{}, "mu"),
 	}
 	if diff := gocmp.Diff(full, state, exact); diff != "" {
@@ -123,10 +123,10 @@ func FuzzHolds(f *testing.F) {
 // afterwards.
 func TestFits(t *testing.T) {
 	backends := func(first, n int) *Service {
-		s := &Service{Name: "s", Proto: TCP, Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80}}}
+		s := &Service{Name: "s", Proto: TCP, Frontends: []*Frontend{{Addr: addr("10.9.0.1"), Port: 80}}}
 		for i := first; i < first+n; i++ {
 			a := netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)})
-			f := &s.Frontends[0]
+			f := s.Frontends[0]
 			f.Pool = append(f.Pool, netip.AddrPortFrom(a, 80))
 		}
 		return s
@@ -163,7 +163,7 @@ func TestFits(t *testing.T) {
 // TestSetSizes: the kernel's sets keep their sizes, except those that are
 // replaced.
 func TestSetSizes(t *testing.T) {
-	services := []*Service{{Name: "s", Proto: TCP, Frontends: []Frontend{{Addr: addr("10.9.0.1"), Port: 80}}}}
+	services := []*Service{{Name: "s", Proto: TCP, Frontends: []*Frontend{{Addr: addr("10.9.0.1"), Port: 80}}}}
 	state := New(Config{}, services)
 	current := New(Config{}, nil).Ruleset()
 	current.Table(ruleset.IPv4).Set("masq").Size = 0

@@ -15,11 +15,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"net/netip"
+	"sync/atomic"
 
 	mdnetlink "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/netlink"
+	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 // Message types of linux/netfilter/nfnetlink_conntrack.h.
@@ -31,7 +34,10 @@ const (
 
 // Conn lists and deletes flows of a network namespace. It may be used concurrently:
 // each call has a socket of its own.
-type Conn struct{ sockets *netlink.Pool }
+type Conn struct {
+	sockets *netlink.Pool
+	lists   atomic.Bool // this kernel deletes only flows that were listed
+}
 
 // Dial opens a socket in the network namespace of a file descriptor, which may be
 // closed afterwards, or netlink.Here.
@@ -42,7 +48,7 @@ func Dial(ns int) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{p}, nil
+	return &Conn{sockets: p}, nil
 }
 
 // Close closes all sockets. Calls that are running end with os.ErrClosed.
@@ -129,19 +135,45 @@ func (c *Conn) Get(ctx context.Context, f *Flow) (now Flow, ok bool, err error) 
 	return now, ok, nil
 }
 
+// Find returns the flow that leads to an address and port, where it is seen as one from
+// source; ok is false if there is none. It costs one request, however many flows there
+// are: the kernel looks the replies' tuple up (ctnetlink_get_conntrack).
+func (c *Conn) Find(ctx context.Context, proto uint8, source, to netip.AddrPort) (f Flow, ok bool, err error) {
+	var b netlink.Buffer
+	putTuple(&b, ctaTupleReply, proto, to, source)
+	err = c.again(ctx, func(s *netlink.Socket) error {
+		return s.AskNetfilter(ctx, msgGet, 0, uint8(ruleset.FamilyOf(to.Addr())), b, func(b []byte) error {
+			// The tuple may also be that of the other direction.
+			ok = decode(b, &f) && f.Proto == proto && f.ReplySrc == to && f.ReplyDst == source
+			f.name = appendName(nil, b)
+			return nil
+		})
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return f, false, fmt.Errorf("find flow from %v to %v: %w", source, to, err)
+	}
+	return f, ok, nil
+}
+
 // Count returns how many flows there are, at a cost that does not depend on their
 // number or on the size of the kernel's table, through all of which List walks.
 func (c *Conn) Count(ctx context.Context) (n int, err error) {
 	err = c.again(ctx, func(s *netlink.Socket) error {
-		return s.AskNetfilter(ctx, msgStats, 0, unix.AF_UNSPEC, nil, func(b []byte) error {
-			n = decodeCount(b)
-			return nil
-		})
+		n, err = count(ctx, s)
+		return err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("count flows: %w", err)
 	}
 	return n, nil
+}
+
+func count(ctx context.Context, s *netlink.Socket) (n int, err error) {
+	err = s.AskNetfilter(ctx, msgStats, 0, unix.AF_UNSPEC, nil, func(b []byte) error {
+		n = decodeCount(b)
+		return nil
+	})
+	return n, err
 }
 
 // arena has the memory of many names.

@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
@@ -74,6 +73,10 @@ func track(tb testing.TB, ns *nstest.Namespace, n int, flow func(i int) nstest.T
 }
 
 func all(*Flow) bool { return true }
+
+func each(*Flow) Fate { return Delete }
+
+func alike(*Flow) Fate { return DeleteAlike }
 
 func udp() Filter { return Filter{Family: ruleset.IPv4, Proto: unix.IPPROTO_UDP} }
 
@@ -370,97 +373,5 @@ func TestListAllocations(t *testing.T) {
 	})
 	if allocs > flows/10 {
 		t.Errorf("%v allocations for %d flows", allocs, flows)
-	}
-}
-
-// BenchmarkDelete finds and deletes 50,000 flows to one backend among 200,000 at one
-// frontend: with a request and an answer for each, in bulk, and while they are
-// listed. It needs net.netfilter.nf_conntrack_max of 200,000, which only root in the
-// initial user namespace can raise.
-func BenchmarkDelete(b *testing.B) {
-	const total, gone = 200_000, 50_000
-	filter := udp()
-	filter.Addr, filter.Port, filter.To = frontend.Addr(), frontend.Port(), backend
-	list := func(b *testing.B, c *Conn) []Flow {
-		b.Helper()
-		found, err := c.List(b.Context(), filter, all)
-		if err != nil {
-			b.Fatal(err)
-		}
-		return found
-	}
-	for _, way := range []struct {
-		name string
-		do   func(b *testing.B, c *Conn) (int, error)
-	}{
-		{"each", func(b *testing.B, c *Conn) (n int, err error) {
-			for flow := range slices.Chunk(list(b, c), 1) {
-				deleted, failed := c.Delete(b.Context(), flow)
-				n, err = n+deleted, errors.Join(err, failed)
-			}
-			return n, err
-		}},
-		{"bulk", func(b *testing.B, c *Conn) (int, error) { return c.Delete(b.Context(), list(b, c)) }},
-		{"matching", func(b *testing.B, c *Conn) (int, error) { return c.DeleteMatching(b.Context(), filter, all) }},
-	} {
-		b.Run(way.name, func(b *testing.B) {
-			for b.Loop() {
-				b.StopTimer()
-				ns, c := dial(b)
-				track(b, ns, total, func(i int) nstest.Tracked { return toTwoBackends(i, i < gone) })
-				b.StartTimer()
-				if n, err := way.do(b, c); n != gone || err != nil {
-					b.Fatalf("deleted %d of %d, error %v", n, gone, err)
-				}
-			}
-		})
-	}
-}
-
-// toTwoBackends returns the flow of a client, to the backend or to its neighbour.
-func toTwoBackends(i int, first bool) nstest.Tracked {
-	addr := netip.AddrFrom4([4]byte{10, 0, byte(i >> 16), byte(i >> 8)})
-	f := nstest.Tracked{Src: netip.AddrPortFrom(addr, 1000+uint16(i&0xff)), Dst: frontend, To: backend, Replied: true}
-	if !first {
-		f.To = netip.AddrPortFrom(backend.Addr().Next(), backend.Port())
-	}
-	return f
-}
-
-// TestDeleteMatching: flows are deleted while they are listed, and counted exactly;
-// also if there is only one socket, and up to where the context ends.
-func TestDeleteMatching(t *testing.T) {
-	ns, c := dial(t)
-	dials := 0
-	pool, err := netlink.NewPool(int(ns.Handle()), func(ns int) (*netlink.Socket, error) {
-		if dials++; dials > 1 {
-			return nil, os.ErrPermission
-		}
-		return netlink.Dial(unix.NETLINK_NETFILTER, ns)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	lone := &Conn{pool}
-	defer lone.Close()
-	for name, by := range map[string]*Conn{"two sockets": c, "one socket": lone} {
-		createFlows(t, ns)
-		odd := func(f *Flow) bool { return f.Src.Addr().As4()[3]%2 == 1 }
-		for _, want := range []int{flows / 2, 0} {
-			if n, err := by.DeleteMatching(t.Context(), udp(), odd); n != want || err != nil {
-				t.Errorf("%s: deleted %d, want %d, error %v", name, n, want, err)
-			}
-		}
-		wantFlows(t, c, flows/2)
-		ctx, cancel := context.WithCancel(t.Context())
-		n, err := by.DeleteMatching(ctx, udp(), func(*Flow) bool { cancel(); return true })
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("%s: a context ends: %v", name, err)
-		}
-		wantFlows(t, c, flows/2-n)
-		if n, err := by.DeleteMatching(t.Context(), udp(), all); err != nil {
-			t.Errorf("%s: deleted %d, error %v", name, n, err)
-		}
-		wantFlows(t, c, 0)
 	}
 }

@@ -28,6 +28,18 @@ const (
 	Closed                   // no more packets are expected
 )
 
+// Fate is what becomes of a flow that DeleteMatching has listed.
+type Fate uint8
+
+// The fates.
+const (
+	Keep Fate = iota
+	Delete
+	// DeleteAlike also says that all flows with the same protocol, Dst and ReplySrc
+	// have to go, whosever they are.
+	DeleteAlike
+)
+
 // Filter selects flows. An address that is not set, and a port that is 0, stand for
 // any.
 type Filter struct {
@@ -49,6 +61,14 @@ func (f *Filter) Matches(flow *Flow) bool {
 		matches(f.From.Addr(), f.From.Port(), flow.Src) &&
 		matches(f.To.Addr(), f.To.Port(), flow.ReplySrc) &&
 		(!f.Translated || flow.Dst != flow.ReplySrc) && (!f.Unreplied || flow.Unreplied)
+}
+
+// exact reports whether the kernel's filter passes just what Matches does, to one
+// address and port and to one backend. It does not with IPv6 addresses (see
+// marshalTuple).
+func (f *Filter) exact() bool {
+	return f.Addr.Is4() && f.Port != 0 && f.To.Addr().Is4() && f.To.Port() != 0 && f.Proto != 0 &&
+		f.From == netip.AddrPort{} && !f.Translated && !f.Unreplied
 }
 
 func matches(addr netip.Addr, port uint16, a netip.AddrPort) bool {

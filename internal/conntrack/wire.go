@@ -261,6 +261,25 @@ func (f *Filter) marshalTuple(b *netlink.Buffer, typ uint16, src, dst netip.Addr
 	return flags
 }
 
+// putTuple appends one direction of a flow as a whole.
+func putTuple(b *netlink.Buffer, typ uint16, proto uint8, src, dst netip.AddrPort) {
+	srcType, dstType := uint16(ctaIPv6Src), uint16(ctaIPv6Dst)
+	if src.Addr().Is4() {
+		srcType, dstType = ctaIPv4Src, ctaIPv4Dst
+	}
+	outer := b.Nest(typ)
+	in := b.Nest(ctaTupleIP)
+	b.Put(srcType, src.Addr().AsSlice())
+	b.Put(dstType, dst.Addr().AsSlice())
+	b.Unnest(in)
+	in = b.Nest(ctaTupleProto)
+	b.PutUint8(ctaProtoNum, proto)
+	b.PutUint16(ctaProtoSrcPort, src.Port())
+	b.PutUint16(ctaProtoDstPort, dst.Port())
+	b.Unnest(in)
+	b.Unnest(outer)
+}
+
 func (f *Filter) marshalStatus(b *netlink.Buffer) {
 	var status, mask uint32
 	if f.Translated {

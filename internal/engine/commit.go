@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/flows"
@@ -36,13 +37,14 @@ func (e *Engine) Plan(ctx context.Context, ed *Edit) ([]ruleset.Change, error) {
 		return nil, err
 	}
 	defer e.unlock()
-	return e.plan(ctx, ed)
+	_, changes, err := e.plan(ctx, ed)
+	return changes, err
 }
 
-func (e *Engine) plan(ctx context.Context, ed *Edit) (changes []ruleset.Change, err error) {
-	err = e.retry(ctx, func() error {
-		st, err := e.stage(ctx, ed)
-		if err != nil {
+// plan returns also what it was computed against.
+func (e *Engine) plan(ctx context.Context, ed *Edit) (st *staged, changes []ruleset.Change, err error) {
+	err = e.retry(ctx, func() (err error) {
+		if st, err = e.stage(ctx, ed); err != nil {
 			return err
 		}
 		var stale []ruleset.Change
@@ -56,7 +58,7 @@ func (e *Engine) plan(ctx context.Context, ed *Edit) (changes []ruleset.Change, 
 		e.drift.clients = e.drift.clients || len(stale) > 0
 		return nil
 	})
-	return changes, err
+	return st, changes, err
 }
 
 // Commit makes the kernel hold what an edit wants. It returns what was committed,
@@ -111,7 +113,12 @@ func (e *Engine) followUp(ctx context.Context, rest *flows.Job) error {
 	if rest == nil {
 		return nil
 	}
-	return e.orClosed(explainPermission(rest.Run(ctx)))
+	began := time.Now()
+	n, err := rest.Run(ctx)
+	if n > 0 && e.observe != nil {
+		e.observe(Event{Reconciled, n, time.Since(began)})
+	}
+	return e.orClosed(explainPermission(err))
 }
 
 // orClosed returns ErrClosed for an error of sockets that Close has closed.
@@ -177,7 +184,10 @@ func (s *sending) batches(ctx context.Context, st *staged, changes []ruleset.Cha
 	big, isBig := errors.AsType[*ruleset.TooBigError](err)
 	if isBig {
 		splitter := Splitter{Owner: st.owner, Size: s.kernel.Size, Big: big}
-		batches, err = st.split(&splitter, changes)
+		began := time.Now()
+		if batches, err = st.split(&splitter, changes); err == nil {
+			s.note(Split, len(batches), began)
+		}
 	}
 	for _, batch := range batches {
 		if isBig && err == nil {
@@ -212,12 +222,15 @@ func (s *sending) batch(ctx context.Context, st *staged, changes []ruleset.Chang
 	})
 }
 
+// wholeTables stands for the unknown number of objects of tables that are deleted.
+const wholeTables = 1 << 20
+
 // bound runs a commit of n objects bound to the generation at which our tables
 // are known. If others have changed any rules since, it fails with ErrStale or,
 // with anyGeneration, it is run again bound to none.
 func (e *Engine) bound(n int, anyGeneration bool, commit func(generation uint32) (uint32, error)) error {
 	return e.withoutEvents(n, func() error {
-		bound := e.held != 0
+		bound, began := e.held != 0, time.Now()
 		next, err := commit(e.held)
 		if bound && anyGeneration && errors.Is(err, ruleset.ErrStale) {
 			bound = false
@@ -229,6 +242,13 @@ func (e *Engine) bound(n int, anyGeneration bool, commit func(generation uint32)
 			e.held = next
 		case !e.watched(): // otherwise the monitor receives what others committed in between
 			e.held = 0
+		}
+		switch {
+		case err != nil:
+		case n == wholeTables:
+			e.note(Committed, 0, began)
+		default:
+			e.note(Committed, n, began)
 		}
 		return err
 	})
@@ -257,7 +277,7 @@ func (e *Engine) carryCounters(ctx context.Context, changes []ruleset.Change) er
 			continue
 		}
 		from := c.Set.Carried(old.Elements, c.Elements)
-		if err := e.kernel.ReadCounters(ctx, old, from); err != nil {
+		if err := e.kernel.ReadCounters(ctx, old, from, nil); err != nil {
 			return err
 		}
 		ruleset.CarryCounters(c.Set, from, c.Elements)

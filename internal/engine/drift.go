@@ -16,7 +16,7 @@ type drift struct {
 	depth    [len(ruleset.Families)]depth
 	elements map[compile.Place]*ruleset.Element             // as they are now; nil: deleted
 	objects  [len(ruleset.Families)]map[ruleset.Object]bool // as they are now; false: deleted
-	clients  bool                                           // others have added entries to the map of clients with affinity
+	clients  bool                                           // others have added entries to the maps of clients with affinity
 	by       []ruleset.Process
 	ours     bool // the current transaction changes our tables
 }
@@ -114,13 +114,13 @@ func (e *Engine) withoutEvents(n int, commit func() error) error {
 // map do not count: packets add them, and they expire.
 func (e *Engine) concerns(ev *ruleset.Event) bool {
 	return ev.Kind != ruleset.KindEnd && ev.Table == e.cfg.Table && slices.Contains(ruleset.Families[:], ev.Family) &&
-		(ev.Kind != ruleset.KindElement || ev.Set != e.cfg.AffinityMap().Name)
+		(ev.Kind != ruleset.KindElement || !compile.IsAffinityMap(ev.Set))
 }
 
-// addsClients reports whether an event is about added entries of the affinity map.
+// addsClients reports whether an event is about added entries of the affinity maps.
 // The kernel has none for those that packets add (nft_dynset_eval).
 func (e *Engine) addsClients(ev *ruleset.Event) bool {
-	return ev.Kind == ruleset.KindElement && ev.Verb == ruleset.Add && ev.Table == e.cfg.Table && ev.Set == e.cfg.AffinityMap().Name
+	return ev.Kind == ruleset.KindElement && ev.Verb == ruleset.Add && ev.Table == e.cfg.Table && compile.IsAffinityMap(ev.Set)
 }
 
 // record adds an event of another process's transaction to the drift.
@@ -328,7 +328,7 @@ func (e *Engine) readDeep(ctx context.Context) (*ruleset.Ruleset, error) {
 			whole[f] = e.drift.depth[i] == tableChanged
 		}
 	}
-	out, err := e.readTables(ctx, families, func(f ruleset.Family) bool { return whole[f] })
+	out, err := readTables(ctx, e.kernel, e.cfg.Table, families, func(f ruleset.Family) bool { return whole[f] })
 	if err != nil {
 		return nil, err
 	}

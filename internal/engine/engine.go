@@ -21,24 +21,9 @@ import (
 // Kernel has the operations on one network namespace that an Engine needs. It is
 // used by one goroutine at a time.
 type Kernel interface {
-	// Generation returns the generation of the namespace's rules. It grows by
-	// one with every transaction, whoever commits it, and is never zero.
-	Generation(ctx context.Context) (uint32, error)
-	// Tables reads the tables of that name without their contents.
-	Tables(ctx context.Context, table string) (*ruleset.Ruleset, error)
-	// Read reads the tables of that name in some families, with counters, and
-	// with the elements of those sets for which elements returns true. Changes
-	// that others make meanwhile may be included or not: the caller compares
-	// generations, or monitors events.
-	Read(ctx context.Context, table string, families []ruleset.Family,
-		elements func(f ruleset.Family, set string) bool) (*ruleset.Ruleset, error)
-	// ReadElements reads the elements of a set of a table that Read has left
-	// out. The keys are those that the set probably has, each once, which can
-	// make it faster.
-	ReadElements(ctx context.Context, t *ruleset.Table, s *ruleset.Set, keys []ruleset.Tuple) error
-	// ReadCounters reads the counters of elements of a set. An element that the
-	// kernel does not have keeps its counters.
-	ReadCounters(ctx context.Context, c *ruleset.Change, elements []ruleset.Element) error
+	Reader
+	// Aside returns another Reader, which another goroutine may use meanwhile.
+	Aside() Reader
 	// Commit applies changes as one batch if the rules are still at that
 	// generation, and returns the next one. Generation 0 stands for any; then
 	// the returned generation is meaningless. Errors are ruleset.ErrStale,
@@ -46,8 +31,6 @@ type Kernel interface {
 	Commit(ctx context.Context, generation uint32, changes []ruleset.Change) (uint32, error)
 	// Size returns the size in bytes of the batch that Commit would send.
 	Size(changes []ruleset.Change) (int, error)
-	// Entries reads the entries of a dynamic set.
-	Entries(ctx context.Context, table string, f ruleset.Family, s *ruleset.Set) ([]ruleset.Entry, error)
 	// CommitEntries adds or deletes entries, bound to a generation as Commit
 	// is. It returns how many the kernel now has as wanted, or has deleted,
 	// and the generation after that, also with an error.
@@ -67,6 +50,31 @@ type Kernel interface {
 	Sysctls
 
 	Close() error
+}
+
+// Reader reads the rules of one network namespace. It is used by one goroutine at a
+// time.
+type Reader interface {
+	// Generation returns the generation of the namespace's rules. It grows by
+	// one with every transaction, whoever commits it, and is never zero.
+	Generation(ctx context.Context) (uint32, error)
+	// Tables reads the tables of that name without their contents.
+	Tables(ctx context.Context, table string) (*ruleset.Ruleset, error)
+	// Read reads the tables of that name in some families, with counters, and
+	// with the elements of those sets for which elements returns true. Changes
+	// that others make meanwhile may be included or not: the caller compares
+	// generations, or monitors events.
+	Read(ctx context.Context, table string, families []ruleset.Family,
+		elements func(f ruleset.Family, set string) bool) (*ruleset.Ruleset, error)
+	// ReadElements reads the elements of a set of a table that Read has left
+	// out. The keys are those that the set probably has, each once, which can
+	// make it faster.
+	ReadElements(ctx context.Context, t *ruleset.Table, s *ruleset.Set, keys []ruleset.Tuple) error
+	// ReadCounters reads the counters of elements of a set, and calls each for those
+	// that the kernel has, if it is not nil. The others keep their counters.
+	ReadCounters(ctx context.Context, c *ruleset.Change, elements []ruleset.Element, each func(*ruleset.Element)) error
+	// Entries reads the entries of a dynamic set.
+	Entries(ctx context.Context, table string, f ruleset.Family, s *ruleset.Set) ([]ruleset.Entry, error)
 }
 
 // Sysctls reads and writes kernel parameters of the namespace.
@@ -135,6 +143,8 @@ type Engine struct {
 	addresses AddressMonitor
 	flows     *flows.Table
 	turn      chan struct{} // held by the method that works
+	aside     *aside
+	around    Surroundings // nil if nothing is known of them
 
 	// state is the wanted state, nil before it is known. If held is not zero,
 	// the kernel held exactly that at this generation, except for the drift. If
@@ -154,6 +164,9 @@ type Engine struct {
 	alerts   int // counts the reasons to check our tables
 	alerted  int // the value of alerts when the watchers were last woken
 	watchers map[*watcher]bool
+
+	observe func(Event) // nil: nobody does
+	events  []Event     // that unlock reports
 }
 
 // Open returns an Engine. It takes over the kernel, which Close closes.
@@ -161,7 +174,9 @@ func Open(ctx context.Context, cfg compile.Config, kernel Kernel) (*Engine, erro
 	e := &Engine{
 		cfg: cfg, kernel: kernel, monitor: kernel.Monitor(), addresses: kernel.AddressMonitor(), turn: make(chan struct{}, 1), watchers: map[*watcher]bool{},
 	}
-	e.flows = flows.New(cfg, kernel.Flows(), lockingAffinities{e})
+	e.around, _ = kernel.(Surroundings)
+	e.aside = &aside{reader: kernel.Aside(), table: cfg.Table, turn: make(chan struct{}, 1)}
+	e.flows = flows.New(kernel.Flows(), lockingAffinities{e})
 	if _, err := e.tables(ctx); err != nil {
 		return nil, errors.Join(Explain(err), kernel.Close())
 	}
@@ -216,7 +231,12 @@ func (e *Engine) unlock() {
 			w.waker.Wake()
 		}
 	}
+	events := e.events
+	e.events = nil
 	<-e.turn
+	for _, ev := range events {
+		e.observe(ev)
+	}
 }
 
 // Close ends the use of the namespace. Everything stays programmed.
@@ -226,6 +246,7 @@ func (e *Engine) Close() error {
 	if e.kernel == nil {
 		return nil
 	}
+	e.aside.close()
 	err := e.kernel.Close()
 	e.kernel, e.state = nil, nil
 	e.alerts++ // so that the watchers end
@@ -239,23 +260,6 @@ func (e *Engine) Sysctls(ctx context.Context, do func(Sysctls) error) error {
 	}
 	defer e.unlock()
 	return do(e.kernel)
-}
-
-// Ruleset reads our tables, with counters. If current is set, tables of an older
-// version are refused with ErrOutdated.
-func (e *Engine) Ruleset(ctx context.Context, current bool) (*ruleset.Ruleset, error) {
-	if err := e.lock(ctx); err != nil {
-		return nil, err
-	}
-	defer e.unlock()
-	r, err := e.read(ctx)
-	if err == nil && current {
-		err = checkCurrent(r)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
 }
 
 // Remove deletes our tables. The Engine can be used again afterwards.
@@ -281,8 +285,7 @@ func (e *Engine) Remove(ctx context.Context) error {
 		}
 		e.state = nil
 		e.loseTrack()
-		const all = 1 << 20 // the number of objects is unknown
-		err = e.bound(all, true, func(generation uint32) (uint32, error) {
+		err = e.bound(wholeTables, true, func(generation uint32) (uint32, error) {
 			return e.kernel.Commit(ctx, generation, ruleset.Diff(tables, &ruleset.Ruleset{}).Now)
 		})
 		if refused, ok := errors.AsType[*ruleset.RefusedError](err); ok && errors.Is(refused, syscall.ENOENT) {

@@ -20,7 +20,7 @@ import (
 // generation, and computed again from a reading if it is refused. There are two
 // exceptions. What no service needs any more is deleted only at a generation at
 // which that is known, since another process may begin to use it: the kernel would
-// not refuse to delete an address from the set of hairpins. And a transaction that
+// not refuse to delete an address from the set of hairpins, or a base chain. And a transaction that
 // replaces a table or a set carries everybody's elements, so it is bound to the
 // generation of an exact reading.
 
@@ -153,7 +153,7 @@ func (e *Engine) stageSharedRead(ctx context.Context, ed *Edit) (*staged, error)
 	}
 	next := e.next(ed).ArrangedAs(held)
 	wanted := next.Beside(current, mine)
-	if err := conflicts(next, ed); err != nil {
+	if err := conflicts(before, next, ed); err != nil {
 		return nil, err
 	}
 	st := &staged{
@@ -181,13 +181,13 @@ func (e *Engine) stageSharedRead(ctx context.Context, ed *Edit) (*staged, error)
 }
 
 // ensured returns additions that are necessary unless it is exactly known what the
-// tables hold: another process may have deleted an address from the set of hairpins
-// since our service needs it, which the kernel does not notice.
+// tables hold: another process may have deleted what our service needs and nothing
+// refers to, which the kernel does not notice.
 func (st *staged) ensured(generation uint32) []ruleset.Change {
 	if !st.commutes || st.parts || st.exact && generation != 0 {
 		return nil
 	}
-	return st.state.Hairpins(st.set)
+	return st.state.Unreferred(st.set)
 }
 
 // split distributes changes over batches. What is ensured comes last: once the
@@ -198,7 +198,7 @@ func (st *staged) split(by *Splitter, changes []ruleset.Change) ([][]ruleset.Cha
 		return batches, err
 	}
 	st.parts = true
-	last, err := by.Split(st.state.Hairpins(st.set))
+	last, err := by.Split(st.state.Unreferred(st.set))
 	return append(batches, last...), err
 }
 
@@ -317,8 +317,7 @@ func (e *Engine) removeEmpty(ctx context.Context) error {
 		return ruleset.ErrStale
 	}
 	e.state, e.held = nil, generation
-	const all = 1 << 20 // the number of objects is unknown
-	err = e.bound(all, false, func(generation uint32) (uint32, error) {
+	err = e.bound(wholeTables, false, func(generation uint32) (uint32, error) {
 		return e.kernel.Commit(ctx, generation, ruleset.Diff(current, &ruleset.Ruleset{}).Now)
 	})
 	if errors.Is(err, syscall.ENOENT) {

@@ -24,7 +24,7 @@ func (e *Engine) touching(ev *ruleset.Event, mine func(string) bool) *ruleset.Ev
 	case ruleset.KindElement:
 		return e.touchingElements(ev, mine)
 	case ruleset.KindChain, ruleset.KindRule:
-		if !compile.OfTables(ev.Name) && (e.state == nil || !e.state.Uses(ev.Family, ev.Name)) {
+		if !compile.Common(ev.Name) && (e.state == nil || !e.state.Uses(ev.Family, ev.Name)) {
 			return nil
 		}
 	case ruleset.KindSet:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
@@ -11,7 +12,7 @@ import (
 
 // attempts bounds how often an operation is repeated because others changed the
 // rules meanwhile.
-const attempts = 16
+const attempts = 32
 
 // attempts are more in shared tables, where others who write are the rule.
 func (e *Engine) attempts() int {
@@ -44,7 +45,18 @@ func (e *Engine) retry(ctx context.Context, f func() error) error {
 
 // again repeats f while others are faster.
 func (e *Engine) again(ctx context.Context, f func() error) error {
-	for range e.attempts() {
+	return again(ctx, e.attempts(), func() error {
+		began := time.Now()
+		err := f()
+		if overtaken(err) {
+			e.note(Overtaken, 1, began)
+		}
+		return err
+	})
+}
+
+func again(ctx context.Context, attempts int, f func() error) error {
+	for range attempts {
 		err := f()
 		if !overtaken(err) {
 			return explainPermission(err)
@@ -53,7 +65,7 @@ func (e *Engine) again(ctx context.Context, f func() error) error {
 			return ctx.Err()
 		}
 	}
-	return fmt.Errorf("%w: %d attempts: try again when there are fewer changes to the namespace's rules", ErrConflict, e.attempts())
+	return fmt.Errorf("%w: %d attempts: try again when there are fewer changes to the namespace's rules", ErrConflict, attempts)
 }
 
 func overtaken(err error) bool {
@@ -94,10 +106,12 @@ func (e *Engine) readOnce(ctx context.Context, listening bool, disturbs func(*ru
 	if err != nil {
 		return nil, 0, false, err
 	}
-	r, err := e.readTables(ctx, ruleset.Families[:], func(ruleset.Family) bool { return true })
+	began := time.Now()
+	r, err := readTables(ctx, e.kernel, e.cfg.Table, ruleset.Families[:], func(ruleset.Family) bool { return true })
 	if err != nil {
 		return nil, 0, false, err
 	}
+	e.note(Scanned, elementsOf(r), began)
 	after, err := e.kernel.Generation(ctx)
 	exact := true
 	switch {
@@ -113,10 +127,19 @@ func (e *Engine) readOnce(ctx context.Context, listening bool, disturbs func(*ru
 	return r, after, exact, checkOwned(r)
 }
 
+func elementsOf(r *ruleset.Ruleset) (n int) {
+	for _, t := range r.Tables {
+		for _, s := range t.Sets {
+			n += len(s.Elements)
+		}
+	}
+	return n
+}
+
 // readTables reads our tables of some families. The elements of services are read
 // if services returns true for the family.
-func (e *Engine) readTables(ctx context.Context, families []ruleset.Family, services func(ruleset.Family) bool) (*ruleset.Ruleset, error) {
-	r, err := e.kernel.Read(ctx, e.cfg.Table, families, func(_ ruleset.Family, set string) bool {
+func readTables(ctx context.Context, k Reader, table string, families []ruleset.Family, services func(ruleset.Family) bool) (*ruleset.Ruleset, error) {
+	r, err := k.Read(ctx, table, families, func(_ ruleset.Family, set string) bool {
 		return compile.SetNamed(set) == compile.NumSets
 	})
 	if err != nil {
@@ -131,7 +154,7 @@ func (e *Engine) readTables(ctx context.Context, families []ruleset.Family, serv
 			if s == nil {
 				continue
 			}
-			if err := e.kernel.ReadElements(ctx, t, s, compile.Keys(t, id)); err != nil {
+			if err := k.ReadElements(ctx, t, s, compile.Keys(t, id)); err != nil {
 				return nil, err
 			}
 		}

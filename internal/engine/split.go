@@ -19,6 +19,7 @@ type Splitter struct {
 // component is a list of changes that have to be in one batch.
 type component struct {
 	what      string // for errors
+	service   string // whose component it is; empty: of several
 	changes   []ruleset.Change
 	divisible bool // it may be cut if it does not fit into any batch
 }
@@ -106,7 +107,7 @@ func freshObjects(changes []ruleset.Change) map[object]bool {
 // lead there.
 func unused(c *ruleset.Change) bool {
 	if c.Chain != nil {
-		return c.Chain.Hook == nil && !compile.OfSkeleton(c.Chain.Name)
+		return !compile.OfSkeleton(c.Chain)
 	}
 	return c.Set != nil && compile.Shared(c.Set.Name)
 }
@@ -157,7 +158,7 @@ func (s *Splitter) pack(components []component) ([][]ruleset.Change, error) {
 			i--
 			continue
 		case size > s.Big.Limit:
-			return nil, &ruleset.TooBigError{What: c.what, Size: size, Limit: s.Big.Limit, Errno: s.Big.Errno}
+			return nil, &ruleset.TooBigError{What: c.what, Service: c.service, Size: size, Limit: s.Big.Limit, Errno: s.Big.Errno}
 		case size > room:
 			out = append(out, nil)
 			room = s.Big.Limit
@@ -276,7 +277,7 @@ func appendElement(to []ruleset.Change, c *ruleset.Change, e *ruleset.Element) [
 func (g *groups) components() []component {
 	out := make([]component, 0, len(g.order))
 	for _, name := range g.order {
-		out = append(out, component{what: fmt.Sprintf("service %q", name), changes: g.byName[name]})
+		out = append(out, component{what: fmt.Sprintf("service %q", name), service: name, changes: g.byName[name]})
 	}
 	return out
 }

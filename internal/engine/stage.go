@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -18,15 +19,35 @@ type Edit struct {
 	Set    []*compile.Service // services to add, or to replace those with the same names
 	Delete []string           // names; unknown ones are ignored
 
-	TakeOver bool // Whole, whatever configuration and layout the tables have
-	sweep    bool // delete what no service needs, too
-	looked   int  // how often services to delete were looked for
+	// Derive returns Set from the wanted service with a name, or nil if there is
+	// none. It is called whenever the edit is staged, and no other edit comes in
+	// between.
+	Derive func(wanted func(name string) *compile.Service) ([]*compile.Service, error)
+
+	Config   *compile.Config // the configuration from now on; nil: as before
+	TakeOver bool            // Whole, whatever configuration and layout the tables have
+	sweep    bool            // delete what no service needs, too
+	looked   int             // how often services to delete were looked for
 }
 
 // partial reports whether the edit is about some services only.
 func (ed *Edit) partial() bool { return !ed.Whole && len(ed.Set)+len(ed.Delete) > 0 }
 
-func (ed *Edit) empty() bool { return !ed.Whole && !ed.partial() }
+// derive sets what depends on the wanted state.
+func (ed *Edit) derive(state *compile.State) (err error) {
+	if ed.Derive == nil {
+		return nil
+	}
+	ed.Set, err = ed.Derive(func(name string) *compile.Service {
+		if state == nil {
+			return nil
+		}
+		return state.Service(name)
+	})
+	return err
+}
+
+func (ed *Edit) empty() bool { return !ed.Whole && !ed.partial() && ed.Config == nil }
 
 // gone lists the services of the state that the edit deletes.
 func (ed *Edit) gone(state *compile.State) []string {
@@ -72,18 +93,23 @@ type staged struct {
 	parts      bool                   // split into several batches
 	note       func([]ruleset.Change) // records what is committed
 	next       *compile.State         // after it, or before it if the edit is of some services
-	clients    bool                   // the map of clients with affinity has to be checked
+	clients    bool                   // the maps of clients with affinity have to be checked
 	assumed    bool                   // computed from what the kernel is assumed to hold, without reading all of it
 	known      bool                   // computed from the services alone
 	adopts     bool                   // this Engine has not committed anything yet
 	found      *ruleset.Ruleset       // what it adopts, unless that is of an older version
+	former     *compile.Config        // the configuration before, if the edit changes it:
+	repairs    []ruleset.Change       // what others have changed, by that
 	adopt      func()                 // makes the edit's state the engine's, once Now is committed
 }
 
 // flows returns what the edit can make stale.
 func (st *staged) flows() flows.Change {
 	out := flows.Change{Replaced: flows.Replacements(st.state, st.set, st.gone), Adopted: st.adopts, Found: st.found}
-	if !st.known && !st.adopts {
+	switch {
+	case st.former != nil:
+		out.Config, out.Repairs = st.former, st.repairs
+	case !st.known && !st.adopts:
 		out.Repairs = st.Changes()
 	}
 	return out
@@ -96,7 +122,7 @@ func (st *staged) owner(k compile.Key) string {
 	}
 	for _, s := range st.set {
 		for i := range s.Frontends {
-			if s.Key(&s.Frontends[i]) == k {
+			if s.Key(s.Frontends[i]) == k {
 				return s.Name
 			}
 		}
@@ -112,6 +138,9 @@ func (st *staged) owner(k compile.Key) string {
 // only our own state. If others have changed the very objects that it is about,
 // the kernel refuses it, and only then everything is read.
 func (e *Engine) stage(ctx context.Context, ed *Edit) (*staged, error) {
+	if err := ed.derive(e.state); err != nil {
+		return nil, err
+	}
 	if e.shared() {
 		return e.stageShared(ctx, ed)
 	}
@@ -122,6 +151,10 @@ func (e *Engine) stage(ctx context.Context, ed *Edit) (*staged, error) {
 		return nil, err
 	}
 	switch {
+	case ed.Config != nil && ed.Config.SameElements(e.cfg) && e.held != 0 && e.drift.deepest() == nothingChanged:
+		return e.stageConfig(ed), nil
+	case ed.Config != nil:
+		return e.stageRead(ctx, ed)
 	case ed.partial(), e.held != 0 && e.drift.deepest() == nothingChanged:
 		return e.stageKnown(ctx, ed)
 	case e.held != 0 && ed.empty():
@@ -133,7 +166,7 @@ func (e *Engine) stage(ctx context.Context, ed *Edit) (*staged, error) {
 // stageKnown stages an edit against the known state. It reads nothing but the
 // counters of the elements that are replaced.
 func (e *Engine) stageKnown(ctx context.Context, ed *Edit) (*staged, error) {
-	if err := conflicts(e.state, ed); err != nil {
+	if err := conflicts(e.state, e.state, ed); err != nil {
 		return nil, err
 	}
 	gone, set := ed.gone(e.state), arranged(ed.Set, func(s *compile.Service) *compile.Service { return e.state.Service(s.Name) })
@@ -164,15 +197,14 @@ func arranged(services []*compile.Service, former func(*compile.Service) *compil
 	return out
 }
 
-func conflicts(state *compile.State, ed *Edit) error {
-	gone := ed.Delete
-	if ed.Whole {
-		if !state.Others() {
-			return nil // no other service stays
-		}
-		gone = ed.gone(state)
+// conflicts returns an error if services of an edit claim what others have: those that
+// stay of the state before it, or those that a state knows in shared tables.
+func conflicts(before, beside *compile.State, ed *Edit) error {
+	found := beside.ConflictsBeside(ed.Set)
+	if !ed.Whole { // otherwise no other service stays
+		found = append(before.Conflicts(ed.Set, ed.Delete), found...)
 	}
-	if found := state.Conflicts(ed.Set, gone); len(found) > 0 {
+	if len(found) > 0 {
 		return ConflictError(found)
 	}
 	return nil
@@ -194,6 +226,10 @@ func (e *Engine) current(ctx context.Context) (*compile.State, error) {
 	return e.takeOver(held, compile.HeldByName(held), false)
 }
 
+// Known returns the service of that name as this Engine last committed it, or nil. It
+// does not wait for other methods, so it may be that of a moment ago.
+func (e *Engine) Known(name string) *compile.Service { return e.flows.Known(name) }
+
 // Conflicts lists the frontends of an edit that other services claim already.
 func (e *Engine) Conflicts(ctx context.Context, ed *Edit) (ConflictError, error) {
 	if err := e.lock(ctx); err != nil {
@@ -204,7 +240,7 @@ func (e *Engine) Conflicts(ctx context.Context, ed *Edit) (ConflictError, error)
 	if err != nil {
 		return nil, err
 	}
-	return state.Conflicts(ed.Set, ed.Delete), nil
+	return append(state.Conflicts(ed.Set, ed.Delete), state.ConflictsBeside(ed.Set)...), nil
 }
 
 // Flows runs a function on the flows of the namespace and the wanted state. Other
@@ -219,6 +255,17 @@ func (e *Engine) Flows(ctx context.Context, do func(*flows.Table, *compile.State
 		return err
 	}
 	return e.orClosed(explainPermission(do(e.flows, state)))
+}
+
+// FlowTo returns the flow that leads to a backend, which sees it as one from source, of
+// whatever service or none; ok is false if there is none.
+func (e *Engine) FlowTo(ctx context.Context, proto uint8, source, backend netip.AddrPort) (f flows.Flow, ok bool, err error) {
+	if err = e.lock(ctx); err != nil {
+		return f, false, err
+	}
+	e.unlock()
+	f, ok, err = e.flows.FlowTo(ctx, proto, source, backend)
+	return f, ok, e.orClosed(explainPermission(err))
 }
 
 // stageRead reads what the kernel holds and compares it with the whole wanted
@@ -244,7 +291,7 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 			return nil, err
 		}
 	}
-	if err := conflicts(state, ed); err != nil {
+	if err := conflicts(state, state, ed); err != nil {
 		return nil, err
 	}
 	gone := ed.gone(state)
@@ -261,7 +308,7 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 	})
 	next := state
 	if !ed.empty() || !slices.Equal(services, wanted) {
-		next = compile.New(e.cfg, wanted)
+		next = compile.New(e.configOf(ed), wanted)
 	}
 	st := &staged{
 		Transaction: ruleset.Diff(current, next.Ruleset()), generation: generation, state: state, set: ed.Set, gone: gone,
@@ -270,9 +317,13 @@ func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
 	if st.adopts && checkCurrent(current) == nil {
 		st.found = current
 	}
+	if ed.Config != nil {
+		former := e.cfg
+		st.former, st.repairs = &former, ruleset.Diff(current, compile.New(e.cfg, wanted).Ruleset()).Changes()
+	}
 	next.SetSizes(current, st.Changes())
 	st.note = next.Note
-	st.adopt = func() { e.state, e.drift = next, drift{} }
+	st.adopt = func() { e.state, e.cfg, e.drift = next, e.configOf(ed), drift{} }
 	return st, nil
 }
 

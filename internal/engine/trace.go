@@ -142,7 +142,7 @@ func (e *Engine) selectMatches(ctx context.Context, s *Selection) error {
 			return flows.ErrNoService
 		}
 		for i := range service.Frontends {
-			if m, ok := matchOf(s.Match, service.Proto, &service.Frontends[i]); ok {
+			if m, ok := matchOf(s.Match, service.Proto, service.Frontends[i]); ok {
 				s.Matches = append(s.Matches, m)
 			}
 		}

@@ -161,7 +161,7 @@ func (w *watcher) check(ctx context.Context) (_ *Drift, rest *flows.Job, err err
 	if w.repair {
 		changes, rest, err = w.commit(ctx, &Edit{})
 	} else {
-		changes, err = w.plan(ctx, &Edit{})
+		_, changes, err = w.plan(ctx, &Edit{})
 	}
 	if err == nil {
 		w.seen = alerts // others may have changed our tables again meanwhile

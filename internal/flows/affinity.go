@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -15,12 +16,12 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Affinities is the kernel's map of clients and their backends.
+// Affinities are the kernel's maps of clients and their backends.
 type Affinities interface {
-	Entries(ctx context.Context, f ruleset.Family) ([]ruleset.Entry, error)
+	Entries(ctx context.Context, f ruleset.Family, of *ruleset.Set) ([]ruleset.Entry, error)
 	// Commit adds or deletes entries, and returns how many the kernel now has
 	// as given, or has deleted.
-	Commit(ctx context.Context, v ruleset.Verb, f ruleset.Family, entries []ruleset.Entry) (int, error)
+	Commit(ctx context.Context, c *ruleset.EntryChange) (int, error)
 }
 
 // Affinity is a client that the kernel sends back to its backend.
@@ -28,7 +29,7 @@ type Affinity struct {
 	Service  string
 	Proto    uint8
 	Client   netip.Addr
-	Frontend netip.AddrPort // what the client connected to
+	Frontend netip.AddrPort // with an unspecified address if it is node-wide
 	Backend  netip.AddrPort
 	Expires  time.Duration
 }
@@ -36,26 +37,28 @@ type Affinity struct {
 // Affinities lists the clients with affinity, sorted by service, frontend and
 // client.
 func (t *Table) Affinities(ctx context.Context, state *compile.State) ([]Affinity, error) {
-	var out []Affinity
-	for _, f := range ruleset.Families {
-		entries, err := t.affinities.Entries(ctx, f)
+	var all []Affinity
+	for at := range eachMap(state.Config()) {
+		entries, err := t.affinities.Entries(ctx, at.Family, at.Set)
 		if err != nil {
 			return nil, err
 		}
 		entries = slices.DeleteFunc(entries, func(e ruleset.Entry) bool { return e.CatchAll || e.Opaque })
-		known, err := t.clients(ctx, state, affinitiesOf(entries))
-		if err != nil {
+		all = append(all, affinitiesOf(at.Family, entries)...)
+	}
+	known, err := t.clients(ctx, state, all)
+	if err != nil {
+		return nil, err
+	}
+	var out []Affinity
+	for i := range known.list {
+		switch seconds, err := known.seconds(i); {
+		case err != nil:
 			return nil, err
-		}
-		for i := range known.list {
-			switch seconds, err := known.seconds(i); {
-			case err != nil:
-				return nil, err
-			case seconds > 0:
-				a := known.list[i]
-				a.Service = known.services[i].Name
-				out = append(out, a)
-			}
+		case seconds > 0:
+			a := known.list[i]
+			a.Service = known.services[i].Name
+			out = append(out, a)
 		}
 	}
 	slices.SortFunc(out, func(x, y Affinity) int {
@@ -76,7 +79,11 @@ func (t *Table) AddAffinities(ctx context.Context, state *compile.State, list []
 	if err != nil {
 		return 0, err
 	}
-	var wanted [len(ruleset.Families)][]ruleset.Entry
+	type place struct {
+		ruleset.Family
+		node bool
+	}
+	wanted := map[place][]ruleset.Entry{}
 	for i := range known.list {
 		a := &known.list[i]
 		seconds, err := known.seconds(i)
@@ -84,12 +91,13 @@ func (t *Table) AddAffinities(ctx context.Context, state *compile.State, list []
 			return 0, err
 		}
 		if seconds > 0 {
-			at := ruleset.FamilyOf(a.Frontend.Addr()).Index()
+			at := place{ruleset.FamilyOf(a.Frontend.Addr()), a.Frontend.Addr().Unmap().IsUnspecified()}
 			wanted[at] = append(wanted[at], entryOf(a, time.Duration(seconds)*time.Second))
 		}
 	}
-	for i, f := range ruleset.Families {
-		n, err := t.affinities.Commit(ctx, ruleset.Add, f, wanted[i])
+	for at := range eachMap(state.Config()) {
+		at.Verb, at.Entries = ruleset.Add, wanted[place{at.Family, len(at.Set.Key) == nodeKey}]
+		n, err := t.affinities.Commit(ctx, &at)
 		total += n
 		if err != nil {
 			return total, err
@@ -101,6 +109,23 @@ func (t *Table) AddAffinities(ctx context.Context, state *compile.State, list []
 		_, err = t.Purge(ctx, current, t.affinities)
 	}
 	return total, err
+}
+
+// nodeKey is the number of fields in the keys of node-wide frontends' clients: client .
+// protocol . port. Others have the frontend's address as their second one.
+const nodeKey = 3
+
+// eachMap iterates over the maps of both families, as changes without entries.
+func eachMap(cfg compile.Config) iter.Seq[ruleset.EntryChange] {
+	return func(yield func(ruleset.EntryChange) bool) {
+		for _, f := range ruleset.Families {
+			for _, s := range cfg.AffinityMaps() {
+				if !yield(ruleset.EntryChange{Family: f, Table: cfg.Table, Set: s}) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // purgeClients deletes the affinities of clients whose backend no longer gets
@@ -116,7 +141,7 @@ func (t *Table) purgeClients(ctx context.Context, can bool) error {
 	if !can {
 		return nil
 	}
-	empty, err := t.noClients(ctx)
+	empty, err := t.noClients(ctx, t.current.Load().Config())
 	if err == nil && !empty {
 		err = t.kernel.Settle(ctx)
 	}
@@ -131,9 +156,9 @@ func (t *Table) purgeClients(ctx context.Context, can bool) error {
 }
 
 // noClients reports whether no client is remembered, by any service.
-func (t *Table) noClients(ctx context.Context) (bool, error) {
-	for _, f := range ruleset.Families {
-		entries, err := t.affinities.Entries(ctx, f)
+func (t *Table) noClients(ctx context.Context, cfg compile.Config) (bool, error) {
+	for at := range eachMap(cfg) {
+		entries, err := t.affinities.Entries(ctx, at.Family, at.Set)
 		switch {
 		case errors.Is(err, syscall.ENOENT):
 		case err != nil || len(entries) > 0:
@@ -149,12 +174,12 @@ func (t *Table) purged(all bool) {
 	t.purge = !all
 }
 
-// Purge makes the map hold nothing but entries that rules make in this state, and
+// Purge makes the maps hold nothing but entries that rules make in this state, and
 // returns what it changed. An entry is checked whoever made it. If this fails, the
 // next Job makes up for it.
 //
-// The map is read again after a deletion, which may have made the kernel rearrange
-// it (see Conn.Entries in internal/kernel).
+// The maps are read again after a deletion, which may have made the kernel rearrange
+// them (see Conn.Entries in internal/kernel).
 func (t *Table) Purge(ctx context.Context, state *compile.State, from Affinities) (done []ruleset.EntryChange, err error) {
 	t.purged(false)
 	const most = 4
@@ -166,8 +191,8 @@ func (t *Table) Purge(ctx context.Context, state *compile.State, from Affinities
 		if len(wrong) == 0 {
 			break
 		}
-		for _, c := range wrong {
-			if _, err := from.Commit(ctx, c.Verb, c.Family, c.Entries); err != nil {
+		for i := range wrong {
+			if _, err := from.Commit(ctx, &wrong[i]); err != nil {
 				return done, err
 			}
 		}
@@ -177,24 +202,23 @@ func (t *Table) Purge(ctx context.Context, state *compile.State, from Affinities
 	return done, nil
 }
 
-// Stale returns how the map differs from what rules make in this state: entries of
+// Stale returns how the maps differ from what rules make in this state: entries of
 // clients that may not be led to the backend, or that are remembered for another
 // time. The latter are put back with the time of the service, since the kernel keeps
 // the time of an entry that packets renew (nft_dynset_eval before Linux 6.12).
 func (t *Table) Stale(ctx context.Context, state *compile.State, from Affinities) (out []ruleset.EntryChange, err error) {
-	for _, f := range ruleset.Families {
-		entries, err := from.Entries(ctx, f)
+	for at := range eachMap(state.Config()) {
+		entries, err := from.Entries(ctx, at.Family, at.Set)
 		if errors.Is(err, syscall.ENOENT) { // there is no map, or another process has just deleted it
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		wrong, again, err := t.check(ctx, state, entries)
+		wrong, again, err := t.check(ctx, state, at.Family, entries)
 		if err != nil {
 			return nil, err
 		}
-		at := ruleset.EntryChange{Family: f, Table: t.cfg.Table, Set: t.cfg.AffinityMap()}
 		if at.Verb, at.Entries = ruleset.Delete, wrong; len(wrong) > 0 {
 			out = append(out, at)
 		}
@@ -207,8 +231,8 @@ func (t *Table) Stale(ctx context.Context, state *compile.State, from Affinities
 
 // check returns the entries that are wrong, and those of them that have to be put
 // back with another time.
-func (t *Table) check(ctx context.Context, state *compile.State, entries []ruleset.Entry) (wrong, again []ruleset.Entry, err error) {
-	known, err := t.clients(ctx, state, affinitiesOf(entries))
+func (t *Table) check(ctx context.Context, state *compile.State, f ruleset.Family, entries []ruleset.Entry) (wrong, again []ruleset.Entry, err error) {
+	known, err := t.clients(ctx, state, affinitiesOf(f, entries))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -242,6 +266,8 @@ type clients struct {
 	services []*compile.Service // that their frontends belong to, or nil
 	foreign  []bool             // another owner in shared tables has the frontend
 	ways     *ways              // of these services
+	nodeWays *ways              // the same on a node with the addresses onNode
+	onNode   [len(ruleset.Families)]netip.Addr
 }
 
 // clients reads the node's addresses, and compiles the services that the clients
@@ -253,11 +279,11 @@ func (t *Table) clients(ctx context.Context, state *compile.State, list []Affini
 	for i := range list {
 		a := &list[i]
 		k := compile.Key{Addr: a.Frontend.Addr().Unmap(), Port: a.Frontend.Port(), Proto: a.Proto}
-		if c.foreign[i] = state.Foreign(k, true); c.foreign[i] {
+		if c.foreign[i] = state.Foreign(k, false); c.foreign[i] {
 			continue
 		}
-		s, _ := state.Find(k)
-		if s == nil || s.Affinity == 0 || a.Service != "" && a.Service != s.Name {
+		s, wide := state.Find(k)
+		if s == nil || s.Affinity == 0 || wide != k.Addr.IsUnspecified() || a.Service != "" && a.Service != s.Name {
 			continue
 		}
 		c.services[i] = s
@@ -273,8 +299,32 @@ func (t *Table) clients(ctx context.Context, state *compile.State, list []Affini
 	if err != nil {
 		return nil, err
 	}
-	c.ways = newWays(compile.New(t.cfg, services).Ruleset(), local.has)
+	c.ways = newWays(compile.New(state.Config(), services).Ruleset(), local.has)
+	c.compileNodeWide(state.Config(), services, local)
 	return c, nil
+}
+
+// compileNodeWide compiles the services for a node with addresses that node-wide
+// frontends take. A client is remembered at them whatever addresses the node has at the
+// moment: it may have come by another frontend of the service.
+func (c *clients) compileNodeWide(cfg compile.Config, services []*compile.Service, local *addrSet) {
+	taken := map[netip.Addr]bool{}
+	for _, s := range services {
+		for _, f := range s.Frontends {
+			taken[f.Addr] = true
+		}
+	}
+	cfg.NodeAddrs, cfg.ServiceCIDRs = nil, nil
+	for i, f := range ruleset.Families {
+		free := f.Unspecified().Next()
+		for free.IsLoopback() || taken[free] {
+			free = free.Next()
+		}
+		c.onNode[i] = free
+	}
+	c.nodeWays = newWays(compile.New(cfg, services).Ruleset(), func(a netip.Addr) bool {
+		return local.has(a) || slices.Contains(c.onNode[:], a)
+	})
 }
 
 // seconds returns how long a client is remembered by its service: 0 if it is not, or
@@ -284,33 +334,41 @@ func (c *clients) seconds(i int) (uint32, error) {
 	if s == nil {
 		return 0, nil
 	}
-	client := netip.AddrPortFrom(a.Client.Unmap(), 0)
-	ok, err := c.ways.lead(a.Proto, client, unmapped(a.Frontend), unmapped(a.Backend))
+	client, ways, frontend := netip.AddrPortFrom(a.Client.Unmap(), 0), c.ways, unmapped(a.Frontend)
+	if frontend.Addr().IsUnspecified() {
+		ways = c.nodeWays
+		frontend = netip.AddrPortFrom(c.onNode[ruleset.FamilyOf(frontend.Addr()).Index()], frontend.Port())
+	}
+	ok, err := ways.lead(a.Proto, client, frontend, unmapped(a.Backend))
 	if err != nil || !ok {
 		return 0, err
 	}
 	return s.Affinity, nil
 }
 
-func affinitiesOf(entries []ruleset.Entry) []Affinity {
+func affinitiesOf(f ruleset.Family, entries []ruleset.Entry) []Affinity {
 	out := make([]Affinity, len(entries))
 	for i := range entries {
-		out[i] = affinityOf(&entries[i])
+		out[i] = affinityOf(f, &entries[i])
 	}
 	return out
 }
 
-// affinityOf reads an entry: client . frontend address . protocol . port, with
-// the value address . port of the backend.
-func affinityOf(e *ruleset.Entry) (a Affinity) {
-	if len(e.Key) != 4 || len(e.Data) != 2 || len(e.Key[2]) != 1 || len(e.Key[3]) != 2 || len(e.Data[1]) != 2 {
+// affinityOf reads an entry: client . frontend address . protocol . port, without the
+// address if the frontend is node-wide, with the value address . port of the backend.
+func affinityOf(f ruleset.Family, e *ruleset.Entry) (a Affinity) {
+	key := e.Key
+	if len(key) == nodeKey {
+		key = slices.Insert(slices.Clone(key), 1, f.Unspecified().AsSlice())
+	}
+	if len(key) != nodeKey+1 || len(e.Data) != 2 || len(key[2]) != 1 || len(key[3]) != 2 || len(e.Data[1]) != 2 {
 		return a
 	}
 	addr := func(b []byte) netip.Addr { out, _ := netip.AddrFromSlice(b); return out }
 	return Affinity{
-		Client:   addr(e.Key[0]),
-		Frontend: netip.AddrPortFrom(addr(e.Key[1]), binary.BigEndian.Uint16(e.Key[3])),
-		Proto:    e.Key[2][0],
+		Client:   addr(key[0]),
+		Frontend: netip.AddrPortFrom(addr(key[1]), binary.BigEndian.Uint16(key[3])),
+		Proto:    key[2][0],
 		Backend:  netip.AddrPortFrom(addr(e.Data[0]), binary.BigEndian.Uint16(e.Data[1])),
 		Expires:  e.Expires,
 	}
@@ -319,9 +377,12 @@ func affinityOf(e *ruleset.Entry) (a Affinity) {
 func entryOf(a *Affinity, timeout time.Duration) ruleset.Entry {
 	port := func(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
 	front, back := a.Frontend.Addr().Unmap(), unmapped(a.Backend)
+	key := [][]byte{a.Client.Unmap().AsSlice(), front.AsSlice(), {a.Proto}, port(a.Frontend.Port())}
+	if front.IsUnspecified() {
+		key = slices.Delete(key, 1, 2)
+	}
 	return ruleset.Entry{
-		Key:     [][]byte{a.Client.Unmap().AsSlice(), front.AsSlice(), {a.Proto}, port(a.Frontend.Port())},
-		Data:    [][]byte{back.Addr().AsSlice(), port(back.Port())},
+		Key: key, Data: [][]byte{back.Addr().AsSlice(), port(back.Port())},
 		Timeout: timeout, Expires: min(a.Expires, timeout),
 	}
 }

@@ -26,11 +26,14 @@ type Kernel interface {
 	// Delete deletes flows that List returned, and returns how many were still
 	// there, also with an error.
 	Delete(ctx context.Context, flows []conntrack.Flow) (int, error)
-	// DeleteMatching deletes the flows that List would return, and returns how
-	// many it deleted, also with an error.
-	DeleteMatching(ctx context.Context, f conntrack.Filter, accept func(*conntrack.Flow) bool) (int, error)
+	// DeleteMatching deletes flows that pass a filter, as judge says, and returns
+	// how many it has deleted, also with an error.
+	DeleteMatching(ctx context.Context, f conntrack.Filter, judge func(*conntrack.Flow) conntrack.Fate) (int, error)
 	// Get reads a flow that List returned again, if it is still there.
 	Get(ctx context.Context, f *conntrack.Flow) (now conntrack.Flow, ok bool, err error)
+	// Find returns the flow that leads to an address and port, where it is seen as
+	// one from source, if there is one.
+	Find(ctx context.Context, proto uint8, source, to netip.AddrPort) (f conntrack.Flow, ok bool, err error)
 	// Count returns how many flows there are, of whatever kind, in no time.
 	Count(ctx context.Context) (int, error)
 	// Settle returns when no packet is under way any more that has met rules
@@ -54,7 +57,6 @@ var (
 // Table finds and deletes flows of one network namespace. Its methods may be called
 // concurrently.
 type Table struct {
-	cfg        compile.Config
 	kernel     Kernel
 	affinities Affinities
 	current    atomic.Pointer[compile.State] // what the kernel holds, after the first FollowUp
@@ -72,8 +74,8 @@ type Table struct {
 }
 
 // New returns a Table.
-func New(cfg compile.Config, kernel Kernel, affinities Affinities) *Table {
-	return &Table{cfg: cfg, kernel: &turns{Kernel: kernel}, affinities: affinities, turn: make(chan struct{}, 1), purge: true}
+func New(kernel Kernel, affinities Affinities) *Table {
+	return &Table{kernel: &turns{Kernel: kernel}, affinities: affinities, turn: make(chan struct{}, 1), purge: true}
 }
 
 // Pending reports whether a Job has something to look for.
@@ -103,9 +105,22 @@ func (t *Table) To(ctx context.Context, state *compile.State, service string, ba
 	if len(backends) > 0 {
 		among = newBackends(backends)
 	}
+	local := newAddrSet(nil)
+	if among.ofNode() {
+		var err error
+		if local, err = t.readLocal(ctx); err != nil {
+			return nil, explain(err)
+		}
+	}
 	return t.ofService(ctx, state, s, func(f *conntrack.Flow) bool {
-		return among.has(f.ReplySrc) == (len(backends) > 0)
+		return among.has(f.ReplySrc, local.has) == (len(backends) > 0)
 	})
+}
+
+// FlowTo returns the flow that leads to a backend, which sees it as one from source.
+func (t *Table) FlowTo(ctx context.Context, proto uint8, source, backend netip.AddrPort) (f conntrack.Flow, ok bool, err error) {
+	f, ok, err = t.kernel.Find(ctx, proto, source, backend)
+	return f, ok, explain(err)
 }
 
 // ofService lists the flows of a service's frontends that accept accepts.
@@ -116,7 +131,7 @@ func (t *Table) ofService(ctx context.Context, state *compile.State, s *compile.
 	if err != nil || n == 0 {
 		return nil, explain(err)
 	}
-	node, err := t.nodeAddrs(ctx, s)
+	node, err := t.nodeAddrs(ctx, state, s)
 	if err != nil {
 		return nil, explain(err)
 	}
@@ -144,7 +159,7 @@ func filtersOf(s *compile.Service, n int) (out []conntrack.Filter) {
 	var at [len(ruleset.Families)][]compile.Key
 	for i := range s.Frontends {
 		family := ruleset.FamilyOf(s.Frontends[i].Addr).Index()
-		at[family] = append(at[family], s.Key(&s.Frontends[i]))
+		at[family] = append(at[family], s.Key(s.Frontends[i]))
 	}
 	for _, keys := range at {
 		if len(keys) > 0 {
@@ -191,8 +206,9 @@ func filters(at []compile.Key, translated bool) []conntrack.Filter {
 
 // DeleteUnused deletes flows, but not those that have become established since they
 // were listed. The kernel has no such request: between the look and the deletion are
-// some microseconds, instead of the whole time of the list.
-func (t *Table) DeleteUnused(ctx context.Context, flows []conntrack.Flow) error {
+// some microseconds, instead of the whole time of the list. It returns how many were
+// still there.
+func (t *Table) DeleteUnused(ctx context.Context, flows []conntrack.Flow) (deleted int, err error) {
 	var all []conntrack.Flow
 	for i, f := range flows {
 		if f.Phase == conntrack.Established {
@@ -201,14 +217,16 @@ func (t *Table) DeleteUnused(ctx context.Context, flows []conntrack.Flow) error 
 		}
 		now, ok, err := t.kernel.Get(ctx, &f)
 		if err == nil && ok && now.Phase != conntrack.Established {
-			_, err = t.kernel.Delete(ctx, flows[i:i+1])
+			var n int
+			n, err = t.kernel.Delete(ctx, flows[i:i+1])
+			deleted += n
 		}
 		if err != nil {
-			return explain(err)
+			return deleted, explain(err)
 		}
 	}
-	_, err := t.Delete(ctx, all)
-	return err
+	n, err := t.Delete(ctx, all)
+	return deleted + n, err
 }
 
 // Delete deletes flows and returns how many were still there.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/conntrack"
@@ -24,6 +25,8 @@ type Change struct {
 	// none, or those of an older version.
 	Adopted bool
 	Found   *ruleset.Ruleset
+	// Config is the configuration of before, if it is another one now.
+	Config *compile.Config
 	// Addresses says that the node may have got or lost addresses: they are
 	// compared with those of the last time.
 	Addresses bool
@@ -79,6 +82,14 @@ func (t *Table) FollowUp(state *compile.State) *Job {
 	return j
 }
 
+// Known returns the service of that name in the state of the last FollowUp, or nil.
+func (t *Table) Known(name string) *compile.Service {
+	if state := t.current.Load(); state != nil {
+		return state.Service(name)
+	}
+	return nil
+}
+
 // Run does the work, unless somebody else does it at the same time. Affinities come
 // first: otherwise a datagram in between would begin a flow to a former backend. If
 // something fails, the next Run of any Job makes up for it.
@@ -86,34 +97,36 @@ func (t *Table) FollowUp(state *compile.State) *Job {
 // Jobs take turns, and one does what all that are waiting have to do. Whether a flow
 // is stale is decided by the present state, not by that of the commit: so no job
 // undoes what a later commit allows again. One that has nothing to do does not wait.
-func (j *Job) Run(ctx context.Context) error {
+//
+// It returns how many flows it has deleted, also with an error.
+func (j *Job) Run(ctx context.Context) (deleted int, err error) {
 	t := j.table
 	r := j.reconciliation(ctx)
 	if r == nil {
-		return nil
+		return 0, nil
 	}
 	select {
 	case t.turn <- struct{}{}:
 		defer func() { <-t.turn }()
 	case <-ctx.Done():
-		return fmt.Errorf("services are programmed, but not their flows reconciled: %w", ctx.Err())
+		return 0, fmt.Errorf("services are programmed, but not their flows reconciled: %w", ctx.Err())
 	}
 	t.mu.Lock()
 	jobs := slices.Clone(t.jobs)
 	done := j.done
 	t.mu.Unlock()
 	if done {
-		return nil
+		return 0, nil
 	}
 	if len(jobs) > 1 {
 		r = t.reconciliation(jobs)
 	}
-	err := r.run(ctx)
+	err = r.run(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.failed = err != nil; t.failed {
 		t.compact()
-		return err
+		return r.deleted, err
 	}
 	for _, j := range jobs {
 		j.done = true
@@ -122,7 +135,7 @@ func (j *Job) Run(ctx context.Context) error {
 		t.local = r.local
 	}
 	t.forget()
-	return nil
+	return r.deleted, nil
 }
 
 // reconciliation returns what the job has to do, or nil if that is nothing.
@@ -201,7 +214,7 @@ func lastPort(state *compile.State, k compile.Key) uint16 {
 	s, _ := state.Find(compile.Key{Addr: k.Addr, Port: k.Port, Proto: k.Proto})
 	if s != nil {
 		for i := range s.Frontends {
-			if f := &s.Frontends[i]; s.Key(f) == k {
+			if f := s.Frontends[i]; s.Key(f) == k {
 				return max(f.Port, f.End)
 			}
 		}
@@ -214,11 +227,14 @@ type reconciliation struct {
 	*Table
 	marks    *marks
 	old      []*compile.Service
+	configs  []compile.Config // of before
 	found    *ruleset.Ruleset
 	adopted  bool
 	clients  bool // affinities can be stale
 	cuts     bool // a service asks for established connections to be cut
 	promised bool // a service is concerned that needs conntrack
+	deleted  int  // flows
+	judging  sync.Mutex
 
 	addresses bool                  // the node may have got or lost some:
 	local     []netip.Prefix        // it has these,
@@ -247,6 +263,11 @@ func (r *reconciliation) collect(changes []Change) {
 			r.marks.whole[1].repaired(true)
 			r.adopted = true // whose clients Purge has checked
 			r.found = c.Found
+		}
+		if c.Config != nil { // any client of any frontend may be treated otherwise
+			r.marks.whole[0].all, r.marks.whole[1].all = true, true
+			r.clients = true
+			r.configs = append(r.configs, *c.Config)
 		}
 		r.addresses = r.addresses || c.Addresses || c.Adopted
 	}
@@ -288,12 +309,15 @@ func (r *reconciliation) moves(ctx context.Context) bool {
 // left reports whether the node has lost an address.
 func (r *reconciliation) left(a netip.Addr) bool { return r.had != nil && r.had(a) && !r.node.has(a) }
 
+// own reports whether an address is one that the node has or had.
+func (r *reconciliation) own(a netip.Addr) bool { return r.node.has(a) || r.left(a) }
+
 func (r *reconciliation) replaced(p Replacement) {
 	if p.Old != nil && p.Next != nil && p.Old.Equal(p.Next) && slices.Equal(p.Old.Draining, p.Next.Draining) &&
 		slices.Equal(p.Old.Reserve, p.Next.Reserve) && !p.Old.Adopted {
 		return
 	}
-	if r.marks.replaced(p.Old, p.Next) || r.takesOver(p) {
+	if r.marks.replaced(p.Old, p.Next) {
 		r.clients = true
 	}
 	if p.Old != nil {
@@ -304,23 +328,6 @@ func (r *reconciliation) replaced(p Replacement) {
 			r.concerns(s)
 		}
 	}
-}
-
-// takesOver reports whether a service takes clients of a node-wide frontend by a new
-// one with an address, and would send them to the other frontend's backends.
-func (r *reconciliation) takesOver(p Replacement) bool {
-	if p.Next == nil || p.Next.Affinity == 0 {
-		return false
-	}
-	return slices.ContainsFunc(p.Next.Frontends, func(f compile.Frontend) bool {
-		k := p.Next.Key(&f)
-		isIt := func(o compile.Frontend) bool { return p.Old.Key(&o) == k }
-		if f.Addr.IsUnspecified() || p.Old != nil && slices.ContainsFunc(p.Old.Frontends, isIt) {
-			return false
-		}
-		wide, _ := r.current.Load().Find(k.NodeWide())
-		return wide != nil && wide.Affinity > 0
-	})
 }
 
 // concerns notes what a service asks for.
@@ -341,31 +348,53 @@ func (r *reconciliation) deleteStale(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil {
 		return err
 	}
-	for _, filter := range r.marks.filters(n) {
-		var failed error
-		err := r.deleteListed(ctx, filter, func(f *conntrack.Flow) bool {
-			is, err := r.stale(f)
-			failed = errors.Join(failed, err)
-			return is
+	// The kernel walks through its whole table for each filter, so two walk at a time.
+	filters := r.marks.filters(n)
+	errs := make([]error, len(filters))
+	free := make(chan struct{}, 2)
+	var all sync.WaitGroup
+	for i, filter := range filters {
+		all.Go(func() {
+			free <- struct{}{}
+			defer func() { <-free }()
+			errs[i] = r.deleteListed(ctx, filter)
 		})
-		if err = errors.Join(explain(err), failed); err != nil {
-			return err
-		}
 	}
-	return nil
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // deleteListed deletes UDP flows while it lists them. Others are looked at once more.
-func (r *reconciliation) deleteListed(ctx context.Context, filter conntrack.Filter, stale func(*conntrack.Flow) bool) error {
+func (r *reconciliation) deleteListed(ctx context.Context, filter conntrack.Filter) (err error) {
+	var n int
+	var failed error
+	stale := func(f *conntrack.Flow) bool { // several walks ask it
+		r.judging.Lock()
+		defer r.judging.Unlock()
+		is, err := r.stale(f)
+		failed = errors.Join(failed, err)
+		return is
+	}
 	if filter.Proto == compile.UDP {
-		_, err := r.kernel.DeleteMatching(ctx, filter, stale)
-		return err
+		n, err = r.kernel.DeleteMatching(ctx, filter, func(f *conntrack.Flow) conntrack.Fate {
+			switch {
+			case !stale(f):
+				return conntrack.Keep
+			case r.alike(f):
+				return conntrack.DeleteAlike
+			}
+			return conntrack.Delete
+		})
+	} else {
+		var found []conntrack.Flow
+		if found, err = r.kernel.List(ctx, filter, stale); err == nil {
+			n, err = r.DeleteUnused(ctx, found)
+		}
 	}
-	found, err := r.kernel.List(ctx, filter, stale)
-	if err == nil {
-		err = r.DeleteUnused(ctx, found)
-	}
-	return err
+	r.judging.Lock()
+	defer r.judging.Unlock()
+	r.deleted += n
+	return errors.Join(explain(err), failed)
 }
 
 // prepare reads the node's addresses and makes the rules of now and before.
@@ -377,18 +406,21 @@ func (r *reconciliation) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	r.node = &nodeAddrs{addrSet: local, limits: r.cfg.NodeAddrs, loopback: r.cfg.Localhost}
+	cfg := r.current.Load().Config()
+	r.node = &nodeAddrs{addrSet: local, cfg: cfg}
 	find := func(k compile.Key) (*compile.Service, bool) { return r.current.Load().Find(k) }
-	r.now = rulesOf(r.cfg, find, local.has)
+	r.now = rulesOf(cfg, find, local.has)
 	had := local.has
 	if r.had != nil {
 		had = r.had
 	}
-	if len(r.old) > 0 {
-		r.before = append(r.before, rulesOf(r.cfg, compile.NewDirectory(r.old).Find, had))
-	}
-	if r.had != nil {
-		r.before = append(r.before, rulesOf(r.cfg, find, had))
+	for i, cfg := range append([]compile.Config{cfg}, r.configs...) {
+		if len(r.old) > 0 {
+			r.before = append(r.before, rulesOf(cfg, compile.NewDirectory(r.old).Find, had))
+		}
+		if i > 0 || r.had != nil {
+			r.before = append(r.before, rulesOf(cfg, find, had))
+		}
 	}
 	if r.found != nil {
 		r.before = append(r.before, rulesFound(r.found, had))

@@ -81,8 +81,8 @@ type touch struct {
 }
 
 // of returns what the marks say about a flow to an address and port that leads
-// somewhere.
-func (m *marks) of(proto uint8, dst, to netip.AddrPort) touch {
+// somewhere, which may be an address of the node.
+func (m *marks) of(proto uint8, dst, to netip.AddrPort, local func(netip.Addr) bool) touch {
 	whole := &m.whole[ruleset.FamilyOf(dst.Addr()).Index()]
 	out := touch{can: whole.all || m.addrs.has(dst.Addr()) || m.addrs.has(to.Addr()), fresh: whole.fresh, freshWide: whole.fresh}
 	if len(m.at) == 0 {
@@ -93,7 +93,7 @@ func (m *marks) of(proto uint8, dst, to netip.AddrPort) touch {
 		for _, x := range m.keys {
 			found, ok := x.Match(k)
 			if mark := m.at[found]; ok && mark != nil {
-				led := mark.gone.has(to)
+				led := mark.gone.has(to, local)
 				out.can = out.can || mark.all || led
 				out.led, out.ledWide = out.led || led && i == 0, out.ledWide || led && i == 1
 				out.fresh, out.freshWide = out.fresh || mark.fresh && i == 0, out.freshWide || mark.fresh && i == 1
@@ -113,30 +113,35 @@ func (m *marks) replaced(old, next *compile.Service) (clients bool) {
 	if next == nil {
 		next = &compile.Service{Proto: old.Proto}
 	}
+	if old.Proto != next.Proto { // no frontend is the same
+		clients = m.replaced(old, nil)
+		return m.replaced(nil, next) || clients
+	}
 	kept, left := newBackends(next.Draining, next.Reserve), backends(nil)
 	if len(old.Draining)+len(old.Reserve) > 0 {
 		left = lost(slices.Concat(old.Draining, old.Reserve), usable(next))
 	}
-	known := map[compile.Key]*compile.Frontend{}
-	for i := range next.Frontends {
-		known[next.Key(&next.Frontends[i])] = &next.Frontends[i]
+	pairs := compile.Changed(old, next)
+	if len(left) > 0 || old.Adopted {
+		pairs = compile.Paired(old.Frontends, next.Frontends)
 	}
 	var gone backends
-	for i := range old.Frontends {
-		f := &old.Frontends[i]
-		k := old.Key(f)
-		x, n := m.mark(before, k, f.End), known[k]
-		delete(known, k)
-		if n != nil && n.End != f.End {
-			m.mark(after, k, n.End)
+	var last [2]*compile.Frontend // that gone is about
+	for f, n := range pairs {
+		if f == nil {
+			x := m.mark(after, next.Key(n), n.End)
+			x.all, x.fresh = true, true
+			continue
 		}
+		x := m.mark(before, old.Key(f), f.End)
 		switch {
-		case n == nil || n.End != f.End || n.Clients != f.Clients || n.Source != f.Source || (n.Internal == nil) != (f.Internal == nil):
+		case n == nil || n.Clients != f.Clients || n.Source != f.Source || (n.Internal == nil) != (f.Internal == nil):
 			x.all, clients = true, true
-			x.fresh = x.fresh || n != nil && n.End != f.End
+		case passes(f) != passes(n):
+			x.all, x.fresh, clients = true, true, true
 		default:
-			if gone == nil || i == 0 || !f.SamePools(&old.Frontends[i-1]) {
-				gone = lostBy(f, n)
+			if last[0] == nil || !f.SamePools(last[0]) || !n.SamePools(last[1]) {
+				gone, last = lostBy(f, n), [2]*compile.Frontend{f, n}
 			}
 			for b := range gone {
 				clients = true
@@ -151,12 +156,11 @@ func (m *marks) replaced(old, next *compile.Service) (clients bool) {
 		x.fresh = x.fresh || old.Adopted
 		x.all = x.all || old.Adopted
 	}
-	for k, f := range known {
-		x := m.mark(after, k, f.End)
-		x.all, x.fresh = true, true
-	}
 	return (clients || next.Affinity != old.Affinity) && old.Affinity > 0
 }
+
+// passes reports whether the frontend leaves flows to the host, for want of backends.
+func passes(f *compile.Frontend) bool { return f.Empty == compile.Pass && len(f.Pool) == 0 }
 
 // lost lists those of a list that are not in a set.
 func lost(list []netip.AddrPort, in backends) backends {
@@ -279,7 +283,7 @@ func (m *marks) filters(n int) (out []conntrack.Filter) {
 			out = append(out, filters(keys, false)...)
 		} else {
 			for b := range left {
-				out = append(out, conntrack.Filter{Family: at.family, Proto: at.proto, To: b})
+				out = append(out, conntrack.Filter{Family: at.family, Proto: at.proto, To: anywhere(b)})
 			}
 		}
 		if at.proto == compile.UDP {
@@ -291,10 +295,19 @@ func (m *marks) filters(n int) (out []conntrack.Filter) {
 	return out
 }
 
+// anywhere returns the form of a backend for filters: a port of the node has no address.
+func anywhere(b netip.AddrPort) netip.AddrPort {
+	if b.Addr().IsUnspecified() {
+		return netip.AddrPortFrom(netip.Addr{}, b.Port())
+	}
+	return b
+}
+
 // sources returns filters that pass the flows which backends have begun.
 func sources(f ruleset.Family, proto uint8, of backends) (out []conntrack.Filter) {
 	ports := map[uint16]netip.Addr{}
 	for b := range of {
+		b = anywhere(b)
 		if a, there := ports[b.Port()]; there && a != b.Addr() {
 			ports[b.Port()] = netip.Addr{}
 			continue

@@ -13,15 +13,14 @@ import (
 // nodeAddrs are the addresses that node-wide frontends have.
 type nodeAddrs struct {
 	*addrSet
-	limits   []netip.Prefix // Config.NodeAddrs: none means no limit
-	loopback bool           // loopback addresses are included
+	cfg compile.Config
 }
 
 // nodeAddrs reads the node's addresses if a service has node-wide frontends.
 // Otherwise it reads nothing.
-func (t *Table) nodeAddrs(ctx context.Context, s *compile.Service) (*nodeAddrs, error) {
-	out := &nodeAddrs{addrSet: newAddrSet(nil), limits: t.cfg.NodeAddrs, loopback: t.cfg.Localhost}
-	if !slices.ContainsFunc(s.Frontends, func(f compile.Frontend) bool { return f.Addr.IsUnspecified() }) {
+func (t *Table) nodeAddrs(ctx context.Context, state *compile.State, s *compile.Service) (*nodeAddrs, error) {
+	out := &nodeAddrs{addrSet: newAddrSet(nil), cfg: state.Config()}
+	if !slices.ContainsFunc(s.Frontends, func(f *compile.Frontend) bool { return f.Addr.IsUnspecified() }) {
 		return out, nil
 	}
 	local, err := t.readLocal(ctx)
@@ -32,19 +31,17 @@ func (t *Table) nodeAddrs(ctx context.Context, s *compile.Service) (*nodeAddrs, 
 }
 
 func (n *nodeAddrs) contains(a netip.Addr) bool {
-	if a.IsLoopback() {
-		return n.loopback
-	}
-	return n.has(a) && (len(n.limits) == 0 || inAny(n.limits, a))
+	return n.cfg.TakesNodeWide(a) && (a.IsLoopback() || n.has(a))
 }
 
 // readLocal reads the node's addresses of both families.
 func (t *Table) readLocal(ctx context.Context) (*addrSet, error) {
-	all, err := t.localPrefixes(ctx)
+	all, err := t.Local(ctx)
 	return newAddrSet(all), err
 }
 
-func (t *Table) localPrefixes(ctx context.Context) ([]netip.Prefix, error) {
+// Local returns the prefixes that are the node's own, of both families.
+func (t *Table) Local(ctx context.Context) ([]netip.Prefix, error) {
 	all := []netip.Prefix{}
 	for _, f := range ruleset.Families {
 		local, err := t.kernel.LocalAddrs(ctx, f)
@@ -60,7 +57,7 @@ func (t *Table) localPrefixes(ctx context.Context) ([]netip.Prefix, error) {
 // new since a Job last compared them, and which have left since then. The first Job
 // looks at all flows.
 func (t *Table) moved(ctx context.Context) (local, arrived, left []netip.Prefix, err error) {
-	if local, err = t.localPrefixes(ctx); err != nil {
+	if local, err = t.Local(ctx); err != nil {
 		return nil, nil, nil, err
 	}
 	t.mu.Lock()

@@ -20,15 +20,14 @@ func (t *Table) Owner(ctx context.Context, state *compile.State, proto uint8, ds
 		return nil, nil, nil
 	}
 	if wide {
-		node, err := t.nodeAddrs(ctx, s)
+		node, err := t.nodeAddrs(ctx, state, s)
 		if err != nil || !node.contains(addr) {
 			return nil, nil, explain(err)
 		}
 		addr = ruleset.FamilyOf(addr).Unspecified()
 	}
 	var ranged *compile.Frontend
-	for i := range s.Frontends {
-		f := &s.Frontends[i]
+	for _, f := range s.Frontends {
 		switch {
 		case f.Addr != addr:
 		case f.End == 0 && f.Port == dst.Port():

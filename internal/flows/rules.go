@@ -38,6 +38,7 @@ type treatment struct {
 	service     *compile.Service // that has a frontend of the address and port
 	wide        bool             // a node-wide one
 	taken       bool             // the packet is for a frontend, even if it is refused
+	refused     bool             // it is dropped or rejected
 	destination bool             // the flow leads to where the packet may be led
 	source      bool             // and its source is treated alike:
 	masquerade  bool             // it is masqueraded,
@@ -61,6 +62,7 @@ func (r *rules) treat(f *conntrack.Flow) (t treatment, err error) {
 	}
 	end, destination, source, err := w.treat(f)
 	t.taken, t.destination, t.source = end.Comment != "", destination, source
+	t.refused = end.Fate != ruleset.Passed
 	t.masquerade, t.snat = end.Masquerade, end.SNAT.IsValid()
 	return t, err
 }
@@ -96,7 +98,8 @@ func inAny(prefixes []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// backends is a set of backends. One without a port stands for all ports.
+// backends is a set of backends. One without a port stands for all ports, and one with
+// an unspecified address for all addresses of the node.
 type backends map[netip.AddrPort]bool
 
 func newBackends(lists ...[]netip.AddrPort) backends {
@@ -109,8 +112,24 @@ func newBackends(lists ...[]netip.AddrPort) backends {
 	return out
 }
 
-func (b backends) has(a netip.AddrPort) bool {
-	return len(b) > 0 && (b[a] || b[netip.AddrPortFrom(a.Addr(), 0)])
+// has reports whether an address and port, which may be the node's own, are those of a
+// backend.
+func (b backends) has(a netip.AddrPort, local func(netip.Addr) bool) bool {
+	if len(b) == 0 {
+		return false
+	}
+	return b[a] || b[netip.AddrPortFrom(a.Addr(), 0)] ||
+		b[netip.AddrPortFrom(ruleset.FamilyOf(a.Addr()).Unspecified(), a.Port())] && local(a.Addr())
+}
+
+// ofNode reports whether a port of the node is among them.
+func (b backends) ofNode() bool {
+	for a := range b {
+		if a.Addr().IsUnspecified() {
+			return true
+		}
+	}
+	return false
 }
 
 // usable returns the backends that a service's flows may lead to: those that get

@@ -31,6 +31,18 @@ func (r *reconciliation) stale(f *conntrack.Flow) (bool, error) {
 	return cut != nil && (!established || cut.CutStale), err
 }
 
+// alike reports whether all flows of a protocol to an address and port that lead where a
+// stale one leads are stale, whoever has begun them: what they lead to was a backend of
+// the frontend, and is none of it any more. A commit that makes it one while they are
+// deleted may have one begin again that has just begun.
+func (r *reconciliation) alike(f *conntrack.Flow) bool {
+	touch := r.marks.of(f.Proto, f.Dst, f.ReplySrc, r.own)
+	s, wide := r.now.find(compile.Key{Addr: f.Dst.Addr(), Port: f.Dst.Port(), Proto: f.Proto})
+	led := touch.led || touch.ledWide && (s == nil || wide) && r.node.contains(f.Dst.Addr())
+	return led && f.Dst != f.ReplySrc && !r.foreign(f.Proto, f.Dst) &&
+		(s == nil || !s.Adopted && !usable(s).has(f.ReplySrc, r.own))
+}
+
 // foreign reports whether another owner in shared tables takes packets to an address
 // and port.
 func (r *reconciliation) foreign(proto uint8, dst netip.AddrPort) bool {
@@ -43,7 +55,7 @@ var noService = &compile.Service{}
 // begunByClient returns the service whose flow is stale, or nil if it is not, for
 // a flow that a client has begun.
 func (r *reconciliation) begunByClient(f *conntrack.Flow) (*compile.Service, error) {
-	touch := r.marks.of(f.Proto, f.Dst, f.ReplySrc)
+	touch := r.marks.of(f.Proto, f.Dst, f.ReplySrc, r.own)
 	if !touch.can && !r.marks.addrs.has(f.ReplyDst.Addr()) {
 		return nil, nil
 	}
@@ -64,14 +76,17 @@ func (r *reconciliation) begunByClient(f *conntrack.Flow) (*compile.Service, err
 	switch {
 	case !now.taken:
 		// Where it leads shows whether it began at a frontend of before.
-		if untranslated {
+		switch {
+		case untranslated && now.refused: // in one of the service CIDRs, which it did not belong to
+			return noService, nil
+		case untranslated:
 			return nil, nil
 		}
 		if touch.led || touch.ledWide && (r.node.contains(f.Dst.Addr()) || r.left(f.Dst.Addr())) {
 			return r.ofBefore(f), nil
 		}
 		return r.treatedBefore(f, func(t *treatment) bool { return t.destination || r.adopted && t.taken })
-	case now.service != nil && now.service.Adopted && !now.destination && !untranslated && !usable(now.service).has(f.ReplySrc):
+	case now.service != nil && now.service.Adopted && !now.destination && !untranslated && !usable(now.service).has(f.ReplySrc, r.own):
 		return nil, nil // the process before may have made the backend draining
 	case untranslated, touch.fresh && !now.wide, touch.freshWide && now.wide:
 		return now.service, nil
@@ -82,7 +97,7 @@ func (r *reconciliation) begunByClient(f *conntrack.Flow) (*compile.Service, err
 			s = now.service
 		}
 		return s, err
-	case touch.led, touch.ledWide && now.wide, usable(now.service).has(f.ReplySrc), r.ofBefore(f) != noService:
+	case touch.led, touch.ledWide && now.wide, usable(now.service).has(f.ReplySrc, r.own), r.ofBefore(f) != noService:
 		return now.service, nil
 	}
 	return nil, nil
@@ -98,14 +113,14 @@ func (r *reconciliation) begunByBackend(f *conntrack.Flow) (*compile.Service, er
 		return nil, nil
 	}
 	back := conntrack.Flow{Proto: f.Proto, Src: f.ReplySrc, Dst: f.ReplyDst, ReplySrc: f.Src, ReplyDst: f.Dst, Phase: f.Phase}
-	if touch := r.marks.of(back.Proto, back.Dst, back.ReplySrc); !touch.can {
+	if touch := r.marks.of(back.Proto, back.Dst, back.ReplySrc, r.own); !touch.can {
 		return nil, nil
 	}
 	now, err := r.now.treat(&back)
 	if err != nil || now.destination {
 		return nil, err
 	}
-	if now.service != nil && now.service.Adopted && !usable(now.service).has(f.Src) {
+	if now.service != nil && now.service.Adopted && !usable(now.service).has(f.Src, r.own) {
 		return nil, nil
 	}
 	s, err := r.treatedBefore(&back, func(t *treatment) bool { return t.destination })
@@ -138,7 +153,7 @@ func (r *reconciliation) treatedBefore(f *conntrack.Flow, so func(*treatment) bo
 func (r *reconciliation) ofBefore(f *conntrack.Flow) *compile.Service {
 	k := compile.Key{Addr: f.Dst.Addr(), Port: f.Dst.Port(), Proto: f.Proto}
 	for _, rules := range r.before {
-		if s, _ := rules.find(k); s != nil && usable(s).has(f.ReplySrc) {
+		if s, _ := rules.find(k); s != nil && usable(s).has(f.ReplySrc, r.own) {
 			return s
 		}
 	}

@@ -3,6 +3,7 @@ package flows
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
 	"github.com/nftdp/go-nftdp/internal/conntrack"
@@ -20,18 +21,30 @@ type ways struct {
 	rules *ruleset.Evaluator
 	local func(netip.Addr) bool
 	aims  map[aimed]*ruleset.Aim
+	// inputs are, by family, interfaces by which a packet may have arrived: one
+	// that no rule names, and one of those that rules name, which they treat alike.
+	// An entry of conntrack does not show it.
+	inputs [len(ruleset.Families)][]string
 }
 
 // aimed names packets that differ in their source only, and where they may go.
 type aimed struct {
 	proto   uint8
 	sent    bool // by a process on this node
+	input   string
 	dst, to netip.AddrPort
 }
 
 // newWays returns those that rules leave on a node with these addresses.
 func newWays(rules *ruleset.Ruleset, local func(netip.Addr) bool) *ways {
-	return &ways{ruleset.NewEvaluator(rules, local), local, map[aimed]*ruleset.Aim{}}
+	w := &ways{rules: ruleset.NewEvaluator(rules, local), local: local, aims: map[aimed]*ruleset.Aim{}}
+	for i, f := range ruleset.Families {
+		w.inputs[i] = []string{""}
+		if named := w.rules.Inputs(f); len(named) > 0 {
+			w.inputs[i] = append(w.inputs[i], named[0])
+		}
+	}
+	return w
 }
 
 // waysTo returns the ways to the frontends of one service. A packet to one of
@@ -46,32 +59,54 @@ func waysTo(cfg compile.Config, s *compile.Service, local func(netip.Addr) bool)
 }
 
 // toward returns what becomes of a first packet if every choice that the rules
-// leave to chance falls so that it goes to a backend.
-func (w *ways) toward(proto uint8, src, dst, to netip.AddrPort) (ruleset.Aimed, error) {
-	at := aimed{proto, w.local(src.Addr()), dst, to}
-	aim := w.aims[at]
-	if aim == nil {
-		aim = w.rules.Aim(ruleset.Packet{Proto: proto, Src: src, Dst: dst, Sent: at.sent}, to)
-		w.aims[at] = aim
+// leave to chance falls so that it goes to a backend: for each interface by which the
+// packet may have arrived.
+func (w *ways) toward(proto uint8, src, dst, to netip.AddrPort) (out []ruleset.Aimed, err error) {
+	at := aimed{proto: proto, sent: w.local(src.Addr()), dst: dst, to: to}
+	for i, input := range w.inputs[ruleset.FamilyOf(dst.Addr()).Index()] {
+		if i > 0 && at.sent {
+			break
+		}
+		at.input = input
+		aim := w.aims[at]
+		if aim == nil {
+			aim = w.rules.Aim(ruleset.Packet{Proto: proto, Src: src, Dst: dst, Sent: at.sent, In: strings.TrimSuffix(input, "*")}, to)
+			w.aims[at] = aim
+		}
+		end, err := aim.Outcome(src)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, end)
 	}
-	return aim.Outcome(src)
+	return out, nil
 }
 
 // lead reports whether a client may be led to a backend.
 func (w *ways) lead(proto uint8, client, frontend, backend netip.AddrPort) (bool, error) {
-	end, err := w.toward(proto, client, frontend, backend)
-	return err == nil && end.Fate == ruleset.Passed && end.Dst == backend, err
+	ends, err := w.toward(proto, client, frontend, backend)
+	return slices.ContainsFunc(ends, func(end ruleset.Aimed) bool {
+		return end.Fate == ruleset.Passed && end.Dst == backend
+	}), err
 }
 
 // treat reports whether packets are treated as a flow treats them: it returns
 // what becomes of the flow's first packet now, and whether that is what the entry
-// does, with the destination and with the source.
+// does, with the destination and with the source. Of several possible interfaces,
+// that counts by which it is.
 func (w *ways) treat(f *conntrack.Flow) (end ruleset.Aimed, destination, source bool, err error) {
-	end, err = w.toward(f.Proto, f.Src, f.Dst, f.ReplySrc)
-	if err != nil || end.Fate != ruleset.Passed {
-		return end, false, false, err
+	ends, err := w.toward(f.Proto, f.Src, f.Dst, f.ReplySrc)
+	for i, e := range ends {
+		passed := e.Fate == ruleset.Passed
+		toBackend, fromSource := passed && e.Dst == f.ReplySrc, passed && w.sourceIs(f, &e.Outcome)
+		if i == 0 || toBackend && (fromSource || !destination) {
+			end, destination, source = e, toBackend, fromSource
+		}
+		if destination && source {
+			break
+		}
 	}
-	return end, end.Dst == f.ReplySrc, w.sourceIs(f, &end.Outcome), nil
+	return end, destination, source, err
 }
 
 // sourceIs compares addresses only: the kernel takes another port if the
@@ -92,10 +127,12 @@ func (w *ways) sourceIs(f *conntrack.Flow, o *ruleset.Outcome) bool {
 // packets the same ways, besides those to the latter.
 func withKept(s *compile.Service, kept ...netip.AddrPort) *compile.Service {
 	out := *s
-	out.Frontends = slices.Clone(s.Frontends)
-	for i := range out.Frontends {
-		f := &out.Frontends[i]
-		if i > 0 && s.Frontends[i].SamePools(&s.Frontends[i-1]) {
+	out.Frontends = make([]*compile.Frontend, 0, len(s.Frontends))
+	out.ToNode = s.ToNode || slices.ContainsFunc(kept, compile.OfNode)
+	for i, f := range s.Frontends {
+		f = new(*f)
+		out.Frontends = append(out.Frontends, f)
+		if i > 0 && s.Frontends[i].SamePools(s.Frontends[i-1]) {
 			f.Pool, f.Internal = out.Frontends[i-1].Pool, out.Frontends[i-1].Internal
 			continue
 		}

@@ -29,11 +29,11 @@ func testConfig() compile.Config {
 
 // udp is a service with a frontend at an address and one on the node.
 func udp(edit func(f *compile.Frontend), pool ...netip.AddrPort) *compile.Service {
-	s := &compile.Service{Name: "s", Proto: compile.UDP, Frontends: []compile.Frontend{
+	s := &compile.Service{Name: "s", Proto: compile.UDP, Frontends: []*compile.Frontend{
 		{Addr: netip.IPv4Unspecified(), Port: 80, Pool: pool}, {Addr: vip.Addr(), Port: 80, Pool: pool},
 	}}
 	for i := range s.Frontends {
-		edit(&s.Frontends[i])
+		edit(s.Frontends[i])
 	}
 	return s
 }

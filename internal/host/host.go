@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/nftdp/go-nftdp/internal/address"
+	"github.com/nftdp/go-nftdp/internal/around"
 	"github.com/nftdp/go-nftdp/internal/conntrack"
 	"github.com/nftdp/go-nftdp/internal/engine"
 	"github.com/nftdp/go-nftdp/internal/flows"
@@ -20,6 +21,7 @@ import (
 	"github.com/nftdp/go-nftdp/internal/netlink"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 	"github.com/nftdp/go-nftdp/internal/sysctl"
+	"github.com/nftdp/go-nftdp/internal/trace"
 )
 
 // Here stands for the network namespace of the calling thread.
@@ -30,6 +32,7 @@ const Here = netlink.Here
 // again takes CAP_SYS_ADMIN.
 type Host struct {
 	rules
+	aside   *kernel.Conn
 	monitor *kernel.Monitor
 	flows   *conntrack.Conn
 	address *address.Conn
@@ -57,6 +60,10 @@ func Open(ns int, table string, sets func(name string) *ruleset.Set) (_ *Host, e
 		return nil, err
 	}
 	h.closers = append(h.closers, h.rules)
+	if h.aside, err = kernel.Dial(ns); err != nil {
+		return nil, err
+	}
+	h.closers = append(h.closers, h.aside)
 	if h.monitor, err = kernel.NewMonitor(ns, h.Port(), table, sets); err != nil {
 		return nil, err
 	}
@@ -84,6 +91,31 @@ func (h *Host) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Route implements engine.Surroundings.
+func (h *Host) Route(ctx context.Context, q around.Query) (around.Route, around.Refusal, error) {
+	return h.address.Route(ctx, q)
+}
+
+// Device implements engine.Surroundings.
+func (h *Host) Device(ctx context.Context, name string) (around.Device, error) {
+	return h.address.Device(ctx, name)
+}
+
+// Neighbours implements engine.Surroundings.
+func (h *Host) Neighbours(ctx context.Context, hops []around.Hop) ([]around.Neighbour, error) {
+	return h.address.Neighbours(ctx, hops)
+}
+
+// Foreign implements engine.Surroundings.
+func (h *Host) Foreign(ctx context.Context, f ruleset.Family, table string) ([]map[string]*around.Chain, error) {
+	return h.aside.Foreign(ctx, f, func(in ruleset.Family, name string) bool {
+		return name == table && in == f || strings.HasPrefix(name, trace.TablePrefix)
+	})
+}
+
+// Aside returns a Reader with sockets of its own.
+func (h *Host) Aside() engine.Reader { return h.aside }
 
 // SetEventBuffer sets how many bytes of events may wait in the kernel.
 func (h *Host) SetEventBuffer(n int) error { return h.monitor.SetBuffer(n) }

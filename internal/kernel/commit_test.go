@@ -18,7 +18,7 @@ import (
 // TestCommitAndRead: a committed ruleset is read back unchanged, including counters
 // and sizes, and the generation grows by one.
 func TestCommitAndRead(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	want := compiled(300)
 	for _, table := range want.Tables {
 		for _, s := range table.Sets {
@@ -49,7 +49,7 @@ func TestCommitAndRead(t *testing.T) {
 // TestCommitReplacesAndRemoves: the changes that Diff returns can be committed: sets
 // and tables are replaced, and chains and rules of others removed.
 func TestCommitReplacesAndRemoves(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	small := compiled(2)
 	small.Table(ruleset.IPv4).Set("backends").Size = 4
 	small.Table(ruleset.IPv6).Set("frontends").Size = 4
@@ -87,7 +87,7 @@ func TestCommitReplacesAndRemoves(t *testing.T) {
 
 // TestCommitStale: a commit for another generation is not applied.
 func TestCommitStale(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	generation := load(t, c, compiled(3))
 	changes := ruleset.Diff(compiled(3), compiled(4)).Changes()
 	for _, wrong := range []uint32{generation - 1, generation + 1, generation + 1000} {
@@ -107,7 +107,7 @@ func TestCommitStale(t *testing.T) {
 
 // TestCommitOfAnother: commits of others change the generation, too.
 func TestCommitOfAnother(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	ours, other := dial(t, ns), dial(t, ns)
 	generation := load(t, ours, compiled(1))
 	foreign := ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "foreign"}}}
@@ -134,7 +134,7 @@ func ports(first, n int) []ruleset.Element {
 // TestRefusedElement: among thousands of elements in several messages, the refused
 // element is found, whatever the errno, and nothing of the batch is applied.
 func TestRefusedElement(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	const present, more = 100, 9000
 	held := setOfPorts(present, 0)
 	generation := load(t, c, held)
@@ -178,7 +178,7 @@ func TestRefusedElement(t *testing.T) {
 
 // TestRefusedFull: the element for which a full set has no room is named.
 func TestRefusedFull(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	generation := load(t, c, setOfPorts(4, 8))
 	changes := []ruleset.Change{{
 		Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t",
@@ -193,7 +193,7 @@ func TestRefusedFull(t *testing.T) {
 
 // TestRefusedOther: refused changes other than of elements are named, too.
 func TestRefusedOther(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	generation := load(t, c, setOfPorts(1, 0))
 	in := func(change ruleset.Change) ruleset.Change {
 		change.Family, change.Table = ruleset.IPv4, "t"
@@ -262,7 +262,7 @@ func span(first, last string) ruleset.Element {
 // TestFirstRefusalCounts: the first error is returned. The kernel continues after
 // it, and later errors often follow from the first one.
 func TestFirstRefusalCounts(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	generation := load(t, c, setOfPorts(1, 0))
 	var changes []ruleset.Change
 	for i := range 3000 {
@@ -283,7 +283,7 @@ func TestFirstRefusalCounts(t *testing.T) {
 
 // TestCommitUnencodable: a batch that cannot be encoded is not sent at all.
 func TestCommitUnencodable(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	generation := load(t, c, setOfPorts(1, 0))
 	changes := ruleset.Diff(setOfPorts(1, 0), setOfPorts(3, 0)).Changes()
 	changes[0].Elements[1].Opaque = true
@@ -296,7 +296,7 @@ func TestCommitUnencodable(t *testing.T) {
 
 // TestCommitCancelled: nothing is sent with a context that has ended.
 func TestCommitCancelled(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	generation := load(t, c, setOfPorts(1, 0))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -341,7 +341,7 @@ func TestDialErrors(t *testing.T) {
 	if _, err := Dial(math.MaxInt32); err == nil {
 		t.Error("a closed file descriptor is accepted as a namespace")
 	}
-	c, err := Dial(int(newNamespace(t).Handle()))
+	c, err := Dial(int(nstest.NewTestNamespace(t).Handle()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +356,7 @@ func TestDialErrors(t *testing.T) {
 // TestRepeatedElement: to add an element of some sets again makes no difference,
 // and disturbs no other change of the batch.
 func TestRepeatedElement(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	held := setOfPorts(3, 0)
 	held.Tables[0].Sets[0].Repeatable = true
 	load(t, c, held)
@@ -372,7 +372,7 @@ func TestRepeatedElement(t *testing.T) {
 // TestForgedReply: messages of another process to our socket do not count as the
 // kernel's.
 func TestForgedReply(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c := dial(t, ns)
 	generation := load(t, c, setOfPorts(1, 0))
 	err := nstest.Forge(ns, unix.NETLINK_NETFILTER, c.Port(), unix.NLMSG_ERROR, c.socket.NextSeq(0), 4)
@@ -388,7 +388,7 @@ func TestForgedReply(t *testing.T) {
 // TestMaxBatch: the send buffer grows with the batch, up to a limit that the error
 // names.
 func TestMaxBatch(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	const large = 64 << 20
 	limit, err := c.MaxBatch(large)
 	if err != nil {
@@ -415,7 +415,7 @@ func TestMaxBatch(t *testing.T) {
 // TestRepliesLost: if there is no room for the kernel's answers, the outcome is
 // unknown. The connection continues to work.
 func TestRepliesLost(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	generation := load(t, c, setOfPorts(1, 0))
 	if err := c.socket.Conn().SetReadBuffer(1); err != nil { // the kernel has a minimum
 		t.Fatal(err)

@@ -25,7 +25,7 @@ const Here = netlink.Here
 // closed. It is not safe for concurrent use.
 type Conn struct {
 	socket *netlink.Socket // for commits and short requests
-	dumps  *netlink.Socket // separate, so that an abandoned dump does not delay a commit
+	dumps  *netlink.Socket // for dumps, so that an abandoned one does not delay a commit, and large readings
 	port   uint32
 	sndbuf int // the value of SO_SNDBUF
 }
@@ -56,8 +56,10 @@ func (c *Conn) setup() (err error) {
 	if c.port, err = c.socket.Port(); err != nil {
 		return err
 	}
-	if err := c.socket.Conn().SetReadBuffer(recvBuffer); err != nil {
-		return fmt.Errorf("netlink receive buffer: %w", err)
+	for _, s := range [...]*netlink.Socket{c.socket, c.dumps} {
+		if err := s.Conn().SetReadBuffer(recvBuffer); err != nil {
+			return fmt.Errorf("netlink receive buffer: %w", err)
+		}
 	}
 	if c.sndbuf, err = c.socket.Conn().WriteBuffer(); err != nil {
 		return fmt.Errorf("netlink send buffer: %w", err)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftdp/go-nftdp/internal/netlink"
+	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
 // extendedAck returns an error message with attributes after the failed header.
@@ -73,7 +74,7 @@ func FuzzReply(f *testing.F) {
 // TestNoSubsystem: only the first request waits for a subsystem that the kernel does
 // not have.
 func TestNoSubsystem(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	const none = 0xe0 // combined with the number of nf_tables, no subsystem
 	for _, want := range []int{7, 1} {
 		ctx := &disturbing{t.Context(), 0, nil}

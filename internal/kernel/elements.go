@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -63,21 +64,36 @@ func (c *Conn) readKeys(ctx context.Context, t *ruleset.Table, s *ruleset.Set, k
 	if others, err := c.hasCatchAll(ctx, t, s); others || err != nil {
 		return false, err
 	}
-	s.Elements = make([]ruleset.Element, 0, count)
-	at := &ruleset.Change{Family: t.Family, Table: t.Name, Set: s}
+	s.Elements, err = c.elementsOf(ctx, &ruleset.Change{Family: t.Family, Table: t.Name, Set: s}, keys)
+	return len(s.Elements) == count, err
+}
+
+// elementsOf reads the elements that a set has of a list of keys, in that order. The
+// kernel spends most of the time, so half of them are read by each socket.
+func (c *Conn) elementsOf(ctx context.Context, at *ruleset.Change, keys []ruleset.Tuple) ([]ruleset.Element, error) {
+	all, half := make([]ruleset.Element, len(keys)), len(keys)/2
+	first, second := all[:0:half], all[half:half]
+	var failed [2]error
+	var both sync.WaitGroup
+	both.Go(func() { first, failed[0] = c.appendElements(ctx, c.socket, at, keys[:half], first) })
+	both.Go(func() { second, failed[1] = c.appendElements(ctx, c.dumps, at, keys[half:], second) })
+	both.Wait()
+	return append(all[:len(first)], second...), errors.Join(failed[:]...)
+}
+
+// appendElements reads elements by their keys with one socket.
+func (c *Conn) appendElements(ctx context.Context, by *netlink.Socket, at *ruleset.Change, keys []ruleset.Tuple, to []ruleset.Element) ([]ruleset.Element, error) {
 	asked := make([]ruleset.Element, keysAtOnce)
 	for chunk := range slices.Chunk(keys, keysAtOnce) {
 		for i := range chunk {
 			asked[i].Key = chunk[i]
 		}
-		err := c.askElements(ctx, at, asked[:len(chunk)], func(_ *ruleset.Element, e ruleset.Element) {
-			s.Elements = append(s.Elements, e)
-		})
+		err := c.askElements(ctx, by, at, asked[:len(chunk)], func(_ *ruleset.Element, e ruleset.Element) { to = append(to, e) })
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 	}
-	return len(s.Elements) == count, nil
+	return to, nil
 }
 
 // count reads the number of a set's elements; 0 means that the kernel does not
@@ -120,11 +136,11 @@ const keysAtOnce = 128
 
 // askElements reads elements by their keys, at most keysAtOnce, and calls each with
 // what was asked for and what the set has. Keys that it does not have are left out.
-func (c *Conn) askElements(ctx context.Context, at *ruleset.Change, keys []ruleset.Element, each func(asked *ruleset.Element, e ruleset.Element)) error {
+func (c *Conn) askElements(ctx context.Context, by *netlink.Socket, at *ruleset.Change, keys []ruleset.Element, each func(asked *ruleset.Element, e ruleset.Element)) error {
 	for len(keys) > 0 {
 		answers := 0
 		attrs := append(elementList(at.Table, at.Set.Name), nfnl.ElementKeys(at, keys)...)
-		err := c.ask(ctx, c.socket, unix.NFT_MSG_GETSETELEM, unix.NLM_F_ACK, at.Family, attrs, func(b []byte) error {
+		err := c.ask(ctx, by, unix.NFT_MSG_GETSETELEM, unix.NLM_F_ACK, at.Family, attrs, func(b []byte) error {
 			_, _, err := nfnl.DecodeElements(b, at.Set, at.Family, func(e ruleset.Element) {
 				if answers < len(keys) && keys[answers].Key == e.Key {
 					each(&keys[answers], e)
@@ -141,12 +157,15 @@ func (c *Conn) askElements(ctx context.Context, at *ruleset.Change, keys []rules
 	return nil
 }
 
-// ReadCounters reads the counters of these elements of a set. An element that the
-// kernel does not have keeps its counters.
-func (c *Conn) ReadCounters(ctx context.Context, change *ruleset.Change, elements []ruleset.Element) error {
+// ReadCounters reads the counters of these elements of a set, and calls each for those
+// that the kernel has, if it is not nil. The others keep their counters.
+func (c *Conn) ReadCounters(ctx context.Context, change *ruleset.Change, elements []ruleset.Element, each func(*ruleset.Element)) error {
 	for asked := range slices.Chunk(elements, keysAtOnce) {
-		err := c.askElements(ctx, change, asked, func(asked *ruleset.Element, e ruleset.Element) {
+		err := c.askElements(ctx, c.socket, change, asked, func(asked *ruleset.Element, e ruleset.Element) {
 			asked.Packets, asked.Bytes = e.Packets, e.Bytes
+			if each != nil {
+				each(asked)
+			}
 		})
 		if err != nil {
 			return fmt.Errorf("read counters of %s: %w", change.Set.Name, err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -28,7 +29,7 @@ func TestReadElements(t *testing.T) {
 			Key: keys[i], Data: ruleset.Tuple{}.Addr(netip.AddrFrom4([4]byte{10, 0, 0, 1})).Port(uint16(i)), Packets: uint64(i), Bytes: uint64(60 * i),
 		})
 	}
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c := dial(t, ns)
 	load(t, c, &ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "t", Sets: []*ruleset.Set{set}}}})
 	for _, test := range []struct {

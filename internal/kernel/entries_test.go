@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -76,7 +77,7 @@ func commitEntries(t *testing.T, c *Conn, change *ruleset.EntryChange, want int)
 // TestEntries adds entries in more than one batch, some of which exist, and deletes
 // them, together with some that do not exist. They are not part of the ruleset.
 func TestEntries(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c := dial(t, ns)
 	want := specimens(ruleset.Families[:]...)
 	load(t, c, want)
@@ -105,7 +106,7 @@ func TestEntries(t *testing.T) {
 
 // TestEntriesExpire: expired entries are not read, and do not make a deletion fail.
 func TestEntriesExpire(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	load(t, c, specimens())
 	brief, lasting := affinities(ruleset.IPv6, 0, 20, 100*time.Millisecond), affinities(ruleset.IPv6, 20, 1, time.Hour)
 	lasting.Entries[0].Expires = time.Minute
@@ -125,7 +126,7 @@ func TestEntriesExpire(t *testing.T) {
 
 // TestEntriesRefused: nothing of a refused batch is applied.
 func TestEntriesRefused(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	r := specimens()
 	for _, table := range r.Tables {
 		table.Set("affinity").Size = 2

@@ -17,20 +17,6 @@ import (
 
 func TestMain(m *testing.M) { nstest.Main(m) }
 
-func newNamespace(t *testing.T) *nstest.Namespace {
-	t.Helper()
-	ns, err := nstest.New("node")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := ns.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return ns
-}
-
 func dial(t *testing.T, ns *nstest.Namespace) *Conn {
 	t.Helper()
 	c, err := Dial(int(ns.Handle()))
@@ -50,8 +36,8 @@ func services(n int) []*compile.Service {
 	out := make([]*compile.Service, n)
 	for i := range out {
 		v4, v6 := netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}), netip.AddrFrom16([16]byte{0xfd, 14: byte(i >> 8), 15: byte(i)})
-		out[i] = &compile.Service{Name: fmt.Sprint("service ", i), Proto: compile.TCP, Frontends: []compile.Frontend{
-			{Addr: v4, Port: 80}, {Addr: v6, Port: 80}, {Addr: netip.IPv4Unspecified(), Port: uint16(30000 + i), Drop: true},
+		out[i] = &compile.Service{Name: fmt.Sprint("service ", i), Proto: compile.TCP, Frontends: []*compile.Frontend{
+			{Addr: v4, Port: 80}, {Addr: v6, Port: 80}, {Addr: netip.IPv4Unspecified(), Port: uint16(30000 + i), Empty: compile.Drop},
 		}}
 		var v4Pool, v6Pool []netip.AddrPort
 		for b := range i % 4 {

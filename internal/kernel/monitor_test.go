@@ -61,7 +61,7 @@ func table(name string) *ruleset.Ruleset {
 // TestMonitor: a monitor receives all objects of every transaction once, and the
 // process that committed it.
 func TestMonitor(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c := dial(t, ns)
 	from := generation(t, c)
 	m := monitor(t, ns, from)
@@ -98,7 +98,7 @@ func TestMonitor(t *testing.T) {
 
 // TestMonitorKnown: events of known transactions are left out.
 func TestMonitorKnown(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c := dial(t, ns)
 	m := monitor(t, ns, generation(t, c))
 	m.Known(load(t, c, compiled(3)))
@@ -115,7 +115,7 @@ func TestMonitorKnown(t *testing.T) {
 // TestMonitorOwn: our own transactions are left out, but make no gap before,
 // between or after those of others.
 func TestMonitorOwn(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	ours, other := dial(t, ns), dial(t, ns)
 	m := monitorExcept(t, ns, ours.Port(), generation(t, ours))
 	for _, by := range []string{"o", "ooo", "oxo", "xoox", "xxoxo"} {
@@ -143,7 +143,7 @@ func TestMonitorOwn(t *testing.T) {
 // table. Elements of other sets of that table are marked as opaque, and of other
 // tables only names are read.
 func TestMonitorElements(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c := dial(t, ns)
 	r := &ruleset.Ruleset{}
 	ours, opaque := setOfPorts(3, 0).Tables[0], setOfPorts(2, 0).Tables[0].Sets[0]
@@ -222,7 +222,7 @@ func TestMonitorMissed(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ns := newNamespace(t)
+			ns := nstest.NewTestNamespace(t)
 			c := dial(t, ns)
 			m := monitor(t, ns, generation(t, c))
 			miss(t, c, m)
@@ -250,7 +250,7 @@ func TestMonitorMissed(t *testing.T) {
 // TestMonitorRejoins: after the monitor has left the group for a while, there is no
 // gap if everything up to the present generation is known, and one if it is not.
 func TestMonitorRejoins(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c := dial(t, ns)
 	m := monitor(t, ns, generation(t, c))
 	for i, step := range []struct {
@@ -274,7 +274,7 @@ func TestMonitorRejoins(t *testing.T) {
 // TestMonitorContext: the end of a context, even during the wait for events, makes
 // no gap: later events are received.
 func TestMonitorContext(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c := dial(t, ns)
 	now := generation(t, c)
 	m := monitor(t, ns, now)
@@ -300,7 +300,7 @@ func TestMonitorContext(t *testing.T) {
 // TestWaker: Wait returns after an event and after Wake, even if that came first,
 // and the monitor can receive events during a Wait.
 func TestWaker(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c := dial(t, ns)
 	m := monitor(t, ns, generation(t, c))
 	w, err := netlink.NewWaker(m.Socket())

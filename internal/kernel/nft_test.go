@@ -136,6 +136,7 @@ func specimenChains(f ruleset.Family) []*ruleset.Chain {
 			{ruleset.ConnCount{Over: 20}, goTo("learn")},
 			{ruleset.ConnCount{Over: 30}, drop},
 			{isTCP, ruleset.DNATTo{Addr: netip.AddrPortFrom(one, 8080)}},
+			{isTCP, ruleset.Redirect{Port: 8081}},
 			{ruleset.DNATTo{Addr: netip.AddrPortFrom(one, 0)}},
 		}},
 		{Name: "learn", Rules: []ruleset.Rule{
@@ -199,7 +200,7 @@ func specimens(withAwkward ...ruleset.Family) *ruleset.Ruleset {
 // TestForms: every form of sets and rules is read back as it was committed, and
 // listed by stock nft.
 func TestForms(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c := dial(t, ns)
 	want := specimens(ruleset.Families[:]...)
 	load(t, c, want)
@@ -216,6 +217,7 @@ func TestForms(t *testing.T) {
 			"jhash " + fam + " saddr mod 3 seed 0x6e667464 offset 65536 map @range_backends",
 			"dnat to " + netip.AddrPortFrom(testAddr(f, 1), 8080).String(),
 			fam + " saddr != @clients drop",
+			"meta l4proto tcp redirect to :8081",
 		} {
 			if !strings.Contains(listing, words) {
 				t.Errorf("nft does not list %q", words)
@@ -258,7 +260,7 @@ func emptied(r *ruleset.Ruleset) *ruleset.Ruleset {
 // the same ruleset.
 func TestNftLoadsForms(t *testing.T) {
 	want := specimens(ruleset.IPv4)
-	ours, theirs := newNamespace(t), newNamespace(t)
+	ours, theirs := nstest.NewTestNamespace(t), nstest.NewTestNamespace(t)
 	load(t, dial(t, ours), want)
 	nft(t, theirs, want.String(), "-f", "-")
 	c := dial(t, theirs)
@@ -278,7 +280,7 @@ func TestNftLoadsForms(t *testing.T) {
 	}
 
 	want = specimens()
-	ours, theirs = newNamespace(t), newNamespace(t)
+	ours, theirs = nstest.NewTestNamespace(t), nstest.NewTestNamespace(t)
 	load(t, dial(t, ours), want)
 	nft(t, theirs, nft(t, ours, "", "list", "ruleset"), "-f", "-")
 	got, _ = read(t, dial(t, theirs))

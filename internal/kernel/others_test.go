@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
@@ -45,7 +46,7 @@ func busy(t *testing.T, c *Conn) (stop func() (commits int)) {
 // TestCommitOfAny: a commit that is not bound to a generation succeeds, whatever
 // others have committed since anything was read.
 func TestCommitOfAny(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c := dial(t, ns)
 	load(t, c, setOfPorts(0, 0))
 	stop := busy(t, dial(t, ns))
@@ -82,7 +83,7 @@ func large() *ruleset.Ruleset {
 // TestElementsDespiteOthers: commits to another table after each datagram do not
 // disturb the elements of a set.
 func TestElementsDespiteOthers(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c, other := dial(t, ns), dial(t, ns)
 	want := large()
 	load(t, c, want)
@@ -107,7 +108,7 @@ func TestElementsDespiteOthers(t *testing.T) {
 // some readings are given up, and all others are right.
 func TestReadDespiteOthers(t *testing.T) {
 	const enough, most = 10, 2000
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c := dial(t, ns)
 	want := large()
 	load(t, c, want)
@@ -136,7 +137,7 @@ func TestReadDespiteOthers(t *testing.T) {
 // meanwhile. The kernel continues the list at an index that counts those, too, and
 // so would skip ours.
 func TestReadWhileOthersShrink(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c, other := dial(t, ns), dial(t, ns)
 	others := &ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "others"}}}
 	for i := range 800 { // enough to fill the first datagrams, and a part of the next
@@ -163,7 +164,7 @@ func TestReadWhileOthersShrink(t *testing.T) {
 // TestAbandonedRead: a reading that is abandoned in the middle neither delays a
 // commit nor disturbs the next reading.
 func TestAbandonedRead(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	want := large()
 	load(t, c, want)
 	checks := &disturbing{t.Context(), 0, nil}

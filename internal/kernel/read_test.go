@@ -11,12 +11,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
 // TestReadOthers: tables of other names are not read.
 func TestReadOthers(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	foreign := compiled(3)
 	for _, table := range foreign.Tables {
 		table.Name = "t2"
@@ -58,7 +59,7 @@ func TestReadDisturbed(t *testing.T) {
 
 func testReadDisturbed(t *testing.T, now, later *ruleset.Ruleset) {
 	t.Helper()
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c, other := dial(t, ns), dial(t, ns)
 	load(t, c, now)
 	for n := 1; ; n++ {
@@ -94,7 +95,7 @@ func replace(t *testing.T, c *Conn, from, to *ruleset.Ruleset) (next uint32) {
 // TestReadDynamic: elements of dynamic sets, which packets add, are not requested.
 func TestReadDynamic(t *testing.T) {
 	checks := func(sets ...*ruleset.Set) int {
-		c := dial(t, newNamespace(t))
+		c := dial(t, nstest.NewTestNamespace(t))
 		load(t, c, &ruleset.Ruleset{Tables: []*ruleset.Table{{Family: ruleset.IPv4, Name: "t", Sets: sets}}})
 		ctx := &disturbing{t.Context(), -1, nil}
 		if _, _, err := readWhole(ctx, c, "t"); err != nil {
@@ -114,7 +115,7 @@ func TestReadDynamic(t *testing.T) {
 // TestReadCounters reads the counters of some elements of a set, in more than one
 // request, and of one that does not exist.
 func TestReadCounters(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	r := compiled(300)
 	change := ruleset.Change{Family: ruleset.IPv6, Table: "t", Set: r.Table(ruleset.IPv6).Set("backends")}
 	for i := range change.Set.Elements {
@@ -129,7 +130,7 @@ func TestReadCounters(t *testing.T) {
 			asked = append(asked, e)
 		}
 	}
-	if err := c.ReadCounters(t.Context(), &change, asked); err != nil {
+	if err := c.ReadCounters(t.Context(), &change, asked, nil); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, asked, cmp.AllowUnexported(ruleset.Tuple{})); diff != "" {
@@ -139,15 +140,15 @@ func TestReadCounters(t *testing.T) {
 	missing := []ruleset.Element{change.Set.Elements[0]}
 	missing[0].Key = ruleset.Tuple{}.Addr(r.Table(ruleset.IPv6).Set("hairpin").Elements[0].Key.AddrAt(0, ruleset.IPv6)).Proto(6).Port(1).Slot(9)
 	missing[0].Packets = 7
-	if err := c.ReadCounters(t.Context(), &change, missing); err != nil || missing[0].Packets != 7 {
+	if err := c.ReadCounters(t.Context(), &change, missing, nil); err != nil || missing[0].Packets != 7 {
 		t.Errorf("an element that does not exist: %d packets, error %v", missing[0].Packets, err)
 	}
 	between := []ruleset.Element{asked[0], missing[0], asked[1]}
 	between[2].Packets = 0
-	if err := c.ReadCounters(t.Context(), &change, between); err != nil || between[2].Packets != asked[1].Packets {
+	if err := c.ReadCounters(t.Context(), &change, between, nil); err != nil || between[2].Packets != asked[1].Packets {
 		t.Errorf("behind an element that does not exist: %d packets, want %d, error %v", between[2].Packets, asked[1].Packets, err)
 	}
-	if err := c.ReadCounters(t.Context(), &change, nil); err != nil {
+	if err := c.ReadCounters(t.Context(), &change, nil, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -155,7 +156,7 @@ func TestReadCounters(t *testing.T) {
 // TestTables: the attributes that identify a table's owner are read without its
 // contents.
 func TestTables(t *testing.T) {
-	c := dial(t, newNamespace(t))
+	c := dial(t, nstest.NewTestNamespace(t))
 	want := compiled(1)
 	load(t, c, want)
 	all, err := c.Tables(t.Context(), "t")
@@ -177,7 +178,7 @@ func TestTables(t *testing.T) {
 // readings are given up, since they would be mixtures, and all others are whole.
 func TestReadWhileWritten(t *testing.T) {
 	const enough, most = 20, 10_000
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	c, other := dial(t, ns), dial(t, ns)
 	states := [2]*ruleset.Ruleset{compiled(40), compiled(90)}
 	load(t, c, states[0])

@@ -57,7 +57,7 @@ goto other comment "why not" => goto other # why not
 
 // TestDescribeRules: rules of others in words, in their own as far as possible.
 func TestDescribeRules(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	var script, want strings.Builder
 	script.WriteString("table inet f {\nset pairs { type ipv4_addr . inet_service; }\nchain other { }\nchain c {\n")
 	for line := range strings.Lines(strings.TrimSpace(describedRules)) {
@@ -104,7 +104,7 @@ func TestDescribeRules(t *testing.T) {
 
 // TestTracerForgets: a rule with the same handle in a new table is another one.
 func TestTracerForgets(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	tr := newTracer(t, ns)
 	load := func(rule string) string {
 		t.Helper()
@@ -139,7 +139,7 @@ func TestTracerForgets(t *testing.T) {
 // TestTracerWithoutOwner: on a kernel before Linux 5.12 the table has no owner, and
 // Close deletes it. One that is left of a killed process is replaced.
 func TestTracerWithoutOwner(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	tr, err := NewTracer(int(ns.Handle()), "t")
 	if err != nil {
 		t.Fatal(err)

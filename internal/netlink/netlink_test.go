@@ -14,20 +14,6 @@ import (
 
 func TestMain(m *testing.M) { nstest.Main(m) }
 
-func newNamespace(t *testing.T) *nstest.Namespace {
-	t.Helper()
-	ns, err := nstest.New("node")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := ns.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return ns
-}
-
 func dial(t *testing.T, ns *nstest.Namespace, protocol int) *Socket {
 	t.Helper()
 	s, err := Dial(protocol, int(ns.Handle()))

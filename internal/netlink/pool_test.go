@@ -33,7 +33,7 @@ func netfilter(ns int) (*Socket, error) { return Dial(unix.NETLINK_NETFILTER, ns
 // TestPool: whoever needs a socket has one at once, in the same namespace, and later
 // calls use it again. An abandoned dump is not waited for.
 func TestPool(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	addNumbers(t, dial(t, ns, unix.NETLINK_NETFILTER))
 	p := newPool(t, ns, netfilter)
 	var first *Socket
@@ -75,7 +75,7 @@ func TestPool(t *testing.T) {
 // TestPoolUnprivileged: if no further socket can be opened, goroutines take turns,
 // and a context ends the wait. An abandoned dump is finished by the next turn.
 func TestPoolUnprivileged(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	addNumbers(t, dial(t, ns, unix.NETLINK_NETFILTER))
 	dials := 0
 	p := newPool(t, ns, func(ns int) (*Socket, error) {
@@ -107,7 +107,7 @@ func TestPoolUnprivileged(t *testing.T) {
 
 // TestPoolClose: Close ends what is going on, and leaves no socket open.
 func TestPoolClose(t *testing.T) {
-	p := newPool(t, newNamespace(t), netfilter)
+	p := newPool(t, nstest.NewTestNamespace(t), netfilter)
 	err := p.Do(t.Context(), func(s *Socket) error {
 		for range 2 {
 			if err := p.Close(); err != nil {
@@ -131,7 +131,7 @@ func TestPoolClose(t *testing.T) {
 // TestDialOwnNamespace: a thread that is in the namespace already enters nothing,
 // which would take CAP_SYS_ADMIN.
 func TestDialOwnNamespace(t *testing.T) {
-	ns, other := newNamespace(t), newNamespace(t)
+	ns, other := nstest.NewTestNamespace(t), nstest.NewTestNamespace(t)
 	here := func(of *nstest.Namespace) bool {
 		own, err := namespace(int(of.Handle()))
 		if err != nil {

@@ -53,7 +53,7 @@ const many = 20_000
 // TestAskAbandoned: whatever abandons a dump, its rest is not waited for, and the
 // next request receives its own replies.
 func TestAskAbandoned(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	s := dial(t, ns, unix.NETLINK_NETFILTER)
 	addNumbers(t, s)
 	enough := errors.New("enough")
@@ -112,7 +112,7 @@ func wantNumbers(t *testing.T, s *Socket) {
 // the dump of routing rules does on newer kernels, or in a datagram of its own, as
 // the dump of links does.
 func TestAskAbandonedAtOnce(t *testing.T) {
-	s := dial(t, newNamespace(t), unix.NETLINK_ROUTE)
+	s := dial(t, nstest.NewTestNamespace(t), unix.NETLINK_ROUTE)
 	enough := errors.New("enough")
 	for _, typ := range []int{unix.RTM_GETRULE, unix.RTM_GETLINK} {
 		dump := func(each func([]byte) error) error {
@@ -139,7 +139,7 @@ func TestAskAbandonedAtOnce(t *testing.T) {
 // context ends, since no message marks the end of its replies: its only reply may
 // still come after those to other requests.
 func TestAskEndsBesideOthers(t *testing.T) {
-	s := dial(t, newNamespace(t), unix.NETLINK_NETFILTER)
+	s := dial(t, nstest.NewTestNamespace(t), unix.NETLINK_NETFILTER)
 	for range 2 { // two replies that nobody reads
 		if err := s.Send(t.Context(), message(0xee00, unix.NLM_F_REQUEST, 0, 0, 0, 0)); err != nil {
 			t.Fatal(err)
@@ -173,7 +173,7 @@ func TestAskInterrupted(t *testing.T) {
 		{"shrunk", unix.NFT_MSG_DELTABLE, all[:500], true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			ns := newNamespace(t)
+			ns := nstest.NewTestNamespace(t)
 			s, other := dial(t, ns, unix.NETLINK_NETFILTER), dial(t, ns, unix.NETLINK_NETFILTER)
 			tables(t, other, unix.NFT_MSG_NEWTABLE, all...)
 			ctx := &disturbing{t.Context(), 2, func() {
@@ -199,7 +199,7 @@ func TestAskInterrupted(t *testing.T) {
 // TestAskForged: messages of another process to our socket do not count as the
 // kernel's.
 func TestAskForged(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	s := dial(t, ns, unix.NETLINK_NETFILTER)
 	addNumbers(t, s)
 	for _, typ := range []uint16{unix.NLMSG_ERROR, unix.NLMSG_DONE} {
@@ -230,7 +230,7 @@ func forge(t *testing.T, ns *nstest.Namespace, to *Socket, typ uint16) {
 // TestAskLost: if there is no room for replies, the request fails, and the next one
 // works.
 func TestAskLost(t *testing.T) {
-	s := dial(t, newNamespace(t), unix.NETLINK_NETFILTER)
+	s := dial(t, nstest.NewTestNamespace(t), unix.NETLINK_NETFILTER)
 	var junk nfTables
 	for range 3000 { // each is answered by a datagram
 		junk.add(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0, 0, nil)
@@ -252,7 +252,7 @@ func TestAskLost(t *testing.T) {
 // TestWait: the wait ends with its context, and after its time. It consumes no
 // message.
 func TestWait(t *testing.T) {
-	s := dial(t, newNamespace(t), unix.NETLINK_NETFILTER)
+	s := dial(t, nstest.NewTestNamespace(t), unix.NETLINK_NETFILTER)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	soon, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -282,7 +282,7 @@ func TestWait(t *testing.T) {
 // TestWaitThenAsk: if a context ends while there is something to read, that does
 // not end the next read.
 func TestWaitThenAsk(t *testing.T) {
-	s := dial(t, newNamespace(t), unix.NETLINK_NETFILTER)
+	s := dial(t, nstest.NewTestNamespace(t), unix.NETLINK_NETFILTER)
 	for range 2000 {
 		if err := s.Send(t.Context(), message(0xee00, unix.NLM_F_REQUEST, 0, 0, 0, 0)); err != nil {
 			t.Fatal(err)
@@ -346,7 +346,7 @@ func TestDialErrors(t *testing.T) {
 			t.Errorf("file descriptor %d is accepted as a namespace: %v", fd, s.Close())
 		}
 	}
-	s, err := Dial(unix.NETLINK_NETFILTER, int(newNamespace(t).Handle()))
+	s, err := Dial(unix.NETLINK_NETFILTER, int(nstest.NewTestNamespace(t).Handle()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,7 +370,7 @@ func FuzzReply(f *testing.F) {
 // TestDrainSome: what is left after some datagrams is read later. Each commit is an
 // event of its own.
 func TestDrainSome(t *testing.T) {
-	ns := newNamespace(t)
+	ns := nstest.NewTestNamespace(t)
 	s, other := dial(t, ns, unix.NETLINK_NETFILTER), dial(t, ns, unix.NETLINK_NETFILTER)
 	if err := s.Conn().JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ package nfnl
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,6 +91,12 @@ func bothFamilies(addr netip.Addr) []ruleCase {
 		{nft: "meta iiftype != loopback drop", want: ruleset.Rule{
 			ruleset.Match{Field: ruleset.IifType, Not: true, Value: ruleset.IifLoopback}, drop,
 		}},
+		{nft: `iifname "cni0" drop`, want: ruleset.Rule{ruleset.MatchInput{Pattern: "cni0"}, drop}},
+		{nft: `iifname "veth0123456789a" drop`, want: ruleset.Rule{ruleset.MatchInput{Pattern: "veth0123456789a"}, drop}},
+		{nft: `iifname "veth*" drop`, want: ruleset.Rule{ruleset.MatchInput{Pattern: "veth*"}, drop}},
+		{nft: `iifname != "cni0" drop`, opaque: "cmp: operation"},
+		{nft: `iifname "eth\\*" drop`, opaque: "cmp: name"},
+		{nft: `oifname "cni0" drop`, opaque: "meta: key 7"},
 		{nft: "meta iiftype > 5 drop", opaque: "byteorder: operation"},
 		{nft: "meta oiftype loopback drop", opaque: "meta: key 9"},
 		{nft: "fib daddr . iif type local drop", opaque: "fib"},
@@ -197,7 +204,11 @@ func bothFamilies(addr netip.Addr) []ruleCase {
 		{nft: "ct count over 20 drop", want: ruleset.Rule{ruleset.ConnCount{Over: 20}, drop}},
 		{nft: "ct count over 20 goto other", want: ruleset.Rule{ruleset.ConnCount{Over: 20}, goTo("other")}},
 		{nft: "ct count 20 drop", opaque: "connlimit: flags"},
-		{nft: "meta l4proto tcp redirect to :80", opaque: "redir: not known"},
+		{nft: "meta l4proto tcp redirect to :80", want: ruleset.Rule{isTCP, ruleset.Redirect{Port: 80}}},
+		{nft: "meta l4proto tcp redirect to :80-90", opaque: "redir: range"},
+		{nft: "meta l4proto tcp redirect to :80 random", opaque: "redir: flags"},
+		{nft: "meta l4proto tcp redirect to :th dport", opaque: "redir: port that is not in the rule"},
+		{nft: "redirect", opaque: "redir: no attribute 1"},
 		{nft: "masquerade fully-random", want: ruleset.Rule{ruleset.Masquerade{}}},
 		{nft: "masquerade", opaque: "masq: flags"},
 		{nft: "masquerade random", opaque: "masq: flags"},
@@ -255,10 +266,23 @@ func addrCases(f ruleset.Family) []ruleCase {
 				Data: ops(ruleset.Daddr, ruleset.Dport),
 			}},
 		},
+		{
+			nft: "meta l4proto tcp update @m_affinity { ip saddr . 10.96.0.10 . meta l4proto . 80 timeout 10s : ip daddr . th dport }",
+			want: ruleset.Rule{equals(ruleset.L4proto, tcp), ruleset.Update{
+				Map: "m_affinity", Seconds: 10, Key: fixedKey("10.96.0.10:80"), Data: ops(ruleset.Daddr, ruleset.Dport),
+			}},
+		},
+		{nft: "meta l4proto tcp update @m_affinity { ip saddr . ip daddr . 6 . 80 timeout 10s : ip daddr . th dport }", opaque: "dynset: type"},
 		{nft: "meta l4proto tcp update @m_affinity { ip saddr . ip daddr . meta l4proto . th dport timeout 10ms : ip daddr . th dport }", opaque: "dynset: timeout"},
 		{nft: "meta l4proto tcp add @m_affinity { ip saddr . ip daddr . meta l4proto . th dport timeout 10s : ip daddr . th dport }", opaque: "dynset: operation"},
 		{nft: "ip protocol tcp drop", opaque: "payload: 1 bytes at 9 of header 1"},
 	}
+}
+
+// fixedKey is the key of a client at an address and port of the rule itself.
+func fixedKey(at string) []ruleset.Operand {
+	addr, port := ruleset.Fix(netip.MustParseAddrPort(at))
+	return slices.Concat(ops(ruleset.Saddr), []ruleset.Operand{addr}, ops(ruleset.L4proto), []ruleset.Operand{port})
 }
 
 func someAddr(f ruleset.Family) netip.Addr {

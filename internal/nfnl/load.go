@@ -43,6 +43,7 @@ var loads = [...]load{
 	ruleset.Dport:       payload(expr.PayloadBaseTransportHeader, both(2)),
 	ruleset.L4proto:     meta(expr.MetaKeyL4PROTO),
 	ruleset.IifType:     meta(expr.MetaKeyIIFTYPE),
+	ruleset.IifName:     meta(expr.MetaKeyIIFNAME),
 	ruleset.OrigSaddr:   tuple(ctSaddr, expr.CtDirOriginal),
 	ruleset.OrigDaddr:   tuple(ctDaddr, expr.CtDirOriginal),
 	ruleset.OrigDport:   tuple(ctDport, expr.CtDirOriginal),
@@ -59,6 +60,8 @@ var loads = [...]load{
 	ruleset.SCTPChunk:   payload(expr.PayloadBaseTransportHeader, both(12)),
 	ruleset.Socket:      {"socket", func(o operand) expr.Any { return &expr.Socket{Key: expr.NFT_SOCKET_WILDCARD, Register: o.reg} }},
 	ruleset.FibSaddr:    fib(expr.Fib{ResultADDRTYPE: true, FlagSADDR: true}),
+	ruleset.FixedAddr:   immediate(),
+	ruleset.FixedPort:   immediate(),
 }
 
 var (
@@ -113,6 +116,11 @@ func fib(e expr.Fib) load {
 	}}
 }
 
+// immediate loads a value of the rule itself. Decoding an update knows it by its size.
+func immediate() load {
+	return load{"immediate", func(o operand) expr.Any { return &expr.Immediate{Register: o.reg, Data: o.Fixed} }}
+}
+
 // words is the number of registers of four bytes that operands need.
 func words(key []ruleset.Operand, f ruleset.Family) (n uint32) {
 	for _, o := range key {
@@ -135,9 +143,18 @@ func (e *ruleEncoder) field(f ruleset.Field) expr.Any {
 	return e.load(operand{Operand: ruleset.Operand{Field: f}, reg: reg0})
 }
 
-// key loads operands one after the other, starting at a register, and returns the
+// key loads the key of a lookup. Values of the rule itself are refused there: nft has
+// no words for them.
+func (e *ruleEncoder) key(key []ruleset.Operand, reg uint32) {
+	if slices.ContainsFunc(key, ruleset.Operand.IsFixed) {
+		e.refuse("fixed value in the key of a lookup")
+	}
+	e.operands(key, reg)
+}
+
+// operands loads operands one after the other, starting at a register, and returns the
 // register after them, where the inputs of a hash are loaded.
-func (e *ruleEncoder) key(key []ruleset.Operand, reg uint32) (end uint32) {
+func (e *ruleEncoder) operands(key []ruleset.Operand, reg uint32) (end uint32) {
 	if end = reg + words(key, e.family); end > unix.NFT_REG32_15+1 {
 		e.refuse("concatenation that exceeds the registers")
 	}

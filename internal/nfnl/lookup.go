@@ -43,13 +43,16 @@ func (d *ruleDecoder) lookup() {
 }
 
 // update loads the key and after it the data, at the register that nft uses if the
-// key is short. It refuses a hash, whose inputs would be loaded in between.
+// key is short. It refuses a hash, whose inputs would be loaded in between, and
+// values of another size than their type.
 func (e *ruleEncoder) update(u ruleset.Update) {
-	isHash := func(o ruleset.Operand) bool { return o.Field == ruleset.Hash }
-	if u.Seconds == 0 || slices.ContainsFunc(u.Key, isHash) || slices.ContainsFunc(u.Data, isHash) {
+	unfit := func(o ruleset.Operand) bool {
+		return o.Field == ruleset.Hash || o.IsFixed() && len(o.Fixed) != o.Size(e.family)
+	}
+	if u.Seconds == 0 || slices.ContainsFunc(u.Key, unfit) || slices.ContainsFunc(u.Data, unfit) {
 		e.refuse("update of %s", u.Map)
 	}
-	data := max(e.key(u.Key, reg0), reg0+4)
+	data := max(e.operands(u.Key, reg0), reg0+4)
 	e.key(u.Data, data)
 	e.add(&expr.Dynset{
 		SrcRegKey: reg0, SrcRegData: data, SetName: u.Map,
@@ -69,5 +72,5 @@ func (d *ruleDecoder) dynset() {
 	if !s.Dynamic {
 		d.opaque("set %s", name)
 	}
-	d.act(ruleset.Update{Map: name, Key: d.key(keyReg, s.Key), Seconds: uint32(ms / 1000), Data: d.key(dataReg, s.Data)})
+	d.act(ruleset.Update{Map: name, Key: d.operands(keyReg, s.Key, true), Seconds: uint32(ms / 1000), Data: d.key(dataReg, s.Data)})
 }

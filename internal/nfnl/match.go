@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"net/netip"
+	"strings"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -82,12 +83,28 @@ func (e *ruleEncoder) matchAddr(m ruleset.MatchAddr) {
 	e.compare(m.Not, addr)
 }
 
+// matchInput compares the whole name with the byte that ends it, or the beginning.
+func (e *ruleEncoder) matchInput(m ruleset.MatchInput) {
+	name, open := strings.CutSuffix(m.Pattern, "*")
+	if name == "" || len(name) >= ruleset.InterfaceLen || strings.ContainsAny(name, "\x00\"*\\") {
+		e.refuse("name of an interface %q", m.Pattern)
+		return
+	}
+	data := []byte(name)
+	if !open {
+		data = append(data, make([]byte, ruleset.InterfaceLen-len(name))...)
+	}
+	e.add(e.field(ruleset.IifName))
+	e.compare(false, data)
+}
+
 func (d *ruleDecoder) cmp() {
 	reg, op := d.u32(unix.NFTA_CMP_SREG), d.u32(unix.NFTA_CMP_OP)
 	data := d.data(unix.NFTA_CMP_DATA)
 	d.check(op == unix.NFT_CMP_EQ || op == unix.NFT_CMP_NEQ, "operation")
 	v := d.use(reg)
-	d.check(v.size == len(data) || v.op.Field == ruleset.OrigSaddr && v.mask == nil && len(data) < v.size, "part of a value")
+	partly := v.op.Field == ruleset.OrigSaddr || v.op.Field == ruleset.IifName
+	d.check(v.size == len(data) || partly && v.mask == nil && len(data) < v.size, "part of a value")
 	if d.err != nil {
 		return
 	}
@@ -96,6 +113,8 @@ func (d *ruleDecoder) cmp() {
 		d.cmpStatus(v, not, data)
 	case ruleset.Saddr, ruleset.Daddr, ruleset.OrigSaddr:
 		d.cmpAddr(v, not, data)
+	case ruleset.IifName:
+		d.cmpInput(v, not, data)
 	default:
 		d.cmpNumber(v, not, data)
 	}
@@ -162,6 +181,18 @@ func (d *ruleDecoder) cmpAddr(v *value, not bool, data []byte) {
 	// With bits after the prefix, the comparison would never hold.
 	d.check(prefix == prefix.Masked(), "bits after the prefix")
 	d.match(ruleset.MatchAddr{Field: v.op.Field, Not: not, Prefix: prefix})
+}
+
+// cmpInput knows the names that matchInput writes.
+func (d *ruleDecoder) cmpInput(v *value, not bool, data []byte) {
+	name, rest, ended := strings.Cut(string(data), "\x00")
+	whole := ended && len(data) == ruleset.InterfaceLen && strings.Trim(rest, "\x00") == ""
+	d.check(!not && v.mask == nil && name != "" && (whole || !ended && len(data) < ruleset.InterfaceLen), "operation")
+	d.check(!strings.ContainsAny(name, "\"*\\"), "name")
+	if !ended {
+		name += "*"
+	}
+	d.match(ruleset.MatchInput{Pattern: name})
 }
 
 // prefixMask has n leading ones.

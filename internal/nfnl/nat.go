@@ -103,6 +103,28 @@ func (d *ruleDecoder) natTo(typ uint32, v *value, port uint32) {
 	}
 }
 
+// redirect leads to a port of the rule itself.
+func (e *ruleEncoder) redirect(s ruleset.Redirect) {
+	if s.Port == 0 {
+		e.refuse("redirect without a port")
+	}
+	e.add(&expr.Immediate{Register: reg0, Data: binary.BigEndian.AppendUint16(nil, s.Port)})
+	e.add(&expr.Redir{RegisterProtoMin: reg0, RegisterProtoMax: reg0, Flags: unix.NF_NAT_RANGE_PROTO_SPECIFIED})
+}
+
+// redir knows a redirection to a single port. The kernel also reports the upper end of
+// the range, which is the same register.
+func (d *ruleDecoder) redir() {
+	port, most := d.u32(unix.NFTA_REDIR_REG_PROTO_MIN), d.optU32(unix.NFTA_REDIR_REG_PROTO_MAX)
+	d.check(most == 0 || most == port, "range")
+	d.check(d.optU32(unix.NFTA_REDIR_FLAGS)&^unix.NF_NAT_RANGE_PROTO_SPECIFIED == 0, "flags")
+	if p := d.use(port).data; d.check(len(p) == 2, "port that is not in the rule") {
+		number := binary.BigEndian.Uint16(p)
+		d.check(number != 0, "port that is not in the rule")
+		d.act(ruleset.Redirect{Port: number})
+	}
+}
+
 func (e *ruleEncoder) masquerade(ruleset.Masquerade) { e.add(&expr.Masq{FullyRandom: true}) }
 
 func (d *ruleDecoder) masq() {

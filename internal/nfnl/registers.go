@@ -91,16 +91,40 @@ func (d *ruleDecoder) useWord(at int) *value {
 // key returns the operands of a lookup: the values for the fields of a key, one
 // after the other.
 func (d *ruleDecoder) key(reg uint32, types []ruleset.Type) []ruleset.Operand {
+	return d.operands(reg, types, false)
+}
+
+// operands returns those in registers, one after the other. If fixed is set, some may
+// be part of the rule.
+func (d *ruleDecoder) operands(reg uint32, types []ruleset.Type, fixed bool) []ruleset.Operand {
 	at, ok := wordOf(reg)
 	d.check(ok && len(types) > 0, "lookup")
 	var key []ruleset.Operand
 	for _, t := range types {
 		v := d.useWord(at)
-		d.check(v.whole(d.family) && v.op.Type() == t, "type of a lookup's key")
-		key = append(key, v.op)
+		o, isFixed := v.fixed(t, d.family)
+		if !isFixed || !fixed {
+			d.check(v.whole(d.family) && v.op.Type() == t, "type of a lookup's key")
+			o = v.op
+		}
+		key = append(key, o)
 		at += v.words()
 	}
 	return key
+}
+
+// fixed reads an address or a port that is part of the rule. The bytes are a part of
+// the message, which is overwritten by the next one.
+func (v *value) fixed(t ruleset.Type, f ruleset.Family) (o ruleset.Operand, ok bool) {
+	switch o.Fixed = slices.Clone(v.data); t {
+	case ruleset.Addr:
+		o.Field = ruleset.FixedAddr
+	case ruleset.Port:
+		o.Field = ruleset.FixedPort
+	case ruleset.Proto, ruleset.Slot:
+		return o, false
+	}
+	return o, len(v.data) == t.Size(f)
 }
 
 // whole reports whether the value is a complete, unmasked field.

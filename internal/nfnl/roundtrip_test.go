@@ -143,7 +143,7 @@ func fieldRanges() []*ruleset.Set {
 
 // pools are services that need chains of some sizes.
 func (d *dice) pools() []*compile.Service {
-	s := &compile.Service{Name: "s", Proto: compile.TCP, Frontends: []compile.Frontend{
+	s := &compile.Service{Name: "s", Proto: compile.TCP, Frontends: []*compile.Frontend{
 		{Addr: netip.IPv4Unspecified(), Port: 1},
 		{Addr: netip.MustParseAddr("10.0.0.1"), Port: 1},
 		{Addr: netip.IPv6Unspecified(), Port: 1},
@@ -152,8 +152,7 @@ func (d *dice) pools() []*compile.Service {
 	for i := range d.roll(4) {
 		for family, a := range []string{"10.0.0.1", "fd00::1"} {
 			b := netip.AddrPortFrom(netip.MustParseAddr(a), uint16(i+1))
-			for j := range s.Frontends[2*family:][:2] {
-				f := &s.Frontends[2*family+j]
+			for _, f := range s.Frontends[2*family:][:2] {
 				f.Pool = append(f.Pool, b)
 			}
 		}

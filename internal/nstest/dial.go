@@ -88,6 +88,12 @@ func (c *Conn) Echo(line string, timeout time.Duration) error {
 	return nil
 }
 
+// KeepAlive has the kernel send a probe whenever nothing has come for a time, of whole
+// seconds.
+func (c *Conn) KeepAlive(idle time.Duration) error {
+	return c.conn.(*net.TCPConn).SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: idle, Count: 100})
+}
+
 // LocalAddr is the client's own address.
 func (c *Conn) LocalAddr() netip.AddrPort {
 	return unmap(c.conn.LocalAddr().(*net.TCPAddr).AddrPort())

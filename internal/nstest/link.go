@@ -45,13 +45,33 @@ func (n *Namespace) withLink(name string, fn func(netlink.Link) error) error {
 	return nil
 }
 
-// AddAddr adds an address to a link, without duplicate address detection.
+// AddAddr adds an address to a link, without duplicate address detection. If the link is
+// up, the address is the node's own when it returns.
 func (n *Namespace) AddAddr(link string, addr netip.Prefix) error {
 	a := &netlink.Addr{IPNet: ipNet(addr)}
 	if addr.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD
 	}
-	return n.withLink(link, func(l netlink.Link) error { return n.links.AddrAdd(l, a) })
+	return n.withLink(link, func(l netlink.Link) error {
+		err := n.links.AddrAdd(l, a)
+		if err == nil && addr.Addr().Is6() && l.Attrs().Flags&net.FlagUp != 0 {
+			err = n.waitLocal(addr.Addr())
+		}
+		return err
+	})
+}
+
+// waitLocal waits until an IPv6 address has its local route, which a worker of the kernel
+// adds (addrconf_dad_work).
+func (n *Namespace) waitLocal(a netip.Addr) error {
+	local := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: ipNet(netip.PrefixFrom(a, a.BitLen()))}
+	return poll(func() (string, error) {
+		routes, err := n.links.RouteListFiltered(netlink.FAMILY_V6, local, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		if errors.Is(err, netlink.ErrDumpInterrupted) || err == nil && len(routes) == 0 {
+			return fmt.Sprintf("address %v has no local route", a), nil
+		}
+		return "", err
+	})
 }
 
 // DelAddr removes an address from a link.
@@ -102,18 +122,23 @@ func (n *Namespace) SetMTU(link string, mtu int) error {
 // usable. Packets sent earlier are lost, and TCP repeats them only a second
 // later.
 func (n *Namespace) WaitUp() error {
-	poll := time.NewTicker(time.Millisecond)
-	defer poll.Stop()
-	for deadline := time.Now().Add(linkTimeout); ; <-poll.C {
-		reason, err := n.notReady()
-		if err != nil {
-			return fmt.Errorf("%s: wait for links: %w", n.Name, err)
-		}
-		if reason == "" {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s: %s after %v", n.Name, reason, linkTimeout)
+	if err := poll(n.notReady); err != nil {
+		return fmt.Errorf("%s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// poll waits until nothing is named that is not ready.
+func poll(notReady func() (string, error)) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(linkTimeout); ; <-tick.C {
+		reason, err := notReady()
+		switch {
+		case err != nil || reason == "":
+			return err
+		case time.Now().After(deadline):
+			return fmt.Errorf("%s after %v", reason, linkTimeout)
 		}
 	}
 }

@@ -44,6 +44,17 @@ func NewTestTopology(t TB, backends int, protocols ...string) *Topology {
 	return top
 }
 
+// NewTestNamespace creates a namespace that lasts until the end of a test.
+func NewTestNamespace(t TB) *Namespace {
+	t.Helper()
+	ns, err := New("node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAtEnd(t, ns)
+	return ns
+}
+
 func closeAtEnd(t TB, c io.Closer) {
 	t.Cleanup(func() {
 		if err := c.Close(); err != nil {

@@ -122,7 +122,7 @@ type slotIndex map[slotsTo][]uint32
 
 type slotsTo struct {
 	prefix Tuple
-	to     netip.AddrPort // the port is 0 if the packet keeps its own
+	to     netip.AddrPort // the port is 0 if the packet keeps its own; the address is unspecified for a port of the node
 }
 
 // slotsOf indexes the slots of a map, which leads to destinations directly or by
@@ -153,8 +153,11 @@ func (t *Table) destination(e *Element) (to netip.AddrPort) {
 	}
 	for _, r := range c.Rules {
 		for _, s := range r {
-			if d, ok := s.(DNATTo); ok {
-				return d.Addr
+			switch s := s.(type) {
+			case DNATTo:
+				return s.Addr
+			case Redirect:
+				return netip.AddrPortFrom(t.Family.Unspecified(), s.Port)
 			}
 		}
 	}
@@ -175,6 +178,9 @@ func (w *walk) aimed(s *Set, ops []Operand) *Element {
 	tos := []netip.AddrPort{w.aim.to}
 	if w.aim.to.Port() == w.dst.Port() {
 		tos = append(tos, netip.AddrPortFrom(w.aim.to.Addr(), 0))
+	}
+	if w.local(w.aim.to.Addr()) {
+		tos = append(tos, netip.AddrPortFrom(w.table.Family.Unspecified(), w.aim.to.Port()))
 	}
 	for _, to := range tos {
 		for _, n := range index[slotsTo{prefix, to}] {

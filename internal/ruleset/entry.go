@@ -20,6 +20,15 @@ type Entry struct {
 	Opaque   bool // it has more than an entry of a packet has, such as a comment
 }
 
+// Registers returns the fields of a Key or of Data as the kernel's registers have them,
+// where each takes a multiple of four bytes: as in a Learned.
+func Registers(fields [][]byte) (registers []byte) {
+	for _, f := range fields {
+		registers = append(append(registers, f...), make([]byte, -len(f)&3)...)
+	}
+	return registers
+}
+
 // text is the entry as nft writes it inside the braces, or its key alone.
 func (e *Entry) text(s *Set, keyOnly bool) string {
 	out := "*"

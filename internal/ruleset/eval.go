@@ -12,8 +12,9 @@ import (
 type Packet struct {
 	Proto    uint8
 	Src, Dst netip.AddrPort
-	Sent     bool // by a process on this node; otherwise it arrives from outside
-	Loopback bool // it arrives at the loopback interface
+	Sent     bool   // by a process on this node; otherwise it arrives from outside
+	Loopback bool   // it arrives at the loopback interface
+	In       string // the name of the interface by which it arrives; empty: one that no rule names
 }
 
 // Family is the family of the packet's addresses.
@@ -135,6 +136,25 @@ func sorted(elements []Element) []*Element {
 	return out
 }
 
+// Inputs returns the names of interfaces, or of those whose names begin so, which rules
+// of a family tell from others, each once.
+func (e *Evaluator) Inputs(f Family) (out []string) {
+	t := e.tables[f]
+	if t == nil {
+		return nil
+	}
+	for _, c := range t.Chains {
+		for _, r := range c.Rules {
+			for _, s := range r {
+				if m, ok := s.(MatchInput); ok && !slices.Contains(out, m.Pattern) {
+					out = append(out, m.Pattern)
+				}
+			}
+		}
+	}
+	return out
+}
+
 // Eval returns all possible outcomes for a packet, each with one path that leads
 // to it. The dynamic maps hold what was learned. It fails on rules that cannot
 // be understood, and on rules that the kernel would refuse.
@@ -197,6 +217,7 @@ type walk struct {
 	learned []Learned
 	draws   *draws
 	aim     *Aim // nil: every draw is tried
+	kin     *kin // nil: nobody wants to know about other sources
 
 	hook       HookNum
 	src, dst   netip.AddrPort // in the packet now
@@ -219,7 +240,7 @@ func (w *walk) run() {
 	w.traverse(first)
 	if !w.packet.Sent && !w.ended {
 		w.route()
-		if w.local(w.dst.Addr()) {
+		if w.local(w.dst.Addr()) || w.dst.Addr().IsUnspecified() { // by a Redirect
 			last = Input
 		} else {
 			w.traverse(Forward)
@@ -262,6 +283,7 @@ func (w *walk) route() {
 	if w.packet.Loopback {
 		return
 	}
+	w.loopbackSource(OrigSaddr)
 	if w.asked([]Operand{{Field: OrigSaddr}}, fromLoopback); fromLoopback(w).yes || w.dst.Addr().IsLoopback() {
 		w.ended, w.path.Fate = true, Dropped
 	}
@@ -275,6 +297,7 @@ func (w *walk) reroute(c *Chain) {
 	if w.hook != Output || c.Hook.Filter || !w.translated || !to.Is4() || to.IsLoopback() || w.local(to) {
 		return
 	}
+	w.loopbackSource(Saddr)
 	fromLoopback := func(w *walk) answer { return answer{yes: w.src.Addr().IsLoopback()} }
 	if w.asked([]Operand{{Field: Saddr}}, fromLoopback); fromLoopback(w).yes {
 		w.ended, w.path.Fate = true, Dropped

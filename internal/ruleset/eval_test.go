@@ -56,7 +56,7 @@ func evaluate(t *testing.T, table *Table, p Packet, learned ...Learned) []Path {
 // testPacket is one from 10.0.0.1 to port 80 of the node, 10.0.0.9.
 func testPacket() Packet {
 	return Packet{
-		Proto: 6, Src: netip.AddrPortFrom(testAddr(IPv4, 1), 1234), Dst: netip.AddrPortFrom(testAddr(IPv4, 9), 80),
+		Proto: 6, Src: netip.AddrPortFrom(testAddr(IPv4, 1), 1234), Dst: netip.AddrPortFrom(testAddr(IPv4, 9), 80), In: "eth0",
 	}
 }
 
@@ -92,6 +92,10 @@ func TestEvalStatements(t *testing.T) {
 		{untouched, []Rule{{MatchAddr{Field: Saddr, Not: true, Prefix: single}, drop}}},
 		{untouched, []Rule{{MatchAddr{Field: Daddr, Prefix: single}, drop}}},
 		{dropped, []Rule{{MatchAddr{Field: OrigSaddr, Prefix: single}, drop}}},
+		{dropped, []Rule{{MatchInput{"eth0"}, drop}}},
+		{dropped, []Rule{{MatchInput{"e*"}, drop}}},
+		{untouched, []Rule{{MatchInput{"eth"}, drop}}},
+		{untouched, []Rule{{MatchInput{"eth1*"}, drop}}},
 		{dropped, []Rule{{Lookup{Key: ops(Daddr), Set: "nine"}, drop}}},
 		{untouched, []Rule{{Lookup{Key: ops(Daddr), Not: true, Set: "nine"}, drop}}},
 		{untouched, []Rule{{Lookup{Key: ops(Saddr), Set: "nine"}, drop}}},
@@ -147,6 +151,7 @@ func TestEvalStatements(t *testing.T) {
 	for _, s := range []Statement{
 		Match{},
 		MatchAddr{},
+		MatchInput{},
 		Lookup{},
 		VMap{},
 		Update{},

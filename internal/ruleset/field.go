@@ -32,9 +32,12 @@ const (
 	FibDaddr          // the type of the destination address
 	FibSaddr          // the type of the source address
 	IifType           // the link type of the input interface
+	IifName           // the name of the input interface, in InterfaceLen bytes
 	TCPFlags          // of FIN, SYN, RST and ACK, those of a TCP segment
 	SCTPChunk         // the type of the first chunk
 	Socket            // whether the node's own socket for the packet is a wildcard
+	FixedAddr         // an address of the rule itself,
+	FixedPort         // or a port, in the key of an Update
 )
 
 // Operand is a field with its parameters.
@@ -43,6 +46,7 @@ type Operand struct {
 	Mod    uint32    // of Random, Increment and Hash: the number is below Mod,
 	Offset uint32    // and Offset is added to it
 	Inputs []Operand // of Hash: what is hashed; nil is Saddr
+	Fixed  []byte    // of FixedAddr and FixedPort: the value, in network byte order
 }
 
 // HashSeed makes every node hash alike; without a seed the kernel takes a
@@ -60,6 +64,10 @@ const (
 	SCTPInit    = 1      // of a packet that begins an association
 	Specific    = 0      // of a socket that is bound to the packet's address
 )
+
+// InterfaceLen is the size of the name of an interface with the byte that ends it
+// (IFNAMSIZ).
+const InterfaceLen = 16
 
 // TCPFlagsMask are the flags in TCPFlags.
 const TCPFlagsMask = 0x17
@@ -97,10 +105,13 @@ var fields = [...]fieldRow{
 	CtDirection: {text: "ct direction", size: 1, number: (*walk).direction, word: named(FromReplier, "reply")},
 	FibDaddr:    {text: "fib daddr type", size: 4, number: (*walk).daddrType, word: named(FibLocal, "local")},
 	FibSaddr:    {text: "fib saddr type", size: 4, number: (*walk).saddrType, word: named(FibLocal, "local")},
+	IifName:     {text: "iifname", size: InterfaceLen},
 	IifType:     {text: "meta iiftype", size: 2, number: (*walk).iifType, word: named(IifLoopback, "loopback"), not: true},
 	TCPFlags:    {text: "tcp flags", size: 1, number: (*walk).tcpFlags, word: tcpFlags, not: true},
 	SCTPChunk:   {text: "@th,96,8", size: 1, number: (*walk).sctpChunk, word: named(SCTPInit, "0x1"), not: true},
 	Socket:      {text: "socket wildcard", size: 1, number: (*walk).noSocket, word: named(Specific, "0")},
+	FixedAddr:   {text: "address", typ: Addr},
+	FixedPort:   {text: "port", typ: Port},
 }
 
 // row returns the description of a field. An unknown field has no value.
@@ -151,6 +162,12 @@ func (f Field) text(family Family) string {
 }
 
 func (o Operand) text(f Family) string {
+	if o.Field == FixedAddr {
+		return o.fixed().Addr().String()
+	}
+	if o.Field == FixedPort {
+		return strconv.Itoa(int(o.fixed().Port()))
+	}
 	text := o.Field.text(f)
 	if o.Field == Hash {
 		text += " " + keyText(o.HashInputs(), f)
@@ -189,6 +206,10 @@ func (w *walk) direction(Operand) uint32 { return 0 } // original
 // number returns the value of a field that is neither an address nor a port. The
 // table has no function for a hash, since that would refer to the table.
 func (w *walk) number(o Operand) uint32 {
+	if o.Field == Hash && w.kin != nil { // every number is one of some source
+		w.kin.hashed = true
+		return w.draws.draw(o.Mod) + o.Offset
+	}
 	if o.Field == Hash {
 		return scale(jhash(w.load(o.HashInputs()), HashSeed, binary.NativeEndian), o.Mod) + o.Offset
 	}
@@ -231,12 +252,38 @@ func (w *walk) noSocket(Operand) uint32 { return Specific + 1 }
 // addr is the value of a field that is an address.
 func (w *walk) addr(f Field) netip.Addr {
 	row := f.row()
-	if row.typ != Addr {
+	if row.typ != Addr || row.end == nil {
 		w.fail("no address in field %s", f.text(w.table.Family))
 		return netip.Addr{}
 	}
 	return row.end(w).Addr()
 }
+
+// end is the address and port that an operand is one of.
+func (w *walk) end(o Operand) netip.AddrPort {
+	if !o.IsFixed() {
+		return o.row().end(w)
+	}
+	return o.fixed()
+}
+
+// Fix returns the operands that stand for an address and port in a rule itself.
+func Fix(at netip.AddrPort) (addr, port Operand) {
+	return Operand{Field: FixedAddr, Fixed: at.Addr().AsSlice()},
+		Operand{Field: FixedPort, Fixed: binary.BigEndian.AppendUint16(nil, at.Port())}
+}
+
+// fixed is the reverse of Fix, for one of the two.
+func (o Operand) fixed() netip.AddrPort {
+	if o.Field == FixedPort && len(o.Fixed) == 2 {
+		return netip.AddrPortFrom(netip.Addr{}, binary.BigEndian.Uint16(o.Fixed))
+	}
+	a, _ := netip.AddrFromSlice(o.Fixed)
+	return netip.AddrPortFrom(a, 0)
+}
+
+// IsFixed reports whether the value is part of the rule.
+func (o Operand) IsFixed() bool { return o.Field == FixedAddr || o.Field == FixedPort }
 
 // load returns the values of operands, one after the other as in the kernel's
 // registers.
@@ -245,9 +292,9 @@ func (w *walk) load(key []Operand) (b []byte) {
 		var t Tuple
 		switch row := o.row(); row.typ {
 		case Addr:
-			t = t.Addr(row.end(w).Addr())
+			t = t.Addr(w.end(o).Addr())
 		case Port:
-			t = t.Port(row.end(w).Port())
+			t = t.Port(w.end(o).Port())
 		case Proto:
 			t = t.Proto(uint8(w.number(o)))
 		case Slot:

@@ -17,7 +17,11 @@ const (
 	// (Linux 6.9 and later).
 	Persist TableFlags = 0x4
 
-	// Protected is both. They are always set together, so that at no time
+	// Dormant: the table's base chains are not registered, so that no packet meets
+	// them. Tables that are only tried have it.
+	Dormant TableFlags = 0x1
+
+	// Protected is both Owner and Persist. They are always set together, so that at no time
 	// would the end of the owner delete the table.
 	Protected = Owner | Persist
 )
@@ -28,7 +32,7 @@ func (f TableFlags) String() string {
 	for _, w := range [...]struct {
 		flag TableFlags
 		word string
-	}{{Owner, "owner"}, {Persist, "persist"}} {
+	}{{Dormant, "dormant"}, {Owner, "owner"}, {Persist, "persist"}} {
 		if f&w.flag != 0 {
 			words = append(words, w.word)
 		}

@@ -22,6 +22,7 @@ func (l Lookup) text(f Family) string {
 
 func (l Lookup) eval(w *walk) effect {
 	found := w.find(l.Set, l.Key)
+	w.lookup(w.table.Set(l.Set), l.Key, found != nil)
 	w.asked(l.Key, func(w *walk) answer { return answer{yes: w.find(l.Set, l.Key) != nil} })
 	return effect{matched: (found != nil) != l.Not, found: found}
 }
@@ -38,6 +39,7 @@ func (v VMap) text(f Family) string { return keyText(v.Key, f) + " vmap @" + nam
 
 func (v VMap) eval(w *walk) effect {
 	found := w.find(v.Map, v.Key)
+	w.lookup(w.table.Set(v.Map), v.Key, found != nil)
 	w.asked(v.Key, func(w *walk) answer { return answer{found: w.find(v.Map, v.Key)} })
 	if found == nil {
 		return effect{}

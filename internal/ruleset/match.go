@@ -1,6 +1,10 @@
 package ruleset
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
 
 // Match compares a field that is Comparable with a value, or tests a bit of
 // CtStatus. Only a Negatable field can be compared for inequality.
@@ -24,6 +28,9 @@ func (m Match) eval(w *walk) effect {
 		return effect{}
 	}
 	value := w.number(Operand{Field: m.Field})
+	if m.Field == FibSaddr {
+		w.localSource()
+	}
 	w.asked([]Operand{{Field: m.Field}}, func(w *walk) answer { return answer{yes: w.number(Operand{Field: m.Field}) == m.Value} })
 	switch {
 	case m.Field == CtStatus:
@@ -49,7 +56,32 @@ func (m MatchAddr) text(f Family) string {
 
 func (m MatchAddr) eval(w *walk) effect {
 	w.asked([]Operand{{Field: m.Field}}, func(w *walk) answer { return answer{yes: m.Prefix.Contains(w.addr(m.Field))} })
-	return effect{matched: m.Prefix.Contains(w.addr(m.Field)) != m.Not}
+	in := m.Prefix.Contains(w.addr(m.Field))
+	w.inside(m.Field, m.Prefix.String(), []netip.Prefix{m.Prefix}, in)
+	return effect{matched: in != m.Not}
+}
+
+// MatchInput matches packets that come in by an interface of a name or, if the pattern
+// ends with an asterisk, by one whose name begins so.
+type MatchInput struct {
+	Pattern string
+}
+
+func (m MatchInput) text(Family) string { return fmt.Sprintf(`iifname "%s"`, m.Pattern) }
+
+// eval: at output there is no input interface. At postrouting there is one for packets
+// that were forwarded (since Linux 5.7).
+func (m MatchInput) eval(w *walk) effect {
+	if w.packet.Sent {
+		return effect{}
+	}
+	return effect{matched: m.Names(w.packet.In)}
+}
+
+// Names reports whether an interface has the name, or one that begins so.
+func (m MatchInput) Names(name string) bool {
+	prefix, open := strings.CutSuffix(m.Pattern, "*")
+	return name == m.Pattern || open && strings.HasPrefix(name, prefix)
 }
 
 func operator(not bool) string {

@@ -1,6 +1,9 @@
 package ruleset
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // DNAT rewrites the destination to the address and port, or the address alone,
 // that a map has for the key. Without an element the rule does not match.
@@ -23,6 +26,7 @@ func (d DNAT) text(f Family) string {
 
 func (d DNAT) eval(w *walk) effect {
 	found := w.find(d.Map, d.Key)
+	w.lookup(w.table.Set(d.Map), d.Key, found != nil)
 	w.asked(d.Key, func(w *walk) answer { return answer{found: w.find(d.Map, d.Key)} })
 	if found == nil {
 		return effect{}
@@ -60,6 +64,32 @@ func (d DNATTo) eval(w *walk) effect {
 	w.dst = to
 	return w.bind()
 }
+
+// Redirect leads packets to a port of this node: those of its own processes on the
+// loopback address 127.0.0.1 or ::1, and others on an address of the interface by which
+// they came in, the first one in IPv4 (nf_nat_redirect_ipv4 and nf_nat_redirect_ipv6 in
+// net/netfilter/nf_nat_redirect.c). If there is none, the kernel drops them.
+type Redirect struct {
+	Port uint16
+}
+
+func (r Redirect) text(Family) string { return fmt.Sprintf("redirect to :%d", r.Port) }
+
+// eval leads packets from elsewhere to the unspecified address, as the evaluator knows
+// no interfaces. An Aim at the port on one of the node's addresses is taken to be right.
+func (r Redirect) eval(w *walk) effect {
+	to := w.table.Family.Unspecified()
+	switch {
+	case w.hook == Output:
+		to = w.table.Family.Loopback()
+	case w.aim != nil && w.aim.to.Port() == r.Port && w.arrives(w.aim.to.Addr()):
+		to = w.aim.to.Addr()
+	}
+	return DNATTo{netip.AddrPortFrom(to, r.Port)}.eval(w)
+}
+
+// arrives reports whether packets from elsewhere can be redirected to an address.
+func (w *walk) arrives(a netip.Addr) bool { return w.local(a) && !a.IsLoopback() }
 
 // bind notes that the NAT of this hook has been decided.
 func (w *walk) bind() effect {

@@ -59,6 +59,14 @@ func (f Family) Unspecified() netip.Addr {
 	return netip.IPv4Unspecified()
 }
 
+// Loopback is the address that the name localhost stands for, 127.0.0.1 or ::1.
+func (f Family) Loopback() netip.Addr {
+	if f == IPv6 {
+		return netip.IPv6Loopback()
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
 // Ruleset is what the tables of one name hold, at most one table per family.
 type Ruleset struct {
 	Tables []*Table // in the order of Families
@@ -136,6 +144,11 @@ const (
 	Forward     HookNum = 2
 	Output      HookNum = 3
 	Postrouting HookNum = 4
+	// Ingress is ahead of prerouting, and Egress behind postrouting, each of certain
+	// devices. The kernel numbers them as 0 and 1 in family netdev, and Ingress as 5 in
+	// family inet (linux/netfilter.h).
+	Ingress HookNum = 5
+	Egress  HookNum = 6
 )
 
 // Table returns the table of the family, or nil.

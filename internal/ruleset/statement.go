@@ -6,8 +6,8 @@ import "fmt"
 // one does not match. Two rules are equal when their text is.
 type Rule []Statement
 
-// Statement is one of Match, MatchAddr, Lookup, VMap, Update, ConnCount, DNAT,
-// DNATTo, SNATTo, SetAddr, Masquerade, Reject, Verdict and Opaque.
+// Statement is one of Match, MatchAddr, MatchInput, Lookup, VMap, Update, ConnCount,
+// DNAT, DNATTo, Redirect, SNATTo, SetAddr, Masquerade, Reject, Verdict and Opaque.
 type Statement interface {
 	// text is the statement in nft's words.
 	text(Family) string

@@ -275,7 +275,7 @@ func (h *Hook) String() string {
 
 // String is nft's name of the hook.
 func (n HookNum) String() string {
-	names := [...]string{"prerouting", "input", "forward", "output", "postrouting"}
+	names := [...]string{"prerouting", "input", "forward", "output", "postrouting", "ingress", "egress"}
 	if int(n) < len(names) {
 		return names[n]
 	}

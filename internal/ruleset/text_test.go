@@ -164,6 +164,7 @@ func TestRuleText(t *testing.T) {
 		{"ct status dnat jump c", Rule{Match{Field: CtStatus, Value: StatusDNAT}, Verdict{Jump, "c"}}},
 		{"ct status 16 goto c", Rule{Match{Field: CtStatus, Value: 16}, Verdict{Goto, "c"}}},
 		{"ip daddr != 127.0.0.0/8", Rule{MatchAddr{Daddr, true, netip.MustParsePrefix("127.0.0.0/8")}}},
+		{`iifname "veth*" return`, Rule{MatchInput{"veth*"}, Verdict{Kind: Return}}},
 		{"ip saddr 10.0.0.1", Rule{MatchAddr{Saddr, false, netip.MustParsePrefix("10.0.0.1/32")}}},
 		{"meta iiftype != loopback fib saddr type local", Rule{
 			Match{Field: IifType, Not: true, Value: IifLoopback}, Match{Field: FibSaddr, Value: FibLocal},

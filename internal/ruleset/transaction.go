@@ -93,6 +93,7 @@ func (e *RefusedError) Unwrap() error { return e.Errno }
 // TooBigError is a batch that the socket cannot take. Nothing was sent.
 type TooBigError struct {
 	What        string // what does not fit by itself; empty: the batch
+	Service     string // what does not fit by itself is all of this service
 	Size, Limit int    // in bytes
 	Errno       error  // what the kernel would have answered: EMSGSIZE
 }

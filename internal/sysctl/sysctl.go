@@ -45,8 +45,10 @@ func Set(name, value string) error {
 	return nil
 }
 
+// path exchanges dots and slashes, as sysctl(8) does: the parameter of the device
+// eth0.100 is net.ipv4.conf.eth0/100.forwarding.
 func path(name string) string {
-	return filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
+	return filepath.Join("/proc/sys", strings.NewReplacer(".", "/", "/", ".").Replace(name))
 }
 
 // In runs a function on a thread in the namespace of a file descriptor. The

@@ -32,16 +32,7 @@ func TestMain(m *testing.M) {
 
 func newNamespace(t *testing.T) int {
 	t.Helper()
-	ns, err := nstest.New("node")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := ns.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return int(ns.Handle())
+	return int(nstest.NewTestNamespace(t).Handle())
 }
 
 const forward = "net.ipv4.ip_forward"

@@ -130,7 +130,7 @@ func (n *Node) commitEntries(c *ruleset.EntryChange) (done int, err error) {
 		next = entries{}
 	}
 	for _, e := range c.Entries {
-		key, data := string(join(e.Key)), join(e.Data)
+		key, data := string(ruleset.Registers(e.Key)), ruleset.Registers(e.Data)
 		old := next[key]
 		switch {
 		case c.Verb == ruleset.Delete && old != nil:
@@ -149,8 +149,7 @@ func (n *Node) commitEntries(c *ruleset.EntryChange) (done int, err error) {
 	return done, nil
 }
 
-// split takes fields out of registers, where each takes a multiple of four
-// bytes.
+// split is the reverse of ruleset.Registers.
 func split(registers []byte, types []ruleset.Type, f ruleset.Family) (fields [][]byte) {
 	for _, t := range types {
 		size := map[ruleset.Type]int{ruleset.Addr: f.AddrLen(), ruleset.Proto: 1, ruleset.Port: 2}[t]
@@ -158,12 +157,4 @@ func split(registers []byte, types []ruleset.Type, f ruleset.Family) (fields [][
 		registers = registers[t.Len(f):]
 	}
 	return fields
-}
-
-// join is the reverse of split.
-func join(fields [][]byte) (registers []byte) {
-	for _, f := range fields {
-		registers = append(append(registers, f...), make([]byte, -len(f)&3)...)
-	}
-	return registers
 }

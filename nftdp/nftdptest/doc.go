@@ -19,5 +19,6 @@
 // is started, and where the kernel draws a number, a Node takes turns. All
 // methods may be called concurrently. Dataplane.Keep, Watch and Drain wait as
 // they do on a running kernel, so that package testing/synctest can be used.
-// Dataplane.Trace ends at once with an error that matches nftdp.ErrNotSupported.
+// Dataplane.Explain explains what the rules make of a packet, without routes and
+// neighbours. Dataplane.Trace ends at once with an error that matches nftdp.ErrNotSupported.
 package nftdptest

@@ -112,8 +112,8 @@ func (k *kernel) Delete(ctx context.Context, flows []conntrack.Flow) (n int, err
 }
 
 // DeleteMatching implements flows.Kernel.
-func (k *kernel) DeleteMatching(ctx context.Context, f conntrack.Filter, accept func(*conntrack.Flow) bool) (int, error) {
-	found, err := k.List(ctx, f, accept)
+func (k *kernel) DeleteMatching(ctx context.Context, f conntrack.Filter, judge func(*conntrack.Flow) conntrack.Fate) (int, error) {
+	found, err := k.List(ctx, f, func(f *conntrack.Flow) bool { return judge(f) != conntrack.Keep })
 	if err != nil {
 		return 0, err
 	}
@@ -128,6 +128,18 @@ func (k *kernel) Get(ctx context.Context, f *conntrack.Flow) (now conntrack.Flow
 		now, ok = held.Flow, true
 	}
 	return now, ok, ctx.Err()
+}
+
+// Find implements flows.Kernel.
+func (k *kernel) Find(ctx context.Context, proto uint8, source, to netip.AddrPort) (f conntrack.Flow, ok bool, err error) {
+	k.node.mu.Lock()
+	defer k.node.mu.Unlock()
+	for _, flow := range k.node.flows {
+		if flow.Proto == proto && flow.ReplySrc == to && flow.ReplyDst == source {
+			return flow.Flow, true, ctx.Err()
+		}
+	}
+	return f, false, ctx.Err()
 }
 
 // Count implements flows.Kernel.

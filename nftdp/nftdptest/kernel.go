@@ -67,7 +67,10 @@ func (k *kernel) ReadElements(ctx context.Context, t *ruleset.Table, s *ruleset.
 	return ctx.Err()
 }
 
-func (k *kernel) ReadCounters(ctx context.Context, c *ruleset.Change, elements []ruleset.Element) error {
+// Aside returns the same: every method locks the node.
+func (k *kernel) Aside() engine.Reader { return k }
+
+func (k *kernel) ReadCounters(ctx context.Context, c *ruleset.Change, elements []ruleset.Element, each func(*ruleset.Element)) error {
 	k.node.mu.Lock()
 	defer k.node.mu.Unlock()
 	s := k.node.set(place{c.Family, c.Table, c.Set.Name})
@@ -78,6 +81,9 @@ func (k *kernel) ReadCounters(ctx context.Context, c *ruleset.Change, elements [
 	for i := range elements {
 		if e := held[elements[i].Key]; e != nil {
 			elements[i].Packets, elements[i].Bytes = e.Packets, e.Bytes
+			if each != nil {
+				each(&elements[i])
+			}
 		}
 	}
 	return ctx.Err()

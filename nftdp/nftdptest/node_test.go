@@ -142,6 +142,41 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// TestNodePort: a port of the node is at its first address, and at the loopback address
+// for its own processes; without an address of the family nobody can be redirected. Its
+// flows are drained and cut like others.
+func TestNodePort(t *testing.T) {
+	n := newNode()
+	d := open(t, n, nftdp.Config{Localhost: true})
+	proxy := web()
+	proxy.Frontends = append(proxy.Frontends, nftdp.Frontend{Addr: addr("198.51.100.1"), Port: 80})
+	proxy.Backends = []nftdp.Backend{{NodePort: 8080}}
+	apply(t, d, proxy)
+	for packet, want := range map[nftdptest.Packet]string{
+		{Source: addrPort("203.0.113.1:1"), Destination: addrPort("10.180.0.254:80")}: "web: delivered to 192.0.2.1:8080 from 203.0.113.1:1",
+		{Source: addrPort("203.0.113.1:2"), Destination: addrPort("198.51.100.1:80")}: "web: delivered to 192.0.2.1:8080 from 203.0.113.1:2",
+		{Source: addrPort("192.0.2.1:3"), Destination: addrPort("198.51.100.1:80")}:   "web: delivered to 127.0.0.1:8080 from 192.0.2.1:3",
+		{Source: addrPort("127.0.0.1:4"), Destination: addrPort("127.0.0.1:80")}:      "web: delivered to 127.0.0.1:8080 from 127.0.0.1:4",
+		{Source: addrPort("[2001:db8::7]:5"), Destination: addrPort("[2001:db8::1]:80")}: "web: delivered to [2001:db8::1]:8080 " +
+			"from [2001:db8::7]:5",
+	} {
+		if got := n.Send(packet).String(); got != want {
+			t.Errorf("%+v: %s, want %s", packet, got, want)
+		}
+	}
+	apply(t, d, web("10.180.0.1:8080"))
+	if cut, err := d.Cut(t.Context(), "web", addrPort("0.0.0.0:8080"), addrPort("[::]:8080")); cut != 3 || err != nil {
+		t.Errorf("cut %d, %v", cut, err) // the frontend of two of the five is gone
+	}
+
+	bare := nftdptest.NewNode()
+	apply(t, open(t, bare, nftdp.Config{}), proxy)
+	packet := nftdptest.Packet{Source: addrPort("203.0.113.1:1"), Destination: addrPort("198.51.100.1:80")}
+	if got := bare.Send(packet); got.Verdict != nftdptest.VerdictDropped || got.Service != "web" {
+		t.Errorf("without addresses: %v", got)
+	}
+}
+
 func TestChoice(t *testing.T) {
 	n := newNode()
 	d := open(t, n, nftdp.Config{})
@@ -416,8 +451,8 @@ func TestAffinity(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []nftdp.Affinity{
-		{Service: "web", Client: addr("203.0.113.1"), Frontend: addrPort("192.0.2.1:80"), Backend: first, Expires: nftdp.Duration(6 * time.Second)},
-		{Service: "web", Client: addr("203.0.113.2"), Frontend: addrPort("192.0.2.1:80"), Backend: second, Expires: nftdp.Duration(10 * time.Second)},
+		{Service: "web", Client: addr("203.0.113.1"), Frontend: addrPort("0.0.0.0:80"), Backend: first, Expires: nftdp.Duration(6 * time.Second)},
+		{Service: "web", Client: addr("203.0.113.2"), Frontend: addrPort("0.0.0.0:80"), Backend: second, Expires: nftdp.Duration(10 * time.Second)},
 	}
 	byValue := []cmp.Option{
 		cmp.Comparer(func(x, y netip.AddrPort) bool { return x == y }), cmp.Comparer(func(x, y netip.Addr) bool { return x == y }),

@@ -19,6 +19,9 @@ type Packet struct {
 	Protocol    nftdp.Protocol // 0 is TCP
 	Source      netip.AddrPort
 	Destination netip.AddrPort
+	// Interface is the name of the interface by which it arrives, for
+	// Config.InternalInterfaces; empty: one that is not listed there.
+	Interface string
 }
 
 // Verdict is what becomes of a packet.
@@ -47,7 +50,9 @@ type Outcome struct {
 	// Service is the name of the service that took the packet; empty: none.
 	Service string
 	// Destination is the backend, or, if no service took the packet, its own
-	// destination. It is zero unless the packet is delivered.
+	// destination. For a port of the node it has 127.0.0.1 or ::1 if a process on the
+	// node sends the packet, and else the node's first address of the family. It is
+	// zero unless the packet is delivered.
 	Destination netip.AddrPort
 	// Source is the client as the destination sees it. It is zero unless the
 	// packet is delivered.
@@ -155,7 +160,7 @@ func (n *Node) lower(p *Packet) (tuple, ruleset.Packet) {
 		panic(fmt.Sprintf("nftdptest: not a packet: %v from %v to %v", p.Protocol, p.Source, p.Destination))
 	}
 	at := tuple{numbers[p.Protocol], src, dst}
-	return at, ruleset.Packet{Proto: at.proto, Src: src, Dst: dst, Sent: n.local(src.Addr())}
+	return at, ruleset.Packet{Proto: at.proto, Src: src, Dst: dst, Sent: n.local(src.Addr()), In: p.Interface}
 }
 
 // ways lists the ways that a packet can go. One that is not the first of its
@@ -201,6 +206,12 @@ func (n *Node) outcome(p *ruleset.Packet, path *ruleset.Path) Outcome {
 	if out.Verdict != VerdictDelivered {
 		return out
 	}
+	if out.Destination = path.Dst; out.Destination.Addr().IsUnspecified() { // a port of the node
+		out.Destination = netip.AddrPortFrom(n.first(p.Family()), out.Destination.Port())
+	}
+	if !out.Destination.IsValid() {
+		return Outcome{Verdict: VerdictDropped, Service: out.Service}
+	}
 	source := p.Src.Addr()
 	if path.SNAT.IsValid() {
 		source = path.SNAT
@@ -208,6 +219,6 @@ func (n *Node) outcome(p *ruleset.Packet, path *ruleset.Path) Outcome {
 	if path.Masquerade {
 		source = n.first(p.Family())
 	}
-	out.Destination, out.Source, out.Masqueraded = path.Dst, netip.AddrPortFrom(source, p.Src.Port()), path.Masquerade
+	out.Source, out.Masqueraded = netip.AddrPortFrom(source, p.Src.Port()), path.Masquerade
 	return out
 }

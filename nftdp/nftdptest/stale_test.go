@@ -10,8 +10,8 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp/nftdptest"
 )
 
-// TestFlowsFollowRules applies random services one after the other while clients
-// keep sending. After each change, a UDP flow is treated as one of the outcomes of
+// TestFlowsFollowRules applies random services and configurations one after the other
+// while clients keep sending. After each change, a UDP flow is treated as one of the outcomes of
 // a first packet from the same client says, unless its backend drains; and it goes
 // on if it was treated so before.
 func TestFlowsFollowRules(t *testing.T) {
@@ -23,8 +23,13 @@ func TestFlowsFollowRules(t *testing.T) {
 		var before []nftdptest.Outcome
 		var last []nftdp.Service
 		for step := range 6 {
-			services := randomDNS(r)
-			apply(t, d, services...)
+			services := last
+			if step == 0 || r.IntN(3) > 0 {
+				services = randomDNS(r)
+				apply(t, d, services...)
+			} else if _, err := d.SetConfig(t.Context(), randomConfig(r)); err != nil {
+				t.Fatal(err)
+			}
 			for i, p := range dnsPackets() {
 				checkFlow(t, n, p, services, before, i)
 			}
@@ -37,6 +42,19 @@ func TestFlowsFollowRules(t *testing.T) {
 			}
 		}
 	}
+}
+
+// randomConfig returns one of those that make a difference to dnsPackets.
+func randomConfig(r *rand.Rand) (c nftdp.Config) {
+	for _, list := range []*[]netip.Prefix{&c.Internal, &c.NodeAddrs, &c.ServiceCIDRs} {
+		for _, p := range []string{"10.0.0.0/8", "203.0.113.0/25", "192.0.2.1/32", "192.0.2.0/30"} {
+			if r.IntN(3) == 0 {
+				*list = append(*list, netip.MustParsePrefix(p))
+			}
+		}
+	}
+	c.Localhost, c.Unallocated = r.IntN(2) == 0, nftdp.Action(r.IntN(3))
+	return c
 }
 
 // checkFlow compares what becomes of the next packet of a flow with what would

@@ -108,3 +108,20 @@ func reason(err error) string {
 	}
 	return err.Error()
 }
+
+// AddClients adds some addresses to the client and returns all that it has in
+// the family.
+func (l *Lab) AddClients(a nstest.Addrs, n int) ([]netip.Addr, error) {
+	return addClients(l.Client, nstest.ClientLink, a, n)
+}
+
+func addClients(client *nstest.Namespace, link string, a nstest.Addrs, n int) ([]netip.Addr, error) {
+	clients := []netip.Addr{a.Client}
+	for addr := a.Client2; len(clients) <= n; addr = addr.Next() {
+		if err := client.AddAddr(link, netip.PrefixFrom(addr, a.ClientNet.Bits())); err != nil {
+			return nil, err
+		}
+		clients = append(clients, addr)
+	}
+	return clients, nil
+}
