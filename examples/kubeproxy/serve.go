@@ -29,7 +29,7 @@ import (
 )
 
 const (
-	bindRetry     = 5 * time.Second // as kube-proxy
+	bindRetry     = 5 * time.Second // as kube-proxy, for health check ports as well
 	headerTimeout = 10 * time.Second
 )
 
@@ -112,7 +112,7 @@ func (m *monitor) failed(service types.NamespacedName, port uint16, err error) {
 // declare fatal.
 func (m *monitor) serve(ctx context.Context, registry *prometheus.Registry) error {
 	all, ctx := errgroup.WithContext(ctx)
-	all.Go(func() error { m.services.Run(ctx, m.flags.syncPeriod); return nil })
+	all.Go(func() error { m.services.Run(ctx, bindRetry); return nil })
 	all.Go(func() error {
 		return m.listen(ctx, m.flags.healthz, m.proxy.Handler(), "FailedToStartProxierHealthcheck")
 	})
