@@ -86,7 +86,7 @@ func (f *flags) addServers(set *pflag.FlagSet) {
 	set.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:10249", "where /metrics and /proxyMode are; empty: nowhere")
 	set.BoolVar(&f.bindHardFail, "bind-address-hard-fail", false, "end if one of these addresses cannot be bound, instead of trying again")
 	set.BoolVar(&f.profiled, "profiling", false, "serve /debug/pprof beside /metrics")
-	set.DurationVar(&f.syncPeriod, "iptables-sync-period", 30*time.Second, "how often failed health check ports are tried again; a change that waits twice as long makes /healthz fail")
+	set.DurationVar(&f.syncPeriod, "iptables-sync-period", 30*time.Second, "a change that waits twice as long makes /healthz and /livez fail")
 	set.IntVar(&f.oomScoreAdj, "oom-score-adj", 0, "oom_score_adj of the process, if it is given")
 }
 

@@ -15,7 +15,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -30,7 +29,7 @@ import (
 )
 
 const (
-	bindRetry     = 5 * time.Second // as kube-proxy
+	bindRetry     = 5 * time.Second // as kube-proxy, for health check ports as well
 	headerTimeout = 10 * time.Second
 )
 
@@ -113,7 +112,7 @@ func (m *monitor) failed(service types.NamespacedName, port uint16, err error) {
 // declare fatal.
 func (m *monitor) serve(ctx context.Context, registry *prometheus.Registry) error {
 	all, ctx := errgroup.WithContext(ctx)
-	all.Go(func() error { m.services.Run(ctx, m.flags.syncPeriod); return nil })
+	all.Go(func() error { m.services.Run(ctx, bindRetry); return nil })
 	all.Go(func() error {
 		return m.listen(ctx, m.flags.healthz, m.proxy.Handler(), "FailedToStartProxierHealthcheck")
 	})
@@ -181,7 +180,7 @@ func (m *monitor) metricsHandler(registry *prometheus.Registry) http.Handler {
 	}
 	text("/healthz", "ok")
 	text("/proxyMode", "nftables")
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("/metrics", kubemetrics.Handler(registry))
 	if m.flags.profiled {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)

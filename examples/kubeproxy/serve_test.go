@@ -7,8 +7,10 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/events"
 
@@ -102,6 +105,38 @@ func TestServe(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := m.serve(ctx, prometheus.NewRegistry()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestHealthCheckPortTaken: a health check port that another proxy leaves is bound soon,
+// whatever flags say about synchronizations.
+func TestHealthCheckPortTaken(t *testing.T) {
+	other, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := netip.MustParseAddrPort(other.Addr().String()).Port()
+	m, _ := newTestMonitor(t, &flags{syncPeriod: time.Hour, options: kube.Options{NodePortAddresses: []string{"127.0.0.1/32"}}})
+	web := types.NamespacedName{Namespace: "default", Name: "web"}
+	m.services.Update(map[types.NamespacedName]*kube.ServiceState{web: {HealthCheckPort: port, Local: map[v1.IPFamily]int{v1.IPv4Protocol: 1}}})
+	if bound := m.services.Ports()[web]; len(bound) > 0 {
+		t.Errorf("bound at %v, which is taken", bound)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*bindRetry)
+	defer cancel()
+	served := make(chan error)
+	go func() { served <- m.serve(ctx, prometheus.NewRegistry()) }()
+	for poll := time.Tick(50 * time.Millisecond); len(m.services.Ports()[web]) == 0; <-poll {
+		if ctx.Err() != nil {
+			t.Fatal("the port is not bound")
+		}
+	}
+	cancel()
+	if err := <-served; err != nil {
 		t.Error(err)
 	}
 }

@@ -3,6 +3,7 @@
 package kubernetes_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -37,6 +38,7 @@ type differential struct {
 	t     *testing.T
 	sides []*world
 	flags []string // with which both proxies run
+	syncs int
 
 	mu    sync.Mutex
 	tally map[string]int // kinds of connections by protocol and outcome
@@ -95,7 +97,7 @@ func newDifferential(t *testing.T) *differential {
 // setFlags makes both proxies run with flags. They start without a zone: kube-proxy loses
 // the one that the Node has at first, if it learns of it before it has registered who
 // wants to know (NodeTopologyConfig).
-func (d *differential) setFlags(t *testing.T, n int, flags []string) {
+func (d *differential) setFlags(t *testing.T, flags []string) {
 	t.Helper()
 	if slices.Equal(flags, d.flags) {
 		return
@@ -107,7 +109,7 @@ func (d *differential) setFlags(t *testing.T, n int, flags []string) {
 		d.sides[i].stop(node)
 		d.sides[i].start(node, proxy, flags...)
 	}
-	d.sync(t, n)
+	d.sync(t)
 }
 
 // allZones are the zones that a node may be in, beside none.
@@ -115,7 +117,7 @@ var allZones = []string{"zone-0", "zone-1", "zone-2"}
 
 func (d *differential) world(t *testing.T, n int) {
 	t.Helper()
-	d.setFlags(t, n, allFlags[n/worldsWithFlags%len(allFlags)])
+	d.setFlags(t, allFlags[n/worldsWithFlags%len(allFlags)])
 	r := &random{Rand: rand.New(rand.NewPCG(*seed, uint64(n))), nodePort: 30000, zones: allZones}
 	d.setZone(t, pick(r, append(allZones, "", "zone-0", "zone-0")...))
 	services := r.services(n)
@@ -133,17 +135,45 @@ func (d *differential) world(t *testing.T, n int) {
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	d.sync(t, n)
+	d.sync(t)
 	d.compareAll(t, services)
+	services = d.resolve(t, services)
 	for _, s := range services {
 		d.sides[0].deleteService(t, s.service.Name)
 	}
 }
 
-// sync waits until both proxies have programmed what was written.
-func (d *differential) sync(t *testing.T, n int) {
+// resolve deletes services with a shared address, the oldest first, as long as there are
+// several, and compares the others each time. It returns what is left.
+func (d *differential) resolve(t *testing.T, services []randomService) []randomService {
 	t.Helper()
-	addrs, err := control.PutSentinel(t.Context(), 1000+n)
+	for {
+		all := sharers(services)
+		if len(all) < 2 {
+			return services
+		}
+		d.sides[0].deleteService(t, all[0].service.Name)
+		services = slices.DeleteFunc(services, func(s randomService) bool { return s.service == all[0].service })
+		d.sync(t)
+		d.compareAll(t, all[1:])
+	}
+}
+
+// sharers are the services with a shared address, the oldest first. That is the one which
+// the agent serves there.
+func sharers(services []randomService) []randomService {
+	out := slices.DeleteFunc(slices.Clone(services), func(s randomService) bool { return !s.shared.IsValid() })
+	slices.SortFunc(out, func(a, b randomService) int {
+		return cmp.Or(a.service.CreationTimestamp.Compare(b.service.CreationTimestamp.Time), strings.Compare(a.service.Name, b.service.Name))
+	})
+	return out
+}
+
+// sync waits until both proxies have programmed what was written.
+func (d *differential) sync(t *testing.T) {
+	t.Helper()
+	d.syncs++
+	addrs, err := control.PutSentinel(t.Context(), 1000+d.syncs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,11 +273,20 @@ func (d *differential) compareAll(t *testing.T, services []randomService) {
 	comparisons.SetLimit(96) // Most wait for the end of a silence.
 	for _, s := range services {
 		for _, p := range probesOf(s.service) {
+			if all := claimants(services, p); len(all) > 1 {
+				if all[0].service != s.service {
+					continue // What is there is compared as what the oldest has.
+				}
+				p.instead = s.own
+			}
 			comparisons.Go(func() error {
 				got := d.compare(p)
 				d.mu.Lock()
 				defer d.mu.Unlock()
 				d.tally[p.protocol+" "+got[0].kind()]++
+				if p.instead.IsValid() {
+					d.tally["shared "+got[0].kind()]++
+				}
 				if got[0].String() == got[1].String() {
 					return nil
 				}
@@ -279,10 +318,36 @@ type probe struct {
 	to             netip.AddrPort
 	kind           string // "cluster", "external", "lb", "node" or "unused"
 	affine         bool
+	// instead is the address on kube-proxy's side, if it is another one. At an address that
+	// several services have, kube-proxy serves one of them by chance; the agent has to
+	// serve the oldest as kube-proxy serves it at an address of its own.
+	instead netip.Addr
 }
 
 func (p probe) String() string {
-	return fmt.Sprintf("%s %s → %v (%s)", p.from, p.protocol, p.to, p.kind)
+	kind := p.kind
+	if p.instead.IsValid() {
+		kind += fmt.Sprintf(", by kube-proxy at %v", p.instead)
+	}
+	return fmt.Sprintf("%s %s → %v (%s)", p.from, p.protocol, p.to, kind)
+}
+
+// ofKubeProxy is the connection on kube-proxy's side.
+func (p probe) ofKubeProxy() probe {
+	if p.instead.IsValid() {
+		p.to = netip.AddrPortFrom(p.instead, p.to.Port())
+	}
+	return p
+}
+
+// claimants are the services that share the address, port and protocol of a connection,
+// the oldest first.
+func claimants(services []randomService, p probe) []randomService {
+	return slices.DeleteFunc(sharers(services), func(s randomService) bool {
+		return s.shared != p.to.Addr() || !slices.ContainsFunc(s.service.Spec.Ports, func(port corev1.ServicePort) bool {
+			return port.Port == int32(p.to.Port()) && strings.EqualFold(string(port.Protocol), p.protocol)
+		})
+	})
 }
 
 // probesOf are all connections to a service that make a difference.
@@ -295,8 +360,8 @@ func probesOf(s *corev1.Service) []probe {
 		}
 		for _, from := range []string{"pod-a0", "node-a", "client"} {
 			out = append(out, probe{
-				from, strings.ToLower(string(protocol)), netip.AddrPortFrom(to, uint16(port)), kind,
-				s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP,
+				from: from, protocol: strings.ToLower(string(protocol)), to: netip.AddrPortFrom(to, uint16(port)), kind: kind,
+				affine: s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP,
 			})
 		}
 	}
@@ -348,7 +413,7 @@ func (d *differential) compare(p probe) (got [2]outcomes) {
 	if p.protocol == "sctp" {
 		// Its sockets are raw ones, without ports: all between two addresses would see
 		// the rejection of one.
-		value, _ := d.sctp.LoadOrStore(p.from+" "+p.to.Addr().String(), new(sync.Mutex))
+		value, _ := d.sctp.LoadOrStore(p.from+" "+p.ofKubeProxy().to.Addr().String(), new(sync.Mutex))
 		if alone, ok := value.(*sync.Mutex); ok {
 			alone.Lock()
 			defer alone.Unlock()
@@ -361,8 +426,8 @@ func (d *differential) compare(p probe) (got [2]outcomes) {
 			wait = 2 * time.Second // Something may only have been slow.
 		}
 		var both sync.WaitGroup
-		for side, w := range d.sides {
-			both.Go(func() { got[side] = got[side].with(p.outcome(w, wait)) })
+		for side, p := range []probe{p.ofKubeProxy(), p} {
+			both.Go(func() { got[side] = got[side].with(p.outcome(d.sides[side], wait)) })
 		}
 		both.Wait()
 		if i == atLeast {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
@@ -26,6 +27,9 @@ type random struct {
 type randomService struct {
 	service *corev1.Service
 	slices  []*discovery.EndpointSlice
+	// If it has an external address that others have as well, shared is that, and own one
+	// of the same kind that nobody else has.
+	shared, own netip.Addr
 }
 
 // chance is true once in n times.
@@ -40,10 +44,48 @@ func (r *random) addrs() cluster.Addrs { return pick(r, cluster.V4, cluster.V6) 
 func (r *random) services(world int) []randomService {
 	var out []randomService
 	for i := range 3 + r.IntN(3) {
-		s := r.service(fmt.Sprintf("w%d-%d", world, i))
-		out = append(out, randomService{s, r.slices(s)})
+		out = append(out, randomService{service: r.service(fmt.Sprintf("w%d-%d", world, i))})
+	}
+	if r.chance(2) {
+		r.conflict(out)
+	}
+	for i := range out {
+		out[i].slices = r.slices(out[i].service)
 	}
 	return out
+}
+
+// conflict gives some services one external address and port, each as an external or a
+// load balancer's address.
+func (r *random) conflict(services []randomService) {
+	a, protocol, claimants := r.addrs(), pick(r, corev1.ProtocolTCP, corev1.ProtocolUDP), 2+r.IntN(2)
+	shared := r.external(a)
+	for _, i := range r.Perm(len(services)) {
+		s := &services[i]
+		if claimants == 0 || !served(s.service, a) {
+			continue
+		}
+		claimants--
+		s.shared, s.own = shared, r.external(a)
+		s.service.Spec.Ports[0].Protocol = protocol
+		for _, addr := range []string{s.shared.String(), s.own.String()} {
+			if s.service.Spec.Type == corev1.ServiceTypeLoadBalancer {
+				s.service.Status.LoadBalancer.Ingress = append(s.service.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: addr})
+			} else {
+				s.service.Spec.ExternalIPs = append(s.service.Spec.ExternalIPs, addr)
+			}
+		}
+	}
+}
+
+// served reports whether proxies serve external addresses of a family for a service.
+func served(s *corev1.Service, a cluster.Addrs) bool {
+	family := corev1.IPv4Protocol
+	if a.Client.Is6() {
+		family = corev1.IPv6Protocol
+	}
+	return s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ClusterIP != corev1.ClusterIPNone && len(s.Labels) == 0 &&
+		(s.Spec.IPFamilyPolicy != nil || slices.Contains(s.Spec.IPFamilies, family))
 }
 
 func (r *random) service(name string) *corev1.Service {

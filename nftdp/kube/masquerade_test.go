@@ -7,19 +7,14 @@ import (
 	"github.com/nftdp/go-nftdp/nftdp/kube"
 )
 
-// Semantics 15: who is masqueraded.
+// Semantics 15: who is masqueraded, beside TestFlowsInternalExternalMasquerade.
 func TestMasquerade(t *testing.T) {
-	outer := []string{
-		"pod externalIP: 1,2 masqueraded", "pod loadBalancer: 1,2 masqueraded", "pod nodePort: 1,2 masqueraded",
-		"outside externalIP: 1,2 masqueraded", "outside loadBalancer: 1,2 masqueraded", "outside nodePort: 1,2 masqueraded",
-	}
-	newWorld().want(t, append(outer, "pod clusterIP: 1,2", "outside clusterIP: 1,2 masqueraded")...)
-	newWorld(func(w *world) { w.options.MasqueradeAll = true }).want(t, append(outer, "pod clusterIP: 1,2 masqueraded", "outside clusterIP: 1,2 masqueraded")...)
-	newWorld(func(w *world) { w.options.DetectLocal = kube.DetectLocalNone }).want(t, append(outer, "pod clusterIP: 1,2", "outside clusterIP: 1,2")...)
-	newWorld(spec(internalLocal)).want(t, append(outer, "pod clusterIP: 1", "outside clusterIP: 1 masqueraded")...)
 	newWorld(func(w *world) {
 		w.options.DetectLocal, w.node.Spec.PodCIDRs = kube.DetectLocalNodeCIDR, []string{"10.180.0.0/24", "fd00:10:180::/64"}
-	}).want(t, append(outer, "pod clusterIP: 1,2", "outside clusterIP: 1,2 masqueraded")...)
+	}).flows(t, `
+		client   clusterIP        externalIP       nodePort         loadBalancer
+		pod      1,2              1,2 masqueraded  1,2 masqueraded  1,2 masqueraded
+		outside  1,2 masqueraded  1,2 masqueraded  1,2 masqueraded  1,2 masqueraded`)
 	// Pods are known of one family only.
 	w := newWorld(func(w *world) { w.options.ClusterCIDRs = w.options.ClusterCIDRs[:1] })
 	node, _ := w.program(t)

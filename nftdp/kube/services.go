@@ -155,9 +155,10 @@ func (t *translation) frontends(p *v1.ServicePort) (out []nftdp.Frontend) {
 	for _, a := range t.inFamilies("externalIP", t.svc.Spec.ExternalIPs) {
 		add(a, t.external())
 	}
-	for _, a := range t.inFamilies("load balancer address", t.loadBalancerIPs()) {
+	vips := t.inFamilies("load balancer address", t.loadBalancerIPs())
+	for _, a := range vips {
 		f := t.external()
-		f.Allow = t.sourceRanges(a)
+		f.Allow = t.sourceRanges(a, vips)
 		add(a, f)
 	}
 	for _, family := range t.families() {
@@ -298,10 +299,10 @@ func allowed(list []netip.Prefix, like netip.Addr) (out []netip.Prefix) {
 	return out
 }
 
-// sourceRanges returns the clients that may connect to a load balancer's address; none
-// means all. Ranges of one family only close the addresses of the other one, unless they
-// are open to everybody.
-func (t *translation) sourceRanges(vip netip.Addr) (allow []netip.Prefix) {
+// sourceRanges returns the clients that may connect to one of the load balancer's
+// addresses; none means all. Ranges of one family only close the addresses of the other
+// one, unless they are open to everybody.
+func (t *translation) sourceRanges(vip netip.Addr, vips []netip.Addr) (allow []netip.Prefix) {
 	all, node := false, false
 	for _, text := range t.svc.Spec.LoadBalancerSourceRanges {
 		p, valid := parsePrefix(text)
@@ -322,8 +323,12 @@ func (t *translation) sourceRanges(vip netip.Addr) (allow []netip.Prefix) {
 		return nil
 	case len(allow) == 0:
 		return nobody(vip)
-	case node: // what the node sends to the address may have that as its source, too
-		allow = append(allow, netip.PrefixFrom(vip, vip.BitLen()))
+	case node: // what the node sends to these addresses may have one of them as its source
+		for _, v := range vips {
+			if v.Is4() == vip.Is4() {
+				allow = append(allow, netip.PrefixFrom(v, v.BitLen()))
+			}
+		}
 	}
 	return allow
 }
