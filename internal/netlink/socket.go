@@ -31,10 +31,11 @@ type Socket struct {
 	raw     syscall.RawConn
 	seq     uint32
 	buf     []byte
-	request Buffer                  // that is sent
+	request Buffer                  // the last one
+	body    Buffer                  // of the last one to netfilter
 	from    unix.RawSockaddrNetlink // the sender of a reply
-	pending uint32 // the sequence number of an abandoned dump; 0: none
-	asked   bool   // AskNetfilter has been called
+	pending uint32                  // the sequence number of an abandoned dump; 0: none
+	asked   bool                    // AskNetfilter has been called
 }
 
 // Message is a reply, valid until the next one is read.
@@ -219,10 +220,10 @@ func (s *Socket) Ask(ctx context.Context, typ, flags int, body []byte, each func
 // AskNetfilter is Ask for a subsystem of netfilter. The first request waits until
 // its module is loaded.
 func (s *Socket) AskNetfilter(ctx context.Context, typ, flags int, family uint8, attributes []byte, each func([]byte) error) error {
-	var body Buffer
-	body.Netfilter(family, 0)
-	body = append(body, attributes...)
-	ask := func() error { return s.Ask(ctx, typ, flags, body, each) }
+	s.body = s.body[:0]
+	s.body.Netfilter(family, 0)
+	s.body = append(s.body, attributes...)
+	ask := func() error { return s.Ask(ctx, typ, flags, s.body, each) }
 	if s.asked {
 		return ask()
 	}
