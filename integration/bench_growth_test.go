@@ -90,6 +90,9 @@ func BenchmarkManyFrontends(b *testing.B) {
 	}
 }
 
+// changeOneFrontend changes how the connections of one frontend are masqueraded: by a
+// verdict, for which the kernel validates those of all frontends, and back, by none. The
+// kernel's share is that of the transactions.
 func changeOneFrontend(b *testing.B, n int, affinity time.Duration) {
 	b.Helper()
 	s := service(0, poolSize)
@@ -97,16 +100,30 @@ func changeOneFrontend(b *testing.B, n int, affinity time.Duration) {
 	for i := 1; i < n; i++ {
 		s.Frontends = append(s.Frontends, nftdp.Frontend{Addr: clusterAddr(i % 600), Port: uint16(80 + i/600)})
 	}
+	s.Frontends[0].Masquerade = nftdp.MasqueradeAlways // so that the chain is there
 	d := openLoaded(b, []nftdp.Service{s})
-	laps := newLaps()
-	for b.Loop() {
-		f := &s.Frontends[n/2]
-		f.NoBackend = nftdp.ActionDrop - f.NoBackend
-		f.Masquerade = nftdp.MasqueradeAlways - f.Masquerade
+	var committing time.Duration
+	d.Observe(func(e nftdp.Event) {
+		if e.Kind == nftdp.EventTransaction {
+			committing += e.Duration
+		}
+	})
+	changed := &s.Frontends[n/2]
+	change := func(to nftdp.Masquerade, all, kernel *laps) {
+		changed.Masquerade, committing = to, 0
 		begin := time.Now()
 		plan, err := d.Update(b.Context(), nftdp.Change{Set: []nftdp.Service{s}})
-		laps.add(begin)
+		all.add(begin)
 		mustChange(b, plan, err)
+		*kernel = append(*kernel, committing)
 	}
-	laps.report(b, "p50-ns")
+	verdict, verdictKernel, back, backKernel := newLaps(), newLaps(), newLaps(), newLaps()
+	for b.Loop() {
+		change(nftdp.MasqueradeAlways, verdict, verdictKernel)
+		change(nftdp.MasqueradeAuto, back, backKernel)
+	}
+	verdict.report(b, "verdict-p50-ns")
+	verdictKernel.report(b, "verdict-kernel-p50-ns")
+	back.report(b, "back-p50-ns")
+	backKernel.report(b, "back-kernel-p50-ns")
 }

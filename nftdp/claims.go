@@ -2,6 +2,7 @@ package nftdp
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
@@ -104,11 +105,7 @@ func (s *Service) frontendConflicts(f *Frontend, ownerOf func(k compile.Key, las
 	}
 	var owner string
 	var lost families // to the owner
-	for _, family := range ruleset.Families {
-		k, ok := s.key(f, family)
-		if !ok {
-			continue
-		}
+	for k := range s.keys(f) {
 		other, taken := ownerOf(k, f.last())
 		if !taken {
 			continue
@@ -117,7 +114,7 @@ func (s *Service) frontendConflicts(f *Frontend, ownerOf func(k compile.Key, las
 			reasons = append(reasons, takenReason(s.Protocol, f, lost, owner))
 			lost = 0
 		}
-		owner, lost = other, lost|only(family)
+		owner, lost = other, lost|only(ruleset.FamilyOf(k.Addr))
 	}
 	if lost != 0 {
 		reasons = append(reasons, takenReason(s.Protocol, f, lost, owner))
@@ -162,12 +159,18 @@ func (f *Frontend) last() uint16 {
 	return f.EndPort
 }
 
-// key returns what a frontend claims in a family, if it claims anything there.
-func (s *Service) key(f *Frontend, family ruleset.Family) (compile.Key, bool) {
-	k := compile.Key{Addr: f.Addr.Unmap(), Port: f.Port, Proto: s.Protocol.protoNumber(), Ranged: f.ranged()}
-	if k.Addr.IsValid() {
-		return k, ruleset.FamilyOf(k.Addr) == family
+// keys iterates over what a frontend claims, by family.
+func (s *Service) keys(f *Frontend) iter.Seq[compile.Key] {
+	return func(yield func(compile.Key) bool) {
+		k := compile.Key{Addr: f.Addr.Unmap(), Port: f.Port, Proto: s.Protocol.protoNumber(), Ranged: f.ranged()}
+		if k.Addr.IsValid() {
+			yield(k)
+			return
+		}
+		for _, family := range ruleset.Families {
+			if k.Addr = family.Unspecified(); !yield(k) {
+				return
+			}
+		}
 	}
-	k.Addr = family.Unspecified()
-	return k, true
 }

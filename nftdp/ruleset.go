@@ -135,21 +135,18 @@ func (x *successor) lower() (out *compile.Service, distinct bool) {
 		CutStale: s.CutStale, Model: x.model,
 	}
 	kept := x.kept()
-	var pools [len(ruleset.Families)]pools
-	for i, family := range ruleset.Families {
-		pools[i] = s.pools(family, kept)
-	}
-	come := make([]*compile.Frontend, 0, len(x.come))
+	come, known := make([]*compile.Frontend, 0, len(x.come)), [len(ruleset.Families)]*pools{}
 	for _, i := range x.come {
-		f := &s.Frontends[i]
-		for j, family := range ruleset.Families {
-			if k, ok := s.key(f, family); ok {
-				come = append(come, s.lowerFrontend(f, k.Addr, &pools[j]))
+		for k := range s.keys(&s.Frontends[i]) {
+			p := &known[ruleset.FamilyOf(k.Addr).Index()]
+			if *p == nil {
+				*p = x.pools(ruleset.FamilyOf(k.Addr), kept)
 			}
+			come = append(come, s.lowerFrontend(&s.Frontends[i], k.Addr, *p))
 		}
 	}
 	compile.InOrder(come)
-	out.Frontends, distinct = compile.Merged(kept, come)
+	out.Frontends, distinct = compile.Spliced(kept, nil, come)
 	for i := 1; i < len(come); i++ {
 		distinct = distinct && out.Key(come[i-1]) != out.Key(come[i])
 	}
@@ -168,19 +165,19 @@ type pools struct {
 type pool struct{ slots, ordered []netip.AddrPort }
 
 // pools returns the pools of a family. Frontends that stay share theirs.
-func (s *Service) pools(family ruleset.Family, kept []*compile.Frontend) (p pools) {
-	size := int(s.MaglevSize)
-	if s.ranged() {
+func (x *successor) pools(family ruleset.Family, kept []*compile.Frontend) *pools {
+	s, size := x.Service, int(x.MaglevSize)
+	if s.Scheduler == SchedulerMaglev && s.ranged() {
 		size = cmp.Or(size, maxRangeMaglevSize)
 	}
 	slots := func(local bool) []netip.AddrPort {
 		return compile.Slots(compile.Scheduler(s.Scheduler), s.pool(family, local), size)
 	}
 	all, local := slots(false), []netip.AddrPort(nil)
-	if slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != PolicyAnyBackend }) {
+	if slices.ContainsFunc(x.come, func(i int) bool { return s.Frontends[i].Policy != PolicyAnyBackend }) {
 		local = slots(true)
 	}
-	p.same = slices.Equal(all, local)
+	p := &pools{same: slices.Equal(all, local)}
 	p.all.slots, p.all.ordered = compile.Sharing(kept, all)
 	p.local.slots, p.local.ordered = compile.Sharing(kept, local)
 	return p

@@ -43,8 +43,8 @@ func (d *Dataplane) SetState(ctx context.Context, service string, state State, b
 // modelOf returns a copy of what a service was lowered from.
 func modelOf(name string, lowered *compile.Service) (*Service, error) {
 	if lowered != nil {
-		if model, ok := lowered.Model.(*Service); ok {
-			return model.clone(), nil
+		if model, ok := lowered.Model.(*model); ok {
+			return model.service(), nil
 		}
 	}
 	return nil, &FieldError{Service: name, Field: "name", Reason: "is not a service that this Dataplane has set: Apply or Update it first"}
@@ -74,6 +74,16 @@ func (s *Service) setState(state State, backends []netip.AddrPort) error {
 		}
 	}
 	return joinProblems(s.problems(0))
+}
+
+// service returns a service of which the model is a copy.
+func (m *model) service() *Service {
+	out := m.clone()
+	out.Frontends = make([]Frontend, len(m.frontends))
+	for i, f := range m.frontends {
+		out.Frontends[i] = f.clone()
+	}
+	return out
 }
 
 // clone returns a copy that has nothing in common with the original.

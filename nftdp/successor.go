@@ -14,9 +14,16 @@ import (
 type successor struct {
 	*Service
 	former *compile.Service
-	model  *Service // a copy of the service, which shares what stays with that of former
+	model  *model // of the service
 	gone   []*Frontend
 	come   []int // indices of frontends
+}
+
+// model is a copy of what a service was lowered from. It never changes, so one that
+// follows another one shares the frontends that stay.
+type model struct {
+	Service   // without its frontends
+	frontends []*Frontend
 }
 
 // after compares a service with a former one, which can be nil. It returns nil if they
@@ -25,8 +32,8 @@ func (s *Service) after(former *compile.Service) *successor {
 	if former == nil {
 		return nil
 	}
-	model, ok := former.Model.(*Service)
-	if !ok || !s.alike(model) {
+	model, ok := former.Model.(*model)
+	if !ok || !s.alike(&model.Service) {
 		return nil
 	}
 	x := &successor{Service: s, former: former}
@@ -38,39 +45,39 @@ func (s *Service) after(former *compile.Service) *successor {
 
 // first returns a service without a former one.
 func (s *Service) first() *successor {
-	x := &successor{Service: s, model: s.clone(), come: make([]int, len(s.Frontends))}
+	copied := s.clone()
+	x := &successor{Service: s, model: &model{*copied, make([]*Frontend, len(s.Frontends))}, come: make([]int, len(s.Frontends))}
 	for i := range x.come {
-		x.come[i] = i
+		x.model.frontends[i], x.come[i] = &copied.Frontends[i], i
 	}
+	x.model.Frontends = nil
 	return x
 }
 
 // compare finds the frontends that differ: each is compared with the one at its place,
 // counted from the beginning and, where both lists end alike, from the end.
-func (x *successor) compare(model *Service) {
-	was, is := model.Frontends, x.Frontends
+func (x *successor) compare(former *model) {
+	was, is := former.frontends, x.Frontends
 	alike := 0 // at the end
 	for alike < min(len(was), len(is)) && was[len(was)-1-alike].equal(&is[len(is)-1-alike]) {
 		alike++
 	}
-	copied := *model
-	copied.Frontends = make([]Frontend, len(is))
-	copy(copied.Frontends[len(is)-alike:], was[len(was)-alike:])
+	x.model = &model{former.Service, make([]*Frontend, len(is))}
+	copy(x.model.frontends[len(is)-alike:], was[len(was)-alike:])
 	was, is = was[:len(was)-alike], is[:len(is)-alike]
 	for i := range max(len(was), len(is)) {
 		if i < len(was) && i < len(is) && was[i].equal(&is[i]) {
-			copied.Frontends[i] = was[i]
+			x.model.frontends[i] = was[i]
 			continue
 		}
 		if i < len(was) {
-			x.gone = append(x.gone, &was[i])
+			x.gone = append(x.gone, was[i])
 		}
 		if i < len(is) {
 			x.come = append(x.come, i)
-			copied.Frontends[i] = is[i].clone()
+			x.model.frontends[i] = new(is[i].clone())
 		}
 	}
-	x.model = &copied
 }
 
 // simple reports whether no range of ports changes.
@@ -80,26 +87,19 @@ func (x *successor) simple() bool {
 }
 
 // kept returns those frontends of the former service that stay.
-func (x *successor) kept() (out []*compile.Frontend) {
+func (x *successor) kept() []*compile.Frontend {
 	if x.former == nil {
 		return nil
 	}
 	var gone []*compile.Frontend
 	for _, f := range x.gone {
-		for _, family := range ruleset.Families {
-			if k, ok := x.key(f, family); ok {
-				gone = append(gone, &compile.Frontend{Addr: k.Addr, Port: k.Port})
-			}
+		for k := range x.keys(f) {
+			gone = append(gone, &compile.Frontend{Addr: k.Addr, Port: k.Port})
 		}
 	}
 	compile.InOrder(gone)
-	out = make([]*compile.Frontend, 0, len(x.former.Frontends))
-	for f, g := range compile.Paired(x.former.Frontends, gone) {
-		if g == nil {
-			out = append(out, f)
-		}
-	}
-	return out
+	kept, _ := compile.Spliced(x.former.Frontends, gone, nil)
+	return kept
 }
 
 // valid returns the lowered service if it is known to be valid by itself, since the

@@ -53,7 +53,7 @@ func sameAddrs() []gocmp.Option {
 	return []gocmp.Option{
 		gocmp.Comparer(func(a, b netip.Addr) bool { return a == b }), gocmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 		gocmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty(),
-		gocmp.AllowUnexported(compile.Source{}),
+		gocmp.AllowUnexported(compile.Source{}, model{}),
 	}
 }
 

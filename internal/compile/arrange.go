@@ -16,7 +16,7 @@ import (
 // depends on nothing but the backends: that of schedulers that hash, and of a
 // rotation with weights, which are spread evenly.
 func (s *Service) Arranged(like *Service) *Service {
-	if like == nil || !schedulers[s.Scheduler].anySlot || s.arrangedAs(like) {
+	if like == nil || !schedulers[s.Scheduler].anySlot || s.arrangedLike(like) {
 		return s
 	}
 	var known arrangements
@@ -50,6 +50,17 @@ func (s *Service) Arranged(like *Service) *Service {
 	return &out
 }
 
+// arrangedLike reports whether the frontends that another version has, too, have the same
+// slots there. Then the others have nothing to follow.
+func (s *Service) arrangedLike(like *Service) bool {
+	for f, l := range Changed(s, like) {
+		if f != nil && l != nil && (!equal(f.Pool, l.Pool) || !equal(f.Internal, l.Internal)) {
+			return false
+		}
+	}
+	return true
+}
+
 // arrangedAs reports whether both services have the same frontends, with the same
 // slots.
 func (s *Service) arrangedAs(o *Service) bool {
@@ -73,56 +84,87 @@ func Paired(a, b []*Frontend) iter.Seq2[*Frontend, *Frontend] {
 	return func(yield func(x, y *Frontend) bool) {
 		for len(a) > 0 || len(b) > 0 {
 			var x, y *Frontend
-			order := cmp.Compare(len(b), len(a)) // if one list is at its end
-			switch {
-			case len(a) == 0 || len(b) == 0:
-			case a[0] == b[0]:
-				order = 0
-			default:
-				order = a[0].order(b[0])
-			}
-			if order <= 0 {
-				x, a = a[0], a[1:]
-			}
-			if order >= 0 {
-				y, b = b[0], b[1:]
-			}
-			if !yield(x, y) {
+			if x, y, a, b = pair(a, b); !yield(x, y) {
 				return
 			}
 		}
 	}
+}
+
+// pair takes the first pair from two lists.
+func pair(a, b []*Frontend) (x, y *Frontend, restA, restB []*Frontend) {
+	order := cmp.Compare(len(b), len(a)) // if one list is at its end
+	switch {
+	case len(a) == 0 || len(b) == 0:
+	case a[0] == b[0]:
+		order = 0
+	default:
+		order = a[0].order(b[0])
+	}
+	if order <= 0 && len(a) > 0 {
+		x, a = a[0], a[1:]
+	}
+	if order >= 0 && len(b) > 0 {
+		y, b = b[0], b[1:]
+	}
+	return x, y, a, b
 }
 
 // Changed is Paired for the frontends of a service and of its successor, without those
 // that both share and that stay at their Key.
 func Changed(s, successor *Service) iter.Seq2[*Frontend, *Frontend] {
-	stay := s.Proto == successor.Proto
+	if s.Proto != successor.Proto {
+		return Paired(s.Frontends, successor.Frontends)
+	}
 	return func(yield func(x, y *Frontend) bool) {
-		for x, y := range Paired(s.Frontends, successor.Frontends) {
-			if (x != y || !stay) && !yield(x, y) {
+		a, b := s.Frontends, successor.Frontends
+		for len(a)+len(b) > 0 {
+			n := inCommon(a, b)
+			var x, y *Frontend
+			if x, y, a, b = pair(a[n:], b[n:]); x != y && !yield(x, y) {
 				return
 			}
 		}
 	}
 }
 
-// Merged returns two lists of frontends, each in order, as one. Distinct is false if two
-// of them, one of each list, have the same place.
-func Merged(a, b []*Frontend) (all []*Frontend, distinct bool) {
-	if len(a) == 0 {
-		return b, true
-	}
-	all, distinct = make([]*Frontend, 0, len(a)+len(b)), true
-	for x, y := range Paired(a, b) {
-		distinct = distinct && (x == nil || y == nil)
-		for _, f := range [...]*Frontend{x, y} {
-			if f != nil {
-				all = append(all, f)
-			}
+// inCommon returns how many frontends two lists share at their beginning.
+func inCommon(a, b []*Frontend) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
 		}
 	}
-	return all, distinct
+	return n
+}
+
+// Spliced returns a list of frontends without those at the places of some that are gone,
+// and with those that come. All lists are in order. Distinct is false if one that comes
+// has the place of one that stays.
+func Spliced(list, gone, come []*Frontend) (all []*Frontend, distinct bool) {
+	switch {
+	case len(list) == 0:
+		return come, true
+	case len(gone)+len(come) == 0:
+		return list, true
+	}
+	all, distinct = make([]*Frontend, 0, len(list)+len(come)), true
+	for g, c := range Paired(gone, come) {
+		at := cmp.Or(g, c)
+		n, found := slices.BinarySearchFunc(list, at, (*Frontend).order)
+		all, list = append(all, list[:n]...), list[n:]
+		switch {
+		case g != nil && found:
+			list = list[1:]
+		case found:
+			distinct = false
+		}
+		if c != nil {
+			all = append(all, c)
+		}
+	}
+	return append(all, list...), distinct
 }
 
 // InOrder sorts frontends as Service.Frontends.
@@ -131,6 +173,9 @@ func InOrder(list []*Frontend) { slices.SortFunc(list, (*Frontend).order) }
 // Sharing returns the slots that some of the frontends have, and their order as Slots
 // returned them, if it returned this pool; otherwise the pool.
 func Sharing(frontends []*Frontend, pool []netip.AddrPort) (slots, ordered []netip.AddrPort) {
+	if len(pool) == 0 {
+		return pool, nil
+	}
 	var last *Frontend
 	for _, f := range frontends {
 		if last != nil && f.SamePools(last) {

@@ -74,50 +74,6 @@ func (d *removing) element(f int, id SetID, e ruleset.Element) {
 	d.sets[f][id].del = append(d.sets[f][id].del, e)
 }
 
-// replace stages the replacement of a service by another one of its name.
-// Whatever both compile to is left out.
-func (d *Delta) replace(old, svc *Service) {
-	before, after := &learning{Service: old}, &learning{Service: svc}
-	if !old.alike(svc) || !before.alike(after) {
-		old.emit(&d.state.cfg, (*removing)(d))
-		svc.emit(&d.state.cfg, (*adding)(d))
-		return
-	}
-	var lists addrLists
-	pools := poolChange{lists: &lists}
-	for o, f := range Changed(old, svc) {
-		switch {
-		case o == nil:
-			after.emitFrontend(f, lists.of(f), nil, (*adding)(d))
-		case f == nil:
-			before.emitFrontend(o, lists.of(o), nil, (*removing)(d))
-		case o.equal(f):
-		case !o.alike(f) || !o.reachable() || !f.reachable():
-			before.emitFrontend(o, lists.of(o), nil, (*removing)(d))
-			after.emitFrontend(f, lists.of(f), nil, (*adding)(d))
-		default:
-			pools.compare(o, f)
-			before.emitFrontend(o, pools.gone, &pools.removed, (*removing)(d))
-			after.emitFrontend(f, pools.come, &pools.added, (*adding)(d))
-		}
-	}
-	used, uses := old.addrUses(&d.state.cfg, &lists), svc.addrUses(&d.state.cfg, &lists)
-	for family := range used {
-		for i := range used[family] {
-			gone, come := differing(used[family][i], uses[family][i], netip.Addr.Compare)
-			for _, a := range gone {
-				(*removing)(d).addr(family, Hairpin+SetID(i), a)
-			}
-			for _, a := range come {
-				(*adding)(d).addr(family, Hairpin+SetID(i), a)
-			}
-		}
-	}
-}
-
-// reachable reports whether some clients reach a backend.
-func (f *Frontend) reachable() bool { return len(f.Pool)+len(f.Internal) > 0 }
-
 // stageAddrs finds the addresses that come into use or fall out of use.
 func (d *Delta) stageAddrs() {
 	for family := range d.shared.addrs {

@@ -34,10 +34,14 @@ type HeldBackend struct {
 
 // Holds reads the services that a ruleset holds, sorted by name, with frontends
 // sorted by address and port. Elements that belong to no service are left out.
-func Holds(r *ruleset.Ruleset) []Held {
+func Holds(r *ruleset.Ruleset) []Held { return holds(r, true) }
+
+// holds is Holds with the Slots of frontends, or without.
+func holds(r *ruleset.Ruleset, slots bool) []Held {
 	byName := map[string]*Held{}
 	for _, t := range r.Tables {
 		reader := newReader(t)
+		reader.counters = slots
 		for _, id := range []SetID{Frontends, NodeFrontends, FrontendRanges, NodeFrontendRanges} {
 			for e := range elements(t, id) {
 				reader.frontend(byName, id, e)
@@ -72,14 +76,14 @@ func (f *Frontend) sharePools(o *Frontend) {
 	}
 }
 
-// HeldByName is Holds without the slots. It is empty if a table has another schema.
+// HeldByName is Holds without the Slots. It is empty if a table has another schema.
 func HeldByName(r *ruleset.Ruleset) map[string]*Service {
 	for _, t := range r.Tables {
 		if !Current(t) {
 			return nil
 		}
 	}
-	held := Holds(r)
+	held := holds(r, false)
 	out := make(map[string]*Service, len(held))
 	for i := range held {
 		out[held[i].Name] = &held[i].Service
@@ -105,6 +109,7 @@ func elements(t *ruleset.Table, id SetID) func(yield func(*ruleset.Element) bool
 // reader indexes the contents of a table by frontend.
 type reader struct {
 	*ruleset.Table
+	counters   bool // HeldFrontend.Slots are wanted
 	chains     map[string]*ruleset.Chain
 	slots      map[Key][]*ruleset.Element
 	sources    map[Key]Source
@@ -313,8 +318,13 @@ func (r *reader) pools(h *Held, front *HeldFrontend, slots []*ruleset.Element) {
 			continue
 		}
 		h.ToNode = h.ToNode || OfNode(b)
-		front.Slots = append(front.Slots, HeldBackend{Addr: b, Packets: e.Packets, Bytes: e.Bytes})
+		if r.counters {
+			front.Slots = append(front.Slots, HeldBackend{Addr: b, Packets: e.Packets, Bytes: e.Bytes})
+		}
 		if e.Key.SlotAt(e.Key.Len()-ruleset.Slot.Len(r.Family))&first == 0 {
+			if front.Pool == nil {
+				front.Pool = make([]netip.AddrPort, 0, len(slots))
+			}
 			front.Pool = append(front.Pool, b)
 		} else if front.Internal != nil {
 			front.Internal = append(front.Internal, b)

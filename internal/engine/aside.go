@@ -57,7 +57,7 @@ func (a *aside) tables(ctx context.Context) (out *ruleset.Ruleset, err error) {
 		if err != nil {
 			return err
 		}
-		if out, err = readTables(ctx, r, a.table, ruleset.Families[:], func(ruleset.Family) bool { return true }); err != nil {
+		if out, err = readTables(ctx, r, a.table, ruleset.Families[:], func(ruleset.Family) bool { return true }, nil); err != nil {
 			return err
 		}
 		after, err := r.Generation(ctx)

@@ -328,7 +328,7 @@ func (e *Engine) readDeep(ctx context.Context) (*ruleset.Ruleset, error) {
 			whole[f] = e.drift.depth[i] == tableChanged
 		}
 	}
-	out, err := readTables(ctx, e.kernel, e.cfg.Table, families, func(f ruleset.Family) bool { return whole[f] })
+	out, err := readTables(ctx, e.kernel, e.cfg.Table, families, func(f ruleset.Family) bool { return whole[f] }, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 // exact is false: what belongs to others is then as it was at some moment, and a
 // set that was changed while the kernel listed it may lack elements of others.
 func (e *Engine) readShared(ctx context.Context, mine func(string) bool) (r *ruleset.Ruleset, generation uint32, exact bool, err error) {
-	return e.readUnless(ctx, func(ev *ruleset.Event) bool { return e.touching(ev, mine) != nil })
+	return e.readUnless(ctx, func(ev *ruleset.Event) bool { return e.touching(ev, mine) != nil }, nil)
 }
 
 // touching returns the part of an event about our tables that touches services for

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nftdp/go-nftdp/internal/compile"
@@ -27,7 +28,7 @@ func (e *Engine) read(ctx context.Context) (r *ruleset.Ruleset, err error) {
 	if e.shared() {
 		r, _, _, err = e.readShared(ctx, func(string) bool { return false })
 	} else {
-		r, _, err = e.readAt(ctx)
+		r, _, err = e.readAt(ctx, nil)
 	}
 	return r, err
 }
@@ -73,19 +74,20 @@ func overtaken(err error) bool {
 }
 
 // readAt reads our tables, checks that they are ours, and returns their
-// generation.
-func (e *Engine) readAt(ctx context.Context) (r *ruleset.Ruleset, generation uint32, err error) {
-	r, generation, _, err = e.readUnless(ctx, func(*ruleset.Event) bool { return true })
+// generation. It calls meanwhile as readTables does, and again if it has to read again.
+func (e *Engine) readAt(ctx context.Context, meanwhile func(*ruleset.Ruleset)) (r *ruleset.Ruleset, generation uint32, err error) {
+	r, generation, _, err = e.readUnless(ctx, func(*ruleset.Event) bool { return true }, meanwhile)
 	return r, generation, err
 }
 
 // readUnless is readAt by which only those changes of our tables count for which
 // disturbs returns true. If there were others, exact is false. If others change rules
 // meanwhile, it monitors events, to know whether our tables change.
-func (e *Engine) readUnless(ctx context.Context, disturbs func(*ruleset.Event) bool) (r *ruleset.Ruleset, generation uint32, exact bool, err error) {
+func (e *Engine) readUnless(ctx context.Context, disturbs func(*ruleset.Event) bool, meanwhile func(*ruleset.Ruleset),
+) (r *ruleset.Ruleset, generation uint32, exact bool, err error) {
 	listening := e.watched()
 	err = e.again(ctx, func() error {
-		r, generation, exact, err = e.readOnce(ctx, listening, disturbs)
+		r, generation, exact, err = e.readOnce(ctx, listening, disturbs, meanwhile)
 		if overtaken(err) && !listening {
 			if joined := e.monitor.Join(); joined != nil {
 				return joined
@@ -101,13 +103,14 @@ func (e *Engine) readUnless(ctx context.Context, disturbs func(*ruleset.Event) b
 }
 
 // readOnce fails with ErrStale if a change may have disturbed it.
-func (e *Engine) readOnce(ctx context.Context, listening bool, disturbs func(*ruleset.Event) bool) (*ruleset.Ruleset, uint32, bool, error) {
+func (e *Engine) readOnce(ctx context.Context, listening bool, disturbs func(*ruleset.Event) bool, meanwhile func(*ruleset.Ruleset),
+) (*ruleset.Ruleset, uint32, bool, error) {
 	before, err := e.beginReading(ctx, listening)
 	if err != nil {
 		return nil, 0, false, err
 	}
 	began := time.Now()
-	r, err := readTables(ctx, e.kernel, e.cfg.Table, ruleset.Families[:], func(ruleset.Family) bool { return true })
+	r, err := readTables(ctx, e.kernel, e.cfg.Table, ruleset.Families[:], func(ruleset.Family) bool { return true }, meanwhile)
 	if err != nil {
 		return nil, 0, false, err
 	}
@@ -137,29 +140,56 @@ func elementsOf(r *ruleset.Ruleset) (n int) {
 }
 
 // readTables reads our tables of some families. The elements of services are read
-// if services returns true for the family.
-func readTables(ctx context.Context, k Reader, table string, families []ruleset.Family, services func(ruleset.Family) bool) (*ruleset.Ruleset, error) {
+// if services returns true for the family. While it reads the last of them, those that no
+// service is read from, it calls meanwhile, if that is not nil, with all others.
+func readTables(ctx context.Context, k Reader, table string, families []ruleset.Family, services func(ruleset.Family) bool,
+	meanwhile func(*ruleset.Ruleset),
+) (*ruleset.Ruleset, error) {
 	r, err := k.Read(ctx, table, families, func(_ ruleset.Family, set string) bool {
 		return compile.SetNamed(set) == compile.NumSets
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range r.Tables {
-		if !services(t.Family) {
-			continue
-		}
-		for id := range compile.NumSets { // the keys of one set follow from those before it
-			s := t.Set(compile.Declaration(id).Name)
-			if s == nil {
+	read := func(from, to compile.SetID) error {
+		for _, t := range r.Tables {
+			if !services(t.Family) {
 				continue
 			}
-			if err := k.ReadElements(ctx, t, s, compile.Keys(t, id)); err != nil {
-				return nil, err
+			if err := readSets(ctx, k, t, from, to); err != nil {
+				return err
 			}
 		}
+		return nil
+	}
+	if err := read(0, compile.Hairpin); err != nil {
+		return nil, err
+	}
+	var beside sync.WaitGroup
+	if meanwhile != nil {
+		beside.Go(func() { meanwhile(r) }) // this goroutine asks the kernel: its thread may have rights that others lack
+	}
+	err = read(compile.Hairpin, compile.NumSets)
+	beside.Wait()
+	if err != nil {
+		return nil, err
 	}
 	return r, nil
+}
+
+// readSets reads the elements of some sets of services. The keys of one follow from those
+// before it.
+func readSets(ctx context.Context, k Reader, t *ruleset.Table, from, to compile.SetID) error {
+	for id := from; id < to; id++ {
+		s := t.Set(compile.Declaration(id).Name)
+		if s == nil {
+			continue
+		}
+		if err := k.ReadElements(ctx, t, s, compile.Keys(t, id)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // beginReading returns the present generation. If the monitor is listening, it

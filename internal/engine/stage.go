@@ -219,7 +219,7 @@ func (e *Engine) current(ctx context.Context) (*compile.State, error) {
 	if e.shared() {
 		return e.currentShared(ctx)
 	}
-	held, _, err := e.readAt(ctx)
+	held, _, err := e.readAt(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -266,84 +266,4 @@ func (e *Engine) FlowTo(ctx context.Context, proto uint8, source, backend netip.
 	e.unlock()
 	f, ok, err = e.flows.FlowTo(ctx, proto, source, backend)
 	return f, ok, e.orClosed(explainPermission(err))
-}
-
-// stageRead reads what the kernel holds and compares it with the whole wanted
-// state. If this Engine has not committed anything, an edit of some services
-// starts from the services that the kernel holds.
-func (e *Engine) stageRead(ctx context.Context, ed *Edit) (*staged, error) {
-	if e.shared() {
-		return e.stageSharedRead(ctx, ed)
-	}
-	current, generation, err := e.readAt(ctx)
-	if err == nil {
-		err = e.checkChangeable(current)
-	}
-	if err == nil && !ed.TakeOver {
-		err = e.checkConfig(current)
-	}
-	if err != nil {
-		return nil, err
-	}
-	state, held := e.state, compile.HeldByName(current)
-	if state == nil {
-		if state, err = e.takeOver(current, held, ed.Whole); err != nil {
-			return nil, err
-		}
-	}
-	if err := conflicts(state, state, ed); err != nil {
-		return nil, err
-	}
-	gone := ed.gone(state)
-	services := ed.Set
-	if !ed.Whole {
-		services = state.Replaced(ed.Set, gone)
-	}
-	wanted := arranged(services, func(s *compile.Service) *compile.Service {
-		known, found := state.Service(s.Name), held[s.Name]
-		if known == nil || found != nil && s.Arranged(found).Equal(found) {
-			return found // equal services stay, in whatever arrangement
-		}
-		return known // others may have damaged what was found
-	})
-	next := state
-	if !ed.empty() || !slices.Equal(services, wanted) {
-		next = compile.New(e.configOf(ed), wanted)
-	}
-	st := &staged{
-		Transaction: ruleset.Diff(current, next.Ruleset()), generation: generation, state: state, set: ed.Set, gone: gone,
-		next: next, clients: true, adopts: e.state == nil,
-	}
-	if st.adopts && checkCurrent(current) == nil {
-		st.found = current
-	}
-	if ed.Config != nil {
-		former := e.cfg
-		st.former, st.repairs = &former, ruleset.Diff(current, compile.New(e.cfg, wanted).Ruleset()).Changes()
-	}
-	next.SetSizes(current, st.Changes())
-	st.note = next.Note
-	st.adopt = func() { e.state, e.cfg, e.drift = next, e.configOf(ed), drift{} }
-	return st, nil
-}
-
-// takeOver returns the state of the services that the kernel holds. It becomes
-// the engine's only when an edit of it is committed: until then others may change
-// the services. If an edit replaces all of them, none is needed. Tables of an older
-// version can be replaced as a whole only.
-func (e *Engine) takeOver(current *ruleset.Ruleset, held map[string]*compile.Service, whole bool) (*compile.State, error) {
-	if err := checkCurrent(current); err != nil {
-		if whole {
-			err = nil
-		}
-		return compile.New(e.cfg, nil), err
-	}
-	if whole {
-		return compile.New(e.cfg, nil), nil
-	}
-	services := make([]*compile.Service, 0, len(held))
-	for _, s := range held {
-		services = append(services, s)
-	}
-	return compile.New(e.cfg, services), nil
 }

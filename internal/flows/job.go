@@ -414,9 +414,10 @@ func (r *reconciliation) prepare(ctx context.Context) error {
 	if r.had != nil {
 		had = r.had
 	}
+	old := sync.OnceValue(func() *compile.Directory { return compile.NewDirectory(r.old) }) // takes time for large services
 	for i, cfg := range append([]compile.Config{cfg}, r.configs...) {
 		if len(r.old) > 0 {
-			r.before = append(r.before, rulesOf(cfg, compile.NewDirectory(r.old).Find, had))
+			r.before = append(r.before, rulesOf(cfg, func(k compile.Key) (*compile.Service, bool) { return old().Find(k) }, had))
 		}
 		if i > 0 || r.had != nil {
 			r.before = append(r.before, rulesOf(cfg, find, had))

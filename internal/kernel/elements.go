@@ -139,15 +139,15 @@ const keysAtOnce = 128
 func (c *Conn) askElements(ctx context.Context, by *netlink.Socket, at *ruleset.Change, keys []ruleset.Element, each func(asked *ruleset.Element, e ruleset.Element)) error {
 	for len(keys) > 0 {
 		answers := 0
+		take := func(e ruleset.Element) {
+			if answers < len(keys) && keys[answers].Key == e.Key {
+				each(&keys[answers], e)
+			}
+			answers++
+		}
 		attrs := append(elementList(at.Table, at.Set.Name), nfnl.ElementKeys(at, keys)...)
 		err := c.ask(ctx, by, unix.NFT_MSG_GETSETELEM, unix.NLM_F_ACK, at.Family, attrs, func(b []byte) error {
-			_, _, err := nfnl.DecodeElements(b, at.Set, at.Family, func(e ruleset.Element) {
-				if answers < len(keys) && keys[answers].Key == e.Key {
-					each(&keys[answers], e)
-				}
-				answers++
-			})
-			return err
+			return nfnl.DecodeElements(b, at.Set, at.Family, take)
 		})
 		if !errors.Is(err, unix.ENOENT) || answers >= len(keys) {
 			return err

@@ -23,13 +23,12 @@ func (c *Conn) Entries(ctx context.Context, table string, f ruleset.Family, s *r
 	var out []ruleset.Entry
 	seen := map[string]bool{}
 	err := c.dumpIn(ctx, unix.NFT_MSG_GETSETELEM, f, elementList(table, s.Name), func(b []byte) error {
-		_, _, err := nfnl.DecodeEntries(b, s, f, func(e ruleset.Entry) {
+		return nfnl.DecodeEntries(b, s, f, func(e ruleset.Entry) {
 			if key := string(bytes.Join(e.Key, nil)); !seen[key] {
 				seen[key] = true
 				out = append(out, e)
 			}
 		})
-		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("entries of %s %s %s: %w", f, table, s.Name, err)

@@ -241,6 +241,6 @@ func (m *Monitor) elements(msg *netlink.Message, e *ruleset.Event) {
 		e.Opaque = true
 		return
 	}
-	_, _, err := nfnl.DecodeElements(msg.Data, set, e.Family, func(el ruleset.Element) { e.Elements = append(e.Elements, el) })
+	err := nfnl.DecodeElements(msg.Data, set, e.Family, func(el ruleset.Element) { e.Elements = append(e.Elements, el) })
 	e.Opaque = err != nil || set.Opaque != ""
 }

@@ -173,13 +173,12 @@ func (c *Conn) dumpElements(ctx context.Context, t *ruleset.Table, s *ruleset.Se
 	s.Elements = nil
 	filter := elementList(t.Name, s.Name)
 	err := c.dumpIn(ctx, unix.NFT_MSG_GETSETELEM, t.Family, filter, func(b []byte) error {
-		_, _, err := nfnl.DecodeElements(b, s, t.Family, func(e ruleset.Element) {
+		return nfnl.DecodeElements(b, s, t.Family, func(e ruleset.Element) {
 			if n := len(s.Elements); n == cap(s.Elements) {
 				s.Elements = slices.Grow(s.Elements, max(n, 64)) // doubled: append alone copies four times as much
 			}
 			s.Elements = append(s.Elements, e)
 		})
-		return err
 	})
 	s.Elements = nfnl.FoldIntervals(s, s.Elements)
 	return err

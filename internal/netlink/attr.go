@@ -73,11 +73,14 @@ func (a *Attributes) Err() error { return a.err }
 
 // String is the string in an attribute's value: up to the terminating zero, if
 // there is one.
-func String(value []byte) string {
+func String(value []byte) string { return string(Text(value)) }
+
+// Text is String as a part of the value.
+func Text(value []byte) []byte {
 	if i := bytes.IndexByte(value, 0); i >= 0 {
 		value = value[:i]
 	}
-	return string(value)
+	return value
 }
 
 // Messages walks over the messages of a datagram in the same way.

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -30,8 +31,11 @@ type Socket struct {
 	raw     syscall.RawConn
 	seq     uint32
 	buf     []byte
-	pending uint32 // the sequence number of an abandoned dump; 0: none
-	asked   bool   // AskNetfilter has been called
+	request Buffer                  // the last one
+	body    Buffer                  // of the last one to netfilter
+	from    unix.RawSockaddrNetlink // the sender of a reply
+	pending uint32                  // the sequence number of an abandoned dump; 0: none
+	asked   bool                    // AskNetfilter has been called
 }
 
 // Message is a reply, valid until the next one is read.
@@ -168,11 +172,11 @@ func (s *Socket) Ask(ctx context.Context, typ, flags int, body []byte, each func
 		return err
 	}
 	seq := s.NextSeq(1)
-	var b Buffer
-	at := b.Message(uint16(typ), uint16(unix.NLM_F_REQUEST|flags), seq)
-	b = append(b, body...)
-	b.EndMessage(at)
-	if err := s.Send(ctx, b); err != nil {
+	s.request = s.request[:0]
+	at := s.request.Message(uint16(typ), uint16(unix.NLM_F_REQUEST|flags), seq)
+	s.request = append(s.request, body...)
+	s.request.EndMessage(at)
+	if err := s.Send(ctx, s.request); err != nil {
 		return err
 	}
 	var failed, interrupted error
@@ -216,10 +220,10 @@ func (s *Socket) Ask(ctx context.Context, typ, flags int, body []byte, each func
 // AskNetfilter is Ask for a subsystem of netfilter. The first request waits until
 // its module is loaded.
 func (s *Socket) AskNetfilter(ctx context.Context, typ, flags int, family uint8, attributes []byte, each func([]byte) error) error {
-	var body Buffer
-	body.Netfilter(family, 0)
-	body = append(body, attributes...)
-	ask := func() error { return s.Ask(ctx, typ, flags, body, each) }
+	s.body = s.body[:0]
+	s.body.Netfilter(family, 0)
+	s.body = append(s.body, attributes...)
+	ask := func() error { return s.Ask(ctx, typ, flags, s.body, each) }
 	if s.asked {
 		return ask()
 	}
@@ -381,11 +385,17 @@ func (s *Socket) next() ([]byte, error) {
 	return s.buf[:n], nil
 }
 
-// receive reads one datagram, and reports whether the kernel sent it.
-func (*Socket) receive(fd uintptr, buf []byte) (n int, fromKernel bool, err error) {
-	n, from, err := unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
-	sa, ok := from.(*unix.SockaddrNetlink)
-	return n, ok && sa.Pid == 0, err
+// receive reads one datagram, and reports whether the kernel sent it. It is unix.Recvfrom
+// without the memory that that allocates, as there can be a million replies.
+func (s *Socket) receive(fd uintptr, buf []byte) (n int, fromKernel bool, err error) {
+	size := uint32(unsafe.Sizeof(s.from))
+	s.from = unix.RawSockaddrNetlink{}
+	got, _, errno := unix.Syscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)),
+		unix.MSG_DONTWAIT|unix.MSG_TRUNC, uintptr(unsafe.Pointer(&s.from)), uintptr(unsafe.Pointer(&size)))
+	if errno != 0 {
+		return 0, false, errno
+	}
+	return int(got), s.from.Family == unix.AF_NETLINK && s.from.Pid == 0, nil
 }
 
 // Discard drops everything that has been received. After an overrun the kernel

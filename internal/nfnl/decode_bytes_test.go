@@ -251,7 +251,7 @@ func TestDecodeElementBytes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := &ruleset.Set{Name: "s", Key: []ruleset.Type{ruleset.Slot}, Data: []ruleset.Type{ruleset.Port}, Counter: true}
 			var got []ruleset.Element
-			_, _, err := DecodeElements(elementsMessage(element(c.attrs...)), s, ruleset.IPv4, func(e ruleset.Element) { got = append(got, e) })
+			err := DecodeElements(elementsMessage(element(c.attrs...)), s, ruleset.IPv4, func(e ruleset.Element) { got = append(got, e) })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -268,9 +268,9 @@ func TestDecodeElementBytes(t *testing.T) {
 // TestDecodeOtherElements leaves the elements of other sets alone.
 func TestDecodeOtherElements(t *testing.T) {
 	s := &ruleset.Set{Name: "another"}
-	table, set, err := DecodeElements(elementsMessage(element()), s, ruleset.IPv4, func(e ruleset.Element) { t.Error(e) })
-	if table != "t" || set != "s" || err != nil || s.Opaque != "" {
-		t.Errorf("got %q, %q, %v; %q", table, set, err, s.Opaque)
+	err := DecodeElements(elementsMessage(element()), s, ruleset.IPv4, func(e ruleset.Element) { t.Error(e) })
+	if err != nil || s.Opaque != "" {
+		t.Errorf("got %v; %q", err, s.Opaque)
 	}
 }
 
@@ -364,6 +364,6 @@ func decodeAny(msg []byte) map[string]error {
 	_, _, _, errs["chain"] = DecodeChain(msg)
 	_, _, _, errs["set"] = DecodeSet(msg)
 	_, _, _, _, errs["rule"] = DecodeRule(msg, syntheticTable())
-	_, _, errs["elements"] = DecodeElements(msg, &ruleset.Set{Name: "s"}, ruleset.IPv4, func(ruleset.Element) {})
+	errs["elements"] = DecodeElements(msg, &ruleset.Set{Name: "s"}, ruleset.IPv4, func(ruleset.Element) {})
 	return errs
 }

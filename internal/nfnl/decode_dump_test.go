@@ -228,7 +228,7 @@ func (d dump) elements(t *testing.T, table *ruleset.Table, s *ruleset.Set) {
 			continue
 		}
 		collect := func(e ruleset.Element) { s.Elements = append(s.Elements, e) }
-		if _, _, err := DecodeElements(m, s, table.Family, collect); err != nil {
+		if err := DecodeElements(m, s, table.Family, collect); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 
 // DecodeElements decodes a message of type NFT_MSG_NEWSETELEM, which contains
 // elements of a set, and calls yield for each of them if the set has the name of
-// s. The caller has to compare the table's name. The elements of an interval set
+// s. The table is that of the request. The elements of an interval set
 // are halves until FoldIntervals has joined them. Those of a dynamic set are no
 // part of a ruleset, and are not yielded.
 //
@@ -25,35 +25,35 @@ import (
 // A node with many services has hundreds of thousands of elements, all of which
 // are read when a process starts. So this path allocates memory only for comments
 // and for names of chains.
-func DecodeElements(msg []byte, s *ruleset.Set, f ruleset.Family, yield func(ruleset.Element)) (table, set string, err error) {
-	table, set, list, err := elementList(msg, f)
-	if err == nil && set == s.Name && !s.Dynamic {
+func DecodeElements(msg []byte, s *ruleset.Set, f ruleset.Family, yield func(ruleset.Element)) error {
+	set, list, err := elementList(msg, f)
+	if err == nil && string(set) == s.Name && !s.Dynamic {
 		d := elementDecoder{set: s, key: layoutOf(s.Key, f), data: layoutOf(s.Data, f), yield: yield}
 		err = d.list(list)
 	}
 	if err != nil {
-		return "", "", fmt.Errorf("decode elements of %q: %w", set, err)
+		return fmt.Errorf("decode elements of %q: %w", set, err)
 	}
-	return table, set, nil
+	return nil
 }
 
-// elementList returns the names of the table and set whose elements a message
-// contains, and the list of them.
-func elementList(msg []byte, f ruleset.Family) (table, set string, list []byte, err error) {
+// elementList returns the name of the set whose elements a message contains, and the
+// list of them, as parts of the message.
+func elementList(msg []byte, f ruleset.Family) (set, list []byte, err error) {
 	if len(msg) < netlink.NetfilterHeaderLen {
-		return "", "", nil, errHeader
+		return nil, nil, errHeader
 	}
-	family := ruleset.Family(msg[0])
+	family, named := ruleset.Family(msg[0]), false
 	c := netlink.ReadAttributes(msg[netlink.NetfilterHeaderLen:])
 	for c.Next() {
 		switch c.Type {
 		case unix.NFTA_SET_ELEM_LIST_TABLE:
-			table = netlink.String(c.Value)
+			named = len(netlink.Text(c.Value)) > 0
 		case unix.NFTA_SET_ELEM_LIST_SET:
-			set = netlink.String(c.Value)
+			set = netlink.Text(c.Value)
 		case unix.NFTA_SET_ELEM_LIST_ELEMENTS:
 			if list != nil {
-				return table, set, nil, errors.New("two lists")
+				return set, nil, errors.New("two lists")
 			}
 			list = c.Value
 		}
@@ -61,12 +61,12 @@ func elementList(msg []byte, f ruleset.Family) (table, set string, list []byte, 
 	switch {
 	case c.Err() != nil:
 		err = c.Err()
-	case table == "" || set == "":
+	case !named || len(set) == 0:
 		err = errors.New("no name")
 	case family != f:
 		err = fmt.Errorf("family %d, not %d", family, f)
 	}
-	return table, set, list, err
+	return set, list, err
 }
 
 // elementDecoder decodes one element after the other into e.

@@ -43,7 +43,7 @@ func TestDecodeElementsAllocations(t *testing.T) {
 	n := 0
 	allocs := testing.AllocsPerRun(100, func() {
 		for _, m := range msgs {
-			if _, _, err := DecodeElements(m, s, ruleset.IPv4, func(e ruleset.Element) { n += e.Key.Len() }); err != nil {
+			if err := DecodeElements(m, s, ruleset.IPv4, func(e ruleset.Element) { n += e.Key.Len() }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -63,7 +63,7 @@ func TestDecodeElementsStrings(t *testing.T) {
 	few, many := elementsMessage(one), elementsMessage(one, one, one, one, one, one, one, one)
 	allocs := func(m []byte) float64 {
 		return testing.AllocsPerRun(100, func() {
-			_, _, err := DecodeElements(m, s, ruleset.IPv4, func(e ruleset.Element) {
+			err := DecodeElements(m, s, ruleset.IPv4, func(e ruleset.Element) {
 				if e.Opaque || e.Comment != "web" || e.Verdict != goTo("random-3") {
 					t.Fatal(e)
 				}
@@ -88,7 +88,7 @@ func BenchmarkDecodeElements(b *testing.B) {
 	for b.Loop() {
 		elements = elements[:0]
 		for _, m := range msgs {
-			if _, _, err := DecodeElements(m, s, ruleset.IPv4, func(e ruleset.Element) { elements = append(elements, e) }); err != nil {
+			if err := DecodeElements(m, s, ruleset.IPv4, func(e ruleset.Element) { elements = append(elements, e) }); err != nil {
 				b.Fatal(err)
 			}
 		}

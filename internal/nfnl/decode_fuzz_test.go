@@ -107,12 +107,12 @@ func FuzzDecodeElements(f *testing.F) {
 
 func fuzzElements(t *testing.T, msg []byte, s *ruleset.Set, family ruleset.Family) {
 	t.Helper()
-	_, name, err := DecodeElements(msg, s, family, func(ruleset.Element) {})
+	name, _, err := elementList(msg, family)
 	if err != nil {
 		return
 	}
-	s.Name = name
-	_, _, err = DecodeElements(msg, s, family, func(e ruleset.Element) { s.Elements = append(s.Elements, e) })
+	s.Name = string(name)
+	err = DecodeElements(msg, s, family, func(e ruleset.Element) { s.Elements = append(s.Elements, e) })
 	if err != nil {
 		return
 	}

@@ -5,6 +5,7 @@ package nfnl
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -159,6 +160,9 @@ func ElementKeys(c *ruleset.Change, elements []ruleset.Element) []byte {
 	at := buf.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	for i := range elements {
 		_ = enc.append(&buf, &elements[i]) // a key alone can always be encoded
+		if i == 0 {
+			buf = slices.Grow(buf, (len(elements)-1)*(len(buf)-at))
+		}
 	}
 	buf.Unnest(at)
 	return buf

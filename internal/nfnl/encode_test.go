@@ -124,7 +124,7 @@ func TestElementsFillMessages(t *testing.T) {
 		if full := len(list) > maxPayload-1024; f.err != nil || !full && i < len(msgs)-1 {
 			t.Errorf("message %d of %d has %d bytes of elements, error %v", i, len(msgs), len(list), f.err)
 		}
-		_, _, err := DecodeElements(m.body, c.Set, c.Family, func(e ruleset.Element) {
+		err := DecodeElements(m.body, c.Set, c.Family, func(e ruleset.Element) {
 			if !c.Elements[next].Same(&e) {
 				t.Errorf("element %d is another one: %+v", next, e)
 			}
@@ -303,7 +303,7 @@ func BenchmarkEncodeElements(b *testing.B) {
 	s, msgs := backendMessages(n)
 	c := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "t", Set: s}
 	for _, m := range msgs {
-		if _, _, err := DecodeElements(m, s, c.Family, func(e ruleset.Element) { c.Elements = append(c.Elements, e) }); err != nil {
+		if err := DecodeElements(m, s, c.Family, func(e ruleset.Element) { c.Elements = append(c.Elements, e) }); err != nil {
 			b.Fatal(err)
 		}
 	}

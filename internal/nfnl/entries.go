@@ -18,19 +18,19 @@ import (
 // DecodeEntries decodes a message of type NFT_MSG_NEWSETELEM as DecodeElements
 // does, but yields entries. It leaves out entries that do not have the types of the
 // set.
-func DecodeEntries(msg []byte, s *ruleset.Set, f ruleset.Family, yield func(ruleset.Entry)) (table, set string, err error) {
-	table, set, list, err := elementList(msg, f)
+func DecodeEntries(msg []byte, s *ruleset.Set, f ruleset.Family, yield func(ruleset.Entry)) error {
+	set, list, err := elementList(msg, f)
 	c := netlink.ReadAttributes(list)
-	for err == nil && set == s.Name && c.Next() {
+	for err == nil && string(set) == s.Name && c.Next() {
 		var e ruleset.Entry
 		if e, err = decodeEntry(c.Value, s, f); err == nil && (e.Key != nil || e.CatchAll) && (e.Data == nil) == (len(s.Data) == 0) {
 			yield(e)
 		}
 	}
 	if err = errors.Join(err, c.Err()); err != nil {
-		return "", "", fmt.Errorf("decode entries of %q: %w", set, err)
+		return fmt.Errorf("decode entries of %q: %w", set, err)
 	}
-	return table, set, nil
+	return nil
 }
 
 func decodeEntry(b []byte, s *ruleset.Set, f ruleset.Family) (e ruleset.Entry, err error) {

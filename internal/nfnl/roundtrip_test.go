@@ -272,13 +272,12 @@ func decodeInto(r *ruleset.Ruleset, m encoded) error {
 }
 
 func decodeElementsInto(t *ruleset.Table, m encoded) error {
-	_, name, _, err := elementList(m.body, t.Family)
+	name, _, err := elementList(m.body, t.Family)
 	if err != nil {
 		return err
 	}
-	s := t.Set(name)
-	_, _, err = DecodeElements(m.body, s, t.Family, func(e ruleset.Element) { s.Elements = append(s.Elements, e) })
-	return err
+	s := t.Set(string(name))
+	return DecodeElements(m.body, s, t.Family, func(e ruleset.Element) { s.Elements = append(s.Elements, e) })
 }
 
 // checkDeleted: a deletion contains the keys and nothing else.
@@ -292,7 +291,7 @@ func checkDeleted(t *testing.T, table *ruleset.Table, s *ruleset.Set) {
 	})
 	keys := &ruleset.Set{Name: s.Name, Key: s.Key, Interval: s.Interval}
 	var got []ruleset.Element
-	_, _, err := DecodeElements(msgs[1].body, keys, table.Family, func(e ruleset.Element) { got = append(got, e) })
+	err := DecodeElements(msgs[1].body, keys, table.Family, func(e ruleset.Element) { got = append(got, e) })
 	if err != nil {
 		t.Fatal(err)
 	}
