@@ -149,12 +149,13 @@ func readTables(ctx context.Context, k Reader, table string, families []ruleset.
 		if !services(t.Family) {
 			continue
 		}
+		keys := compile.Keys{Table: t}
 		for id := range compile.NumSets { // the keys of one set follow from those before it
 			s := t.Set(compile.Declaration(id).Name)
 			if s == nil {
 				continue
 			}
-			if err := k.ReadElements(ctx, t, s, compile.Keys(t, id)); err != nil {
+			if err := k.ReadElements(ctx, t, s, keys.Of(id)); err != nil {
 				return nil, err
 			}
 		}
