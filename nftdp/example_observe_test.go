@@ -42,8 +42,8 @@ func ExampleDataplane_Observe() {
 	}
 	// Output:
 	// read  0
-	// transaction  182
-	// change Apply 182
+	// transaction  194
+	// change Apply 194
 	// transaction  4
 	// transaction  2
 	// flows  1
@@ -70,6 +70,6 @@ func ExampleLogEvents() {
 	_ = dataplane.Keep(ctx, func(*nftdp.Drift, error) { stop() })
 	_, _ = dataplane.Apply(context.Background(), []nftdp.Service{{Name: "web", Frontends: []nftdp.Frontend{{}}}})
 	// Output:
-	// level=WARN msg="nftdp: repair" count=181
+	// level=WARN msg="nftdp: repair" count=193
 	// level=ERROR msg="nftdp: change" count=0 method=Apply error="service \"web\": frontends[0].port: is 0: give a port from 1 to 65535"
 }

@@ -193,17 +193,17 @@ func ExampleFrontend_endPort() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	printParts(ruleset, "map frontend_ranges", "map range_backends")
+	printParts(ruleset, "map frontend_ranges", "map range_backends-28")
 	// Output:
 	// map frontend_ranges {
 	// 	type ipv4_addr . inet_proto . inet_service : verdict
 	// 	flags interval
 	// 	counter
 	// 	elements = {
-	// 		1.2.3.4 . udp . 10000-20000 comment "default/media:rtp" : goto range-random-2-udp-1.2.3.4-10000,
+	// 		1.2.3.4 . udp . 10000-20000 comment "default/media:rtp" : goto range-random-udp-1.2.3.4-10000,
 	// 	}
 	// }
-	// map range_backends {
+	// map range_backends-28 {
 	// 	typeof ip daddr . meta l4proto . numgen random mod 65535 : ip daddr
 	// 	size 1024
 	// 	counter

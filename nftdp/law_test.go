@@ -264,7 +264,7 @@ func count(r *Ruleset) {
 
 // counted identifies a frontend, or a backend behind it. A range is identified
 // by its first port. A backend with another limit is another backend, and so is one
-// beside a port of the node.
+// of a service that also leads to a port of the node.
 type counted struct {
 	protocol uint8
 	frontend string
@@ -280,8 +280,7 @@ func countsOf(r *Ruleset) map[counted]Counter {
 			out[key] = Counter{f.Packets, f.Bytes}
 			for _, b := range f.Slots {
 				key.backend = b.Addr.String()
-				ofNode := func(b compile.HeldBackend) bool { return b.Addr.Addr().IsUnspecified() }
-				if len(s.Limits) > 0 || slices.ContainsFunc(f.Slots, ofNode) {
+				if len(s.Limits) > 0 || s.ToNode {
 					limit := s.Limits[b.Addr]
 					key.backend += fmt.Sprintf(" limit:%d drop:%t", limit, limit > 0 && f.Empty == compile.Drop)
 				}

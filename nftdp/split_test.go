@@ -83,7 +83,7 @@ func wantApart(t *testing.T, r *ruleset.Ruleset) {
 	for _, table := range r.Tables {
 		for _, id := range []compile.SetID{compile.FrontendRanges, compile.NodeFrontendRanges} {
 			seen := compile.NewIndex(0)
-			set := table.Sets[id]
+			set := table.Set(compile.Declaration(id).Name)
 			for i := range set.Elements {
 				e := &set.Elements[i]
 				k, _ := compile.KeyOf(&ruleset.Change{Family: table.Family, Set: set}, e)
@@ -349,11 +349,12 @@ func manyWebs(first, last int) (all []Service) {
 func TestStages(t *testing.T) {
 	three, one := mustCompile(t, Config{}, []Service{web("a", 1, 3)}), mustCompile(t, Config{}, []Service{web("a", 1, 1)})
 	limited := mustCompile(t, Config{NodeAddrs: prefixes("10.0.0.0/8")}, []Service{web("a", 1, 1)})
-	ports := func(first, last uint16) *Ruleset {
-		return mustCompile(t, Config{}, []Service{{
-			Name: "range", Frontends: []Frontend{{Addr: netip.MustParseAddr("10.96.0.1"), Port: first, EndPort: last}},
-			Backends: []Backend{{Addr: netip.MustParseAddrPort("10.180.0.1:0")}},
-		}})
+	ports := func(first, last uint16, backends ...string) *Ruleset {
+		s := Service{Name: "range", Frontends: []Frontend{{Addr: netip.MustParseAddr("10.96.0.1"), Port: first, EndPort: last}}}
+		for _, b := range backends {
+			s.Backends = append(s.Backends, Backend{Addr: netip.AddrPortFrom(netip.MustParseAddr(b), 0)})
+		}
+		return mustCompile(t, Config{}, []Service{s})
 	}
 	altered := &Ruleset{rules: ruleset.Apply(three.rules, nil)}
 	comment(altered.rules.Tables[0].Set("masq"), "mine")
@@ -370,7 +371,8 @@ func TestStages(t *testing.T) {
 		{"more backends, and no longer limited", limited, three, 2},
 		{"altered by others", altered, three, 1},
 		{"removed", three, nothing(), 1},
-		{"a range replaced by another one", ports(5000, 5100), ports(4900, 5050), 2},
+		{"a range replaced by another one", ports(5000, 5100, "10.180.0.1"), ports(4900, 5050, "10.180.0.1"), 2},
+		{"more backends of a range, whose chain stays", ports(5000, 5100, "10.180.0.1"), ports(5000, 5100, "10.180.0.1", "10.180.0.2"), 1},
 		{"replaced", three, mustCompile(t, Config{Protect: true}, []Service{web("a", 1, 3)}), 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {

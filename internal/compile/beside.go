@@ -23,8 +23,10 @@ func (s *State) Beside(current *ruleset.Ruleset, mine func(service string) bool)
 			b.units()
 			b.shareAddrs()
 		}
-		for id := range NumSets {
-			t.Sets[id].Size = sizeFor(t.Sets[id], len(t.Sets[id].Elements))
+		for _, set := range t.Sets {
+			if SetNamed(set.Name) < NumSets {
+				set.Size = sizeFor(set, len(set.Elements))
+			}
 		}
 	}
 	return out
@@ -72,13 +74,17 @@ func (b *beside) frontends(mine func(string) bool) {
 // can list one twice if the set changes meanwhile. (Otherwise it would be added.)
 func (b *beside) elements() {
 	for id := range Hairpin {
-		to, seen := b.Sets[id], map[ruleset.Tuple]bool{}
+		to, seen := b.Set(id.name()), map[ruleset.Tuple]bool{}
 		for e := range elements(b.old, id) {
 			k, ok := FrontendOf(id, b.Family, e.Key)
 			if !ok || !b.keys[k] || seen[e.Key] {
 				continue
 			}
 			seen[e.Key] = true
+			if to == nil {
+				to = Declaration(id)
+				b.Sets = append(b.Sets, to)
+			}
 			kept := *e
 			kept.Packets, kept.Bytes = 0, 0 // they are carried over if the element is replaced
 			to.Elements = append(to.Elements, kept)
@@ -98,9 +104,10 @@ func (b *beside) units() {
 			useLoopback(b.Family, func(u unit) { b.chains[u.name()] = true })
 		}
 	}
+	old, own := b.old.Names(), b.Table.Names()
 	todo := slices.Sorted(maps.Keys(b.chains))
 	for len(todo) > 0 {
-		c := b.old.Chain(todo[0])
+		c := old.Chain(todo[0])
 		todo = todo[1:]
 		if c == nil {
 			continue
@@ -118,7 +125,7 @@ func (b *beside) units() {
 			continue
 		}
 		present[c.Name] = b.chains[c.Name]
-		if b.chains[c.Name] && b.Chain(c.Name) == nil {
+		if b.chains[c.Name] && own.Chain(c.Name) == nil {
 			b.Chains = append(b.Chains, c)
 		}
 	}
@@ -127,7 +134,10 @@ func (b *beside) units() {
 			continue
 		}
 		present[s.Name] = b.sets[s.Name]
-		if b.sets[s.Name] && b.Set(s.Name) == nil {
+		if b.sets[s.Name] && own.Set(s.Name) == nil {
+			if id := SetNamed(s.Name); id.Shard() { // none of its elements is needed
+				s = Declaration(id)
+			}
 			b.Sets = append(b.Sets, s)
 		}
 	}
@@ -145,6 +155,10 @@ func (b *beside) follow(c *ruleset.Chain) (next []string) {
 				}
 			case ruleset.Lookup:
 				b.sets[s.Set] = true
+			case ruleset.DNAT:
+				b.sets[s.Map] = true
+			case ruleset.VMap:
+				b.sets[s.Map] = true
 			}
 		}
 	}
@@ -167,7 +181,8 @@ func (b *beside) shareAddrs() {
 			}
 			present[a] = b.addrs[a]
 			if b.addrs[a] && b.shared.addrs[b.family][id-Hairpin][a.Addr] == 0 {
-				b.Sets[id].Elements = append(b.Sets[id].Elements, *e)
+				to := b.Set(id.name())
+				to.Elements = append(to.Elements, *e)
 			}
 		}
 	}
@@ -279,15 +294,7 @@ func (s *State) Unreferred(of []*Service) (out []ruleset.Change) {
 	}
 	for i, f := range ruleset.Families {
 		at := ruleset.Change{Family: f, Table: s.cfg.Table}
-		for _, u := range sortedUnits(needs[i].chains) {
-			c := at
-			c.Chain, c.Verb = s.cfg.chainOf(f, u), ruleset.Flush
-			out = append(out, c)
-			c.Verb = ruleset.Add
-			for _, c.Rule = range c.Chain.Rules {
-				out = append(out, c)
-			}
-		}
+		out = append(out, s.cfg.rewrite(sortedUnits(needs[i].chains), at)...)
 		for j, elements := range needs[i].addrs {
 			out = at.OfElements(ruleset.Add, &declared[Hairpin+SetID(j)], elements, out)
 		}

@@ -31,7 +31,8 @@ type class struct {
 // pool describes how a backend is chosen. Pools of one size share a chain, with
 // two exceptions: round-robin has a chain for each frontend, as the kernel keeps
 // the position of the rotation in the rule, and so have ranges of ports, as one
-// map holds the slots of all of them.
+// map holds the slots of several of them. Such a chain keeps its name when the size
+// of the pool changes: the frontend's element, which leads to it, stays.
 type pool struct {
 	scheduler Scheduler
 	size      int
@@ -130,7 +131,7 @@ func (c class) eachUnit(yield func(unit) bool) bool {
 		if c.plain() && c.size == 0 {
 			return true // such a class has no chain of its own
 		}
-		if !yield(c) {
+		if !yield(c) || c.plain() && c.slots().Shard() && !yield(shard(c.slots())) {
 			return false
 		}
 		switch {
@@ -144,6 +145,12 @@ func (c class) eachUnit(yield func(unit) bool) bool {
 		}
 	}
 	return true
+}
+
+// owned reports whether a unit is the chain of one frontend.
+func owned(u unit) bool {
+	c, ok := u.(class)
+	return ok && c.owner != owner{}
 }
 
 // plain reports whether the chain only chooses a backend.
@@ -194,9 +201,9 @@ func (p *pool) name() string {
 			name += w.word
 		}
 	}
-	name += schedulers[p.scheduler].name + "-" + strconv.Itoa(p.size)
+	name += schedulers[p.scheduler].name
 	if p.owner == (owner{}) {
-		return name
+		return name + "-" + strconv.Itoa(p.size)
 	}
 	name += "-" + ruleset.ProtoName(p.owner.proto)
 	if p.owner.addr.IsValid() {
@@ -256,19 +263,39 @@ func (c class) slot(slot ruleset.Operand) ruleset.Rule {
 		slot.Offset = c.internalSlots()
 	}
 	known := ruleset.Lookup{Key: ops(ruleset.L4proto), Set: protocolsSet}
-	key := c.key()
+	key, in := c.key(), c.slots().name()
 	switch {
 	case c.ranged:
 		slot.Offset += uint32(c.owner.port) << rangeSlotBits
 		key = key[:len(key)-1] // without the port
-		return ruleset.Rule{ruleset.DNAT{
-			Key: append(key, slot), Map: RangeBackends.of(c.node).name(), AddrOnly: true,
-		}}
+		return ruleset.Rule{ruleset.DNAT{Key: append(key, slot), Map: in, AddrOnly: true}}
 	case c.limited:
-		return ruleset.Rule{known, ruleset.VMap{Key: append(key, slot), Map: LimitedBackends.of(c.node).name()}}
+		return ruleset.Rule{known, ruleset.VMap{Key: append(key, slot), Map: in}}
 	}
-	return ruleset.Rule{known, ruleset.DNAT{Key: append(key, slot), Map: Backends.of(c.node).name()}}
+	return ruleset.Rule{known, ruleset.DNAT{Key: append(key, slot), Map: in}}
 }
+
+// slots returns the map of the pool's slots.
+func (c *class) slots() SetID {
+	shared, own := Backends, OwnBackends
+	switch {
+	case c.ranged:
+		own = RangeBackends
+	case c.limited:
+		shared, own = LimitedBackends, OwnLimitedBackends
+	}
+	if c.owner == (owner{}) {
+		return shared.of(c.node)
+	}
+	return own.shard(c.owner).of(c.node)
+}
+
+// shard is one of the maps of slots that exist only while services use them.
+type shard SetID
+
+func (s shard) name() string        { return SetID(s).name() }
+func (shard) chain() *ruleset.Chain { return nil }
+func (s shard) set() *ruleset.Set   { return Declaration(SetID(s)) }
 
 // key returns the key by which the class's frontends are looked up.
 func (c class) key() []ruleset.Operand {

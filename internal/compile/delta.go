@@ -157,8 +157,10 @@ func (d *Delta) Transaction() *ruleset.Transaction {
 	var gone, add []ruleset.Change
 	for i, f := range ruleset.Families {
 		at := ruleset.Change{Family: f, Table: d.state.cfg.Table}
-		out.Ahead = append(out.Ahead, addUnits(d.state.cfg, d.units(i, 0, 1), at)...)
-		gone = append(gone, deleteUnits(d.units(i, 1, 0), at)...)
+		come, left, rewritten := d.units(i)
+		out.Ahead = append(out.Ahead, d.addUnits(come, at)...)
+		out.Now = append(out.Now, d.state.cfg.rewrite(rewritten, at)...)
+		gone = append(gone, deleteUnits(left, at)...)
 		for id := range d.sets[i] {
 			set, elements := &declared[id], &d.sets[i][id]
 			late, del := set.Late(elements.del, elements.add)
@@ -180,37 +182,73 @@ func (d *Delta) Transaction() *ruleset.Transaction {
 	return out
 }
 
-// units returns the units of a family that are in use (1) or not (0) before and
-// after the change.
-func (d *Delta) units(i, before, after int) []unit {
-	found := map[unit]int{}
-	for u, by := range d.shared.units[i] {
-		n := d.state.shared.units[i][u]
-		if min(n, 1) != before || min(n+by, 1) != after {
-			continue
+// units returns the units of a family that have to be added, and to be deleted, and
+// the chains whose rules have to be replaced: those of an owner, which have the same
+// name whatever their rules are.
+func (d *Delta) units(family int) (added, deleted, rewritten []unit) {
+	come, left, other := map[unit]int{}, map[unit]int{}, map[unit]int{}
+	former := map[string]unit{}
+	for u, by := range d.shared.units[family] {
+		switch n := d.state.shared.units[family][u]; {
+		case n == 0 && by > 0:
+			come[u] = by
+		case n > 0 && n+by == 0:
+			left[u] = n
+			former[u.name()] = u
 		}
-		if there, needed := d.state.common.unit(i, u); there && after == 1 || needed {
-			continue // in shared tables
-		}
-		found[u] = n
 	}
-	return sortedUnits(found)
+	f := ruleset.Families[family]
+	for u, n := range come {
+		there, _ := d.state.common.unit(family, u) // in shared tables
+		old, again := former[u.name()]
+		delete(left, old)
+		if again && !ruleset.SameRules(old.chain().Rules, u.chain().Rules, f) || there && owned(u) {
+			other[u] = n
+		}
+		if again || there {
+			delete(come, u)
+		}
+	}
+	for u := range left {
+		if _, needed := d.state.common.unit(family, u); needed {
+			delete(left, u)
+		}
+	}
+	return sortedUnits(come), sortedUnits(left), sortedUnits(other)
+}
+
+// rewrite replaces the rules of chains.
+func (cfg Config) rewrite(chains []unit, at ruleset.Change) (out []ruleset.Change) {
+	for _, u := range chains {
+		c := at
+		c.Chain, c.Verb = cfg.chainOf(at.Family, u), ruleset.Flush
+		out = append(out, c)
+		c.Verb = ruleset.Add
+		for _, c.Rule = range c.Chain.Rules {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // addUnits adds chains before rules, since a rule may lead to any chain.
-func addUnits(cfg Config, units []unit, at ruleset.Change) []ruleset.Change {
+func (d *Delta) addUnits(units []unit, at ruleset.Change) []ruleset.Change {
 	var sets, chains, rules []ruleset.Change
 	at.Verb = ruleset.Add
 	for _, u := range units {
 		c := at
 		if c.Set = u.set(); c.Set != nil {
+			if id, ok := u.(shard); ok {
+				c.Set = d.state.Declaration(at.Family, SetID(id))
+				c.Set.Size = max(c.Set.Size, d.state.sizes[at.Family.Index()][id])
+			}
 			sets = append(sets, c)
 			if c.Elements = c.Set.Elements; len(c.Elements) > 0 {
 				sets = append(sets, c)
 			}
 			continue
 		}
-		c.Chain = cfg.chainOf(at.Family, u)
+		c.Chain = d.state.cfg.chainOf(at.Family, u)
 		chains = append(chains, c)
 		for _, c.Rule = range c.Chain.Rules {
 			rules = append(rules, c)

@@ -31,10 +31,11 @@ func (s *State) OwnerOf(p Place) (name string, ok bool) {
 // are included if chains is set. The cost follows the named services, plus the
 // chains if they are included.
 func (s *State) Excerpt(at map[Place]bool, services map[string]bool, chains bool) *ruleset.Ruleset {
-	x := excerpt{Ruleset: s.hollow(), at: at}
+	out := s.hollow()
 	if chains {
-		s.addUnits(x.Ruleset)
+		s.addUnits(out)
 	}
+	x := excerpt{byID(out), at}
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		if svc := s.services[name]; svc != nil {
 			svc.emit(&s.cfg, x)
@@ -50,18 +51,18 @@ func (s *State) Excerpt(at map[Place]bool, services map[string]bool, chains bool
 	for _, a := range addrs {
 		x.element(ruleset.FamilyOf(a.Addr).Index(), a.SetID, addrElement(a.SetID, a.Addr))
 	}
-	return x.Ruleset
+	return out
 }
 
 type excerpt struct {
-	*ruleset.Ruleset
-	at map[Place]bool
+	sets [2][NumSets]*ruleset.Set
+	at   map[Place]bool
 }
 
 func (x excerpt) element(f int, id SetID, e ruleset.Element) {
 	if x.at[Place{ruleset.Families[f], id, e.Key}] {
-		t := x.Tables[f]
-		t.Sets[id].Elements = append(t.Sets[id].Elements, e)
+		s := x.sets[f][id]
+		s.Elements = append(s.Elements, e)
 	}
 }
 

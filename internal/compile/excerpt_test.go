@@ -23,7 +23,7 @@ func FuzzExcerpt(f *testing.F) {
 		}
 		for _, t := range slices.Concat(state.Ruleset().Tables, other.Ruleset().Tables) {
 			for id := range NumSets {
-				for _, e := range t.Sets[id].Elements {
+				for e := range elements(t, id) {
 					parts[d.roll(2)][Place{t.Family, id, e.Key}] = true
 				}
 			}
@@ -31,8 +31,11 @@ func FuzzExcerpt(f *testing.F) {
 		for _, at := range parts {
 			want := state.Ruleset()
 			for i, f := range ruleset.Families {
-				for id := range NumSets {
-					s := want.Tables[i].Sets[id]
+				for _, s := range want.Tables[i].Sets {
+					id := SetNamed(s.Name)
+					if id == NumSets {
+						continue
+					}
 					s.Elements = slices.DeleteFunc(s.Elements, func(e ruleset.Element) bool { return !at[Place{f, id, e.Key}] })
 				}
 			}

@@ -110,7 +110,7 @@ func elements(t *ruleset.Table, id SetID) func(yield func(*ruleset.Element) bool
 type reader struct {
 	*ruleset.Table
 	counters   bool // HeldFrontend.Slots are wanted
-	chains     map[string]*ruleset.Chain
+	names      *ruleset.Names
 	slots      map[Key][]*ruleset.Element
 	sources    map[Key]Source
 	affinities map[Key]uint32
@@ -118,13 +118,10 @@ type reader struct {
 
 func newReader(t *ruleset.Table) *reader {
 	r := &reader{
-		Table: t, chains: make(map[string]*ruleset.Chain, len(t.Chains)),
+		Table: t, names: t.Names(),
 		slots: map[Key][]*ruleset.Element{}, sources: map[Key]Source{}, affinities: map[Key]uint32{},
 	}
-	for _, c := range t.Chains {
-		r.chains[c.Name] = c
-	}
-	for id := Backends; id <= NodeRangeBackends; id++ {
+	for id := Backends; id.Backends(); id++ {
 		r.addSlots(id)
 	}
 	for id := Masq; id <= NodeSourceRanges; id++ {
@@ -134,7 +131,7 @@ func newReader(t *ruleset.Table) *reader {
 				continue
 			}
 			r.sources[key] = Source{}
-			if c := r.chains[e.Verdict.Chain]; c != nil {
+			if c := r.names.Chain(e.Verdict.Chain); c != nil {
 				r.sources[key] = r.sourceOf(c)
 			}
 		}
@@ -202,7 +199,7 @@ func (r *reader) source(key Key) Source {
 // what they say.
 func (r *reader) follow(h *Held, front *HeldFrontend, key Key, v ruleset.Verdict) {
 	for range 8 { // another process may have made a loop
-		c := r.chains[v.Chain]
+		c := r.names.Chain(v.Chain)
 		switch {
 		case v.Kind == ruleset.Drop:
 			front.NoBackend, front.Empty = true, Drop
@@ -279,12 +276,12 @@ func (r *reader) condition(h *Held, front *HeldFrontend, key Key, rule ruleset.R
 	if lookup.Set == internalSet {
 		front.Internal = []netip.AddrPort{}
 		h.Scheduler = schedulerOf(v.Chain)
-		if c := r.chains[v.Chain]; c != nil && slices.ContainsFunc(c.Rules, usesAffinity) {
+		if c := r.names.Chain(v.Chain); c != nil && slices.ContainsFunc(c.Rules, usesAffinity) {
 			h.Affinity = max(h.Affinity, r.affinities[key])
 		}
 		return
 	}
-	s := r.Set(lookup.Set)
+	s := r.names.Set(lookup.Set)
 	if s == nil || !strings.HasPrefix(s.Name, prefixesPrefix) {
 		return
 	}
@@ -372,10 +369,7 @@ func limitOf(f ruleset.Family, chain string) (l limit, ok bool) {
 		return l, false
 	}
 	text := words[len(words)-2]
-	if f == ruleset.IPv6 {
-		text = strings.ReplaceAll(text, ".", ":")
-	}
-	addr, err := netip.ParseAddr(text)
+	addr, err := netip.ParseAddr(outOfName(text, f))
 	if text == nodeWord {
 		addr, err = f.Unspecified(), nil
 	}
@@ -385,6 +379,28 @@ func limitOf(f ruleset.Family, chain string) (l limit, ok bool) {
 		l.most, l.drop = uint32(most), words[2] == "drop"
 	}
 	return l, err == nil && err2 == nil
+}
+
+// OwnerOfChain reads the frontend that a chain of its own belongs to from the name that
+// pool.name made; ok is false for other chains.
+func OwnerOfChain(f ruleset.Family, chain string) (k Key, ok bool) {
+	words := strings.Split(chain, "-")
+	n := len(words)
+	if n < 3 || strings.HasPrefix(chain, limitPrefix) || strings.HasPrefix(chain, backendPrefix) {
+		return k, false
+	}
+	port, err := strconv.ParseUint(words[n-1], 10, 16)
+	k.Port, k.Addr, k.Ranged = uint16(port), f.Unspecified(), slices.Contains(words, "range")
+	proto := words[n-2]
+	if addr, err := netip.ParseAddr(outOfName(proto, f)); err == nil {
+		k.Addr, proto = addr, words[n-3]
+	}
+	for _, p := range protocolNumbers {
+		if ruleset.ProtoName(p) == proto {
+			k.Proto = p
+		}
+	}
+	return k, err == nil && k.Proto > 0
 }
 
 // FrontendOf reads the frontend that a key of the set begins with; ok is false
@@ -405,7 +421,7 @@ func FrontendOf(id SetID, f ruleset.Family, key ruleset.Tuple) (k Key, ok bool) 
 		k.Addr = key.AddrAt(0, f)
 	}
 	k.Proto, at = key.ProtoAt(at), at+ruleset.Proto.Len(f)
-	if id&^1 == RangeBackends {
+	if id.kind() == RangeBackends {
 		k.Port = uint16(key.SlotAt(at) >> rangeSlotBits)
 	} else {
 		k.Port = key.PortAt(at)
@@ -422,14 +438,4 @@ func KeyOf(c *ruleset.Change, e *ruleset.Element) (Key, bool) {
 // the end of its key.
 func LastPort(e *ruleset.Element) uint16 {
 	return e.End.PortAt(e.End.Len() - ruleset.Port.Len(ruleset.IPv4))
-}
-
-// SetNamed returns the number of the set of that name, or NumSets.
-func SetNamed(name string) SetID {
-	for id, n := range setNames {
-		if n == name {
-			return SetID(id)
-		}
-	}
-	return NumSets
 }

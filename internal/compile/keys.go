@@ -8,19 +8,29 @@ import (
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
 
-// Keys returns the keys that a set of a table probably has, each once, without
-// values. They follow from what the table's other sets and its chains are known
-// to hold: the slots of pools from the frontends and the chains that these lead
-// to, and the addresses of backends from the slots. For other sets there are none.
-func Keys(t *ruleset.Table, id SetID) []ruleset.Tuple {
-	set := t.Set(id.name())
+// Keys finds the keys that the sets of a table probably have. They follow from what
+// the table's other sets and its chains are known to hold: the slots of pools from the
+// frontends and the chains that these lead to, and the addresses of backends from the
+// slots.
+type Keys struct {
+	*ruleset.Table
+	slots *[NumSets][]ruleset.Tuple // nil before they are needed
+}
+
+// Of returns the keys of a set, each once, without values. For a set whose keys do not
+// follow from those before it there are none.
+func (k *Keys) Of(id SetID) []ruleset.Tuple {
+	set := k.Set(id.name())
 	switch {
 	case set == nil || !slices.Equal(set.Key, declared[id].Key):
 		return nil
 	case id.Backends():
-		return slotKeys(t, id)
+		if k.slots == nil {
+			k.slots = slotKeys(k.Table)
+		}
+		return k.slots[id]
 	case id == Hairpin:
-		return hairpinKeys(t)
+		return hairpinKeys(k.Table)
 	}
 	return nil
 }
@@ -32,24 +42,24 @@ type slots struct {
 	first, n uint32
 }
 
-// maxKeys bounds the keys of a set, 36 bytes each: the chains of a table that another
+// maxKeys bounds the slots of a table, 36 bytes each: the chains of a table that another
 // process has changed can choose from any number of slots.
 const maxKeys = 1 << 22
 
-// slotKeys returns the keys of the slots of all pools in one map.
-func slotKeys(t *ruleset.Table, id SetID) []ruleset.Tuple {
-	chosen := slotsByChain{t: t, chains: map[string]*ruleset.Chain{}, known: map[string][]slots{}}
-	for _, c := range t.Chains {
-		chosen.chains[c.Name] = c
-	}
-	var out []ruleset.Tuple
-	for _, e := range inOrderOfServices(t, id.NodeWide()) {
-		for _, s := range chosen.from(e.Verdict.Chain) {
-			if s.set == id {
-				out = appendSlots(out, e.Key, s, id)
-			}
-			if len(out) > maxKeys {
-				return nil
+// slotKeys returns the keys of the slots of all pools by map.
+func slotKeys(t *ruleset.Table) *[NumSets][]ruleset.Tuple {
+	chosen := slotsByChain{names: t.Names(), known: map[string][]slots{}}
+	out, n := &[NumSets][]ruleset.Tuple{}, uint64(0)
+	for _, nodeWide := range []bool{false, true} {
+		for _, e := range inOrderOfServices(t, nodeWide) {
+			for _, s := range chosen.from(e.Verdict.Chain) {
+				if s.set.NodeWide() != nodeWide {
+					continue
+				}
+				if n += uint64(s.n); n > maxKeys {
+					return &[NumSets][]ruleset.Tuple{}
+				}
+				out[s.set] = appendSlots(out[s.set], e.Key, s)
 			}
 		}
 	}
@@ -68,8 +78,8 @@ func inOrderOfServices(t *ruleset.Table, nodeWide bool) (out []*ruleset.Element)
 	return out
 }
 
-func appendSlots(to []ruleset.Tuple, frontend ruleset.Tuple, s slots, id SetID) []ruleset.Tuple {
-	if id.Ranged() {
+func appendSlots(to []ruleset.Tuple, frontend ruleset.Tuple, s slots) []ruleset.Tuple {
+	if s.set.Ranged() {
 		frontend = frontend.Prefix(frontend.Len() - ruleset.Port.Len(ruleset.IPv4))
 	}
 	to = slices.Grow(to, int(min(s.n, ruleset.SlotMod)))
@@ -81,9 +91,8 @@ func appendSlots(to []ruleset.Tuple, frontend ruleset.Tuple, s slots, id SetID) 
 
 // slotsByChain finds the slots that packets are sent to from a chain.
 type slotsByChain struct {
-	t      *ruleset.Table
-	chains map[string]*ruleset.Chain
-	known  map[string][]slots
+	names *ruleset.Names
+	known map[string][]slots
 }
 
 func (x *slotsByChain) from(chain string) []slots {
@@ -92,7 +101,7 @@ func (x *slotsByChain) from(chain string) []slots {
 	}
 	x.known[chain] = nil // another process may have made a loop
 	var out []slots
-	if c := x.chains[chain]; c != nil {
+	if c := x.names.Chain(chain); c != nil {
 		for _, rule := range c.Rules {
 			if v, ok := verdictOf(rule); ok {
 				for _, s := range x.from(v.Chain) {
@@ -140,14 +149,14 @@ func chosenSlots(rule ruleset.Rule) (s slots, ok bool) {
 // hairpinKeys returns a key for each address of a backend.
 func hairpinKeys(t *ruleset.Table) []ruleset.Tuple {
 	n := 0
-	for id := Backends; id <= NodeRangeBackends; id++ {
+	for id := Backends; id.Backends(); id++ {
 		if s := t.Set(id.name()); s != nil {
 			n += len(s.Elements)
 		}
 	}
 	seen := make(map[netip.Addr]bool, n)
 	out := make([]ruleset.Tuple, 0, n)
-	for id := Backends; id <= NodeRangeBackends; id++ {
+	for id := Backends; id.Backends(); id++ {
 		for e := range elements(t, id) {
 			if b, ok := BackendOf(t.Family, e); ok && !OfNode(b) && !seen[b.Addr()] {
 				seen[b.Addr()] = true

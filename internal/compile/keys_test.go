@@ -22,13 +22,17 @@ func FuzzKeys(f *testing.F) {
 		for _, table := range New(d.config(), d.services()).Ruleset().Tables {
 			known := *table
 			known.Sets = nil
-			for id, set := range table.Sets[:NumSets] {
+			for i, set := range table.Sets {
+				id := SetNamed(set.Name)
+				if id == NumSets {
+					break
+				}
 				hollow := *set
 				hollow.Elements = nil
 				known.Sets = append(known.Sets, &hollow)
-				got := Keys(&known, SetID(id))
-				known.Sets[id] = set
-				if !SetID(id).Backends() && SetID(id) != Hairpin {
+				got := (&Keys{Table: &known}).Of(id)
+				known.Sets[i] = set
+				if !id.Backends() && id != Hairpin {
 					continue
 				}
 				want := map[ruleset.Tuple]int{}
@@ -59,7 +63,7 @@ func TestKeysBounded(t *testing.T) {
 		}})
 	}
 	table := New(Config{}, services).Ruleset().Table(ruleset.IPv4)
-	if n := len(Keys(table, Backends)); n != 200 {
+	if n := len((&Keys{Table: table}).Of(Backends)); n != 200 {
 		t.Errorf("%d keys, want 200", n)
 	}
 	rule := table.Chain("random-2").Rules[0]
@@ -69,7 +73,7 @@ func TestKeysBounded(t *testing.T) {
 			rule[i] = d
 		}
 	}
-	if n := len(Keys(table, Backends)); n > 0 {
+	if n := len((&Keys{Table: table}).Of(Backends)); n > 0 {
 		t.Errorf("%d keys with a chain of 2^31 slots", n)
 	}
 }

@@ -283,6 +283,9 @@ func (e *emission) emit() {
 		id = FrontendRanges
 	}
 	el := e.key(id.of(c.node))
+	if e.f.End > 0 {
+		e.to.element(e.family, Ranges.of(c.node), el)
+	}
 	el.Verdict, el.Comment = c.verdict(), e.Name
 	e.to.element(e.family, id.of(c.node), el)
 	for u := range c.units() {
@@ -336,17 +339,13 @@ func (e *emission) key(id SetID) ruleset.Element {
 
 // backends emits the slots of a pool.
 func (e *emission) backends(c class, pool []netip.AddrPort, internal bool) {
-	id, first := Backends, uint32(0)
-	switch {
-	case c.ranged:
-		id, first = RangeBackends, uint32(e.f.Port)<<rangeSlotBits
-	case c.limited:
-		id = LimitedBackends
+	id, first := c.slots(), uint32(0)
+	if c.ranged {
+		first = uint32(e.f.Port) << rangeSlotBits
 	}
 	if internal {
 		first += c.internalSlots()
 	}
-	id = id.of(c.node)
 	var key ruleset.Tuple
 	if !c.node {
 		key = key.Addr(e.f.Addr)
@@ -369,6 +368,9 @@ func (e *emission) backends(c class, pool []netip.AddrPort, internal bool) {
 		default:
 			b = withPort(b, e.f.Port)
 			el.Data = ruleset.Tuple{}.Addr(b.Addr()).Port(b.Port())
+			if id.Shard() && slot == 0 && !internal {
+				e.to.element(e.family, FirstBackends.of(c.node), ruleset.Element{Key: key, Data: el.Data})
+			}
 		}
 		e.to.element(e.family, id, el)
 	}
@@ -423,3 +425,11 @@ func gotoChain(u unit) ruleset.Verdict {
 // inName returns an address in the form for names of objects, in which nft
 // accepts no colon.
 func inName(a netip.Addr) string { return strings.ReplaceAll(a.String(), ":", ".") }
+
+// outOfName undoes inName.
+func outOfName(text string, f ruleset.Family) string {
+	if f == ruleset.IPv6 {
+		return strings.ReplaceAll(text, ".", ":")
+	}
+	return text
+}

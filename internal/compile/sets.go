@@ -1,7 +1,9 @@
 package compile
 
 import (
+	"hash/crc32"
 	"slices"
+	"strconv"
 
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 )
@@ -16,23 +18,46 @@ const (
 	NodeFrontends                    // proto . dport : verdict
 	FrontendRanges                   // daddr . proto . dports : verdict
 	NodeFrontendRanges               // proto . dports : verdict
+	Ranges                           // daddr . proto . dports: all of FrontendRanges, once more
+	NodeRanges                       // proto . dports
+	FirstBackends                    // daddr . proto . dport : addr . port; the first slots of OwnBackends
+	NodeFirstBackends                // proto . dport : addr . port
 	Backends                         // daddr . proto . dport . slot : addr . port
 	NodeBackends                     // proto . dport . slot : addr . port
 	LimitedBackends                  // daddr . proto . dport . slot : verdict
 	NodeLimitedBackends              // proto . dport . slot : verdict
-	RangeBackends                    // daddr . proto . slot : addr; the slot begins with the first port
-	NodeRangeBackends                // proto . slot : addr
-	Masq                             // original daddr . proto . original dport: masqueraded unless internal
-	NodeMasq                         // proto . original dport . backend: the same for node-wide frontends
-	Sources                          // original daddr . proto . original dport : verdict
-	NodeSources                      // proto . original dport . backend : verdict
-	SourceRanges                     // original daddr . proto . original dports : verdict
-	NodeSourceRanges                 // proto . original dports . backend : verdict
-	Affinities                       // original daddr . proto . original dport : verdict
-	NodeAffinities                   // proto . original dport . backend : verdict
-	AffinityRanges                   // original daddr . proto . original dports : verdict; none is node-wide
-	Hairpin                          // backend . backend: connections of a backend to itself
-	Addresses                        // those of frontends, with Config.DropUnallocated
+	firstShard
+)
+
+// Sets that exist only while services use them: each kind consists of shards, of
+// which these are the first ones.
+const (
+	OwnBackends        = firstShard                    // as Backends
+	OwnLimitedBackends = OwnBackends + 2*shards        // as LimitedBackends
+	RangeBackends      = OwnLimitedBackends + 2*shards // daddr . proto . slot : addr; the slot begins with the first port
+	afterShards        = RangeBackends + 2*shards
+)
+
+// shards is the number of maps in which the slots of pools are that have chains of
+// their own. The kernel checks each element that is added to a map against every rule
+// that looks the map up (nft_add_set_elem in net/netfilter/nf_tables_api.c), and each
+// such rule against every element (nf_tables_bind_set), so that one map for n chains
+// would cost n². It is a power of 2.
+const shards = 32
+
+// More sets that always exist.
+const (
+	Masq             SetID = afterShards + iota // original daddr . proto . original dport: masqueraded unless internal
+	NodeMasq                                    // proto . original dport . backend: the same for node-wide frontends
+	Sources                                     // original daddr . proto . original dport : verdict
+	NodeSources                                 // proto . original dport . backend : verdict
+	SourceRanges                                // original daddr . proto . original dports : verdict
+	NodeSourceRanges                            // proto . original dports . backend : verdict
+	Affinities                                  // original daddr . proto . original dport : verdict
+	NodeAffinities                              // proto . original dport . backend : verdict
+	AffinityRanges                              // original daddr . proto . original dports : verdict; none is node-wide
+	Hairpin                                     // backend . backend: connections of a backend to itself
+	Addresses                                   // those of frontends, with Config.DropUnallocated
 	NumSets
 )
 
@@ -51,10 +76,32 @@ func (id SetID) of(node bool) SetID {
 // NodeWide reports whether the set is for node-wide frontends.
 func (id SetID) NodeWide() bool { return id < Hairpin && id%2 == 1 }
 
+// Shard reports whether the set exists only while services use it.
+func (id SetID) Shard() bool { return id >= firstShard && id < afterShards }
+
+// shard returns the shard of a kind that has the slots of an owner's pool.
+func (id SetID) shard(o owner) SetID {
+	addr := o.addr.As16()
+	n := crc32.ChecksumIEEE(append(addr[:], o.proto, byte(o.port>>8), byte(o.port)))
+	return id + 2*SetID(n%shards)
+}
+
+// kind returns the first one of the set's shards, or the set itself, for frontends
+// with an address.
+func (id SetID) kind() SetID {
+	if id.Shard() {
+		return id - (id-firstShard)%(2*shards)
+	}
+	if id < Hairpin {
+		return id &^ 1
+	}
+	return id
+}
+
 // Ranged reports whether the set is for ranges of ports.
 func (id SetID) Ranged() bool {
-	kind := id &^ 1
-	return kind == FrontendRanges || kind == RangeBackends || kind == SourceRanges || id == AffinityRanges
+	kind := id.kind()
+	return kind == FrontendRanges || kind == Ranges || kind == RangeBackends || kind == SourceRanges || kind == AffinityRanges
 }
 
 // Frontends reports whether the set holds the frontends themselves.
@@ -64,20 +111,48 @@ func (id SetID) Frontends() bool { return id <= NodeFrontendRanges }
 func (id SetID) Sources() bool { return id >= Masq && id <= NodeSourceRanges }
 
 // Backends reports whether the set holds the slots of pools.
-func (id SetID) Backends() bool { return id >= Backends && id <= NodeRangeBackends }
+func (id SetID) Backends() bool { return id >= Backends && id < afterShards }
 
 // setNames by SetID.
-var setNames = [NumSets]string{
+var setNames = withShards([NumSets]string{
 	Frontends: "frontends", NodeFrontends: "node_frontends",
 	FrontendRanges: "frontend_ranges", NodeFrontendRanges: "node_frontend_ranges",
+	Ranges: "ranges", NodeRanges: "node_ranges",
+	FirstBackends: "first_backends", NodeFirstBackends: "node_first_backends",
 	Backends: "backends", NodeBackends: "node_backends",
 	LimitedBackends: "limited_backends", NodeLimitedBackends: "node_limited_backends",
-	RangeBackends: "range_backends", NodeRangeBackends: "node_range_backends",
 	Masq: "masq", NodeMasq: "node_masq",
 	Sources: "sources", NodeSources: "node_sources",
 	SourceRanges: "source_ranges", NodeSourceRanges: "node_source_ranges",
 	Affinities: "affinities", NodeAffinities: "node_affinities", AffinityRanges: "affinity_ranges",
 	Hairpin: "hairpin", Addresses: "service_addrs",
+})
+
+func withShards(names [NumSets]string) [NumSets]string {
+	for first, kind := range map[SetID]string{OwnBackends: "backends", OwnLimitedBackends: "limited_backends", RangeBackends: "range_backends"} {
+		for n := range SetID(shards) {
+			name := kind + "-" + strconv.Itoa(int(n))
+			names[first+2*n], names[first+2*n+1] = name, "node_"+name
+		}
+	}
+	return names
+}
+
+// setIDs finds sets by their names.
+var setIDs = func() map[string]SetID {
+	out := make(map[string]SetID, NumSets)
+	for id, name := range setNames {
+		out[name] = SetID(id)
+	}
+	return out
+}()
+
+// SetNamed returns the number of the set of that name, or NumSets.
+func SetNamed(name string) SetID {
+	if id, ok := setIDs[name]; ok {
+		return id
+	}
+	return NumSets
 }
 
 func (id SetID) name() string { return setNames[id] }
@@ -103,12 +178,14 @@ func declarations() [NumSets]ruleset.Set {
 		NodeFrontends:       {Key: port, Verdict: true, Counter: true},
 		FrontendRanges:      {Key: frontend, Interval: true, Verdict: true, Counter: true},
 		NodeFrontendRanges:  {Key: port, Interval: true, Verdict: true, Counter: true},
+		Ranges:              {Key: frontend, Interval: true},
+		NodeRanges:          {Key: port, Interval: true},
+		FirstBackends:       {Key: frontend, Data: backend},
+		NodeFirstBackends:   {Key: port, Data: backend},
 		Backends:            {Key: slot(frontend), Data: backend, Counter: true},
 		NodeBackends:        {Key: slot(port), Data: backend, Counter: true},
 		LimitedBackends:     {Key: slot(frontend), Verdict: true, Counter: true},
 		NodeLimitedBackends: {Key: slot(port), Verdict: true, Counter: true},
-		RangeBackends:       {Key: slot(frontend[:2]), Data: addr, Counter: true},
-		NodeRangeBackends:   {Key: slot(port[:1]), Data: addr, Counter: true},
 		Masq:                {Key: frontend},
 		NodeMasq:            {Key: with(port, ruleset.Addr)},
 		Sources:             {Key: frontend, Verdict: true},
@@ -120,6 +197,14 @@ func declarations() [NumSets]ruleset.Set {
 		AffinityRanges:      {Key: frontend, Interval: true, Verdict: true},
 		Hairpin:             {Key: []ruleset.Type{ruleset.Addr, ruleset.Addr}, Repeatable: true},
 		Addresses:           {Key: addr, Repeatable: true},
+	}
+	for n := range SetID(2 * shards) {
+		out[OwnBackends+n], out[OwnLimitedBackends+n] = out[Backends+n%2], out[LimitedBackends+n%2]
+		key := slot(frontend[:2])
+		if n%2 == 1 {
+			key = slot(port[:1])
+		}
+		out[RangeBackends+n] = ruleset.Set{Key: key, Data: addr, Counter: true}
 	}
 	for id := range out {
 		out[id].Name, out[id].AfterDNAT = SetID(id).name(), SetID(id) >= Masq && SetID(id) != Addresses

@@ -40,9 +40,10 @@ const (
 	PrioritySNAT = 100
 )
 
-// Shared reports whether a set without a number belongs to the services that
-// share it, and not to the skeleton.
-func Shared(name string) bool { return strings.HasPrefix(name, prefixesPrefix) }
+// Shared reports whether a set exists only while services use it.
+func Shared(name string) bool {
+	return strings.HasPrefix(name, prefixesPrefix) || SetNamed(name).Shard()
+}
 
 // Separate reports whether the chains of services can be added and deleted
 // independently of the set: either services share it, or only the chain that all
@@ -95,15 +96,9 @@ func ops(fields ...ruleset.Field) []ruleset.Operand {
 	return out
 }
 
-// skeleton returns the table of one family without services. The sets of
-// services come first, by SetID.
+// skeleton returns the table of one family without services and their sets.
 func (c Config) skeleton(f ruleset.Family) *ruleset.Table {
 	t := &ruleset.Table{Family: f, Name: c.Table, Comment: c.Comment(), Flags: c.Flags}
-	for id := range NumSets {
-		s := Declaration(id)
-		s.Size = sizeFor(s, 0)
-		t.Sets = append(t.Sets, s)
-	}
 	maps := c.AffinityMaps()
 	t.Sets = append(t.Sets,
 		prefixSet(internalSet, f, c.Internal),
@@ -201,7 +196,13 @@ func inTheMiddle(owned ruleset.Statement) []ruleset.Rule {
 // on all kernels it misses elements while their whole map is replaced. The packet
 // would escape untranslated, and conntrack would leave its connection so. The
 // first slot is an element of its own, which hardly ever changes at the same
-// moment.
+// moment. For pools in shards it stands in a map of its own, once more.
+//
+// Changes of interval sets take effect at the very end of a commit
+// (nft_set_commit_update in net/netfilter/nf_tables_api.c). Until then a lookup misses
+// elements that are replaced, and the thread that commits may lose its processor
+// meanwhile. So packets to a range that is not found are dropped: the client's next one
+// is evaluated afresh. The set of all ranges changes only when ranges come or go.
 func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 	rules := append(frontendRules(false), c.nodeRules(f)...)
 	if len(c.ServiceCIDRs) == 0 {
@@ -301,7 +302,12 @@ func frontendRules(node bool) []ruleset.Rule {
 	return []ruleset.Rule{
 		{ruleset.VMap{Key: one.key(), Map: Frontends.of(node).name()}},
 		one.slot(firstSlot()),
+		{
+			ruleset.Lookup{Key: ops(ruleset.L4proto), Set: protocolsSet},
+			ruleset.DNAT{Key: one.key(), Map: FirstBackends.of(node).name()},
+		},
 		{ruleset.VMap{Key: one.key(), Map: FrontendRanges.of(node).name()}},
+		{ruleset.Lookup{Key: one.key(), Set: Ranges.of(node).name()}, ruleset.Verdict{Kind: ruleset.Drop}},
 	}
 }
 

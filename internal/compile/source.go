@@ -128,7 +128,7 @@ func (r *reader) readSource(s *Source, rule ruleset.Rule) {
 	for i, st := range rule {
 		switch st := st.(type) {
 		case ruleset.Lookup:
-			switch set := r.Set(st.Set); {
+			switch set := r.names.Set(st.Set); {
 			case st.Set == Hairpin.name():
 			case set != nil && st.Set != internalSet:
 				s.Mode = Listed

@@ -153,15 +153,17 @@ func (s *State) Services() []*Service {
 // which they were added.
 func (s *State) Ruleset() *ruleset.Ruleset {
 	out := s.Fixed()
-	fill := &filling{Ruleset: out, uses: &s.shared, seen: map[addrUse]bool{}}
+	fill := &filling{sets: byID(out), uses: &s.shared, seen: map[addrUse]bool{}}
 	for i := range s.shared.addrs {
 		for j, uses := range s.shared.addrs[i] {
 			fill.repeats[i][j] = repeats(uses)
 		}
 	}
-	for i, t := range out.Tables {
-		for id := range NumSets {
-			t.Sets[id].Elements = make([]ruleset.Element, 0, s.elements[i][id])
+	for i := range fill.sets {
+		for id, set := range fill.sets[i] {
+			if set != nil {
+				set.Elements = make([]ruleset.Element, 0, s.elements[i][id])
+			}
 		}
 	}
 	for _, svc := range s.Services() {
@@ -175,10 +177,18 @@ func (s *State) hollow() *ruleset.Ruleset {
 	out := &ruleset.Ruleset{}
 	for _, f := range ruleset.Families {
 		t := s.cfg.skeleton(f)
-		for id := range NumSets {
-			t.Sets[id] = s.Declaration(f, id)
-		}
+		t.Sets = append(s.ServiceSets(f), t.Sets...)
 		out.Tables = append(out.Tables, t)
+	}
+	return out
+}
+
+// ServiceSets returns the sets of services of a family in order, without elements.
+func (s *State) ServiceSets(f ruleset.Family) (out []*ruleset.Set) {
+	for id := range NumSets {
+		if !id.Shard() || s.elements[f.Index()][id] > 0 {
+			out = append(out, s.Declaration(f, id))
+		}
 	}
 	return out
 }
@@ -195,6 +205,9 @@ func (s *State) Declaration(f ruleset.Family, id SetID) *ruleset.Set {
 func (s *State) addUnits(to *ruleset.Ruleset) {
 	for i, t := range to.Tables {
 		for _, u := range sortedUnits(s.shared.units[i]) {
+			if _, ok := u.(shard); ok {
+				continue // see ServiceSets
+			}
 			if set := u.set(); set != nil {
 				t.Sets = append(t.Sets, set)
 			} else {
@@ -204,9 +217,21 @@ func (s *State) addUnits(to *ruleset.Ruleset) {
 	}
 }
 
+// byID finds the sets of a ruleset with tables of both families by their numbers.
+func byID(r *ruleset.Ruleset) (out [2][NumSets]*ruleset.Set) {
+	for i, t := range r.Tables {
+		for _, s := range t.Sets {
+			if id := SetNamed(s.Name); id < NumSets {
+				out[i][id] = s
+			}
+		}
+	}
+	return out
+}
+
 // filling puts a service's elements into a ruleset.
 type filling struct {
-	*ruleset.Ruleset
+	sets    [2][NumSets]*ruleset.Set
 	uses    *shared
 	repeats [2][addrSets]bool // whether several services use one address
 	seen    map[addrUse]bool  // addresses that several services use and that were added
@@ -228,7 +253,7 @@ func repeats(uses map[netip.Addr]int) bool {
 }
 
 func (r *filling) element(f int, id SetID, e ruleset.Element) {
-	s := r.Tables[f].Sets[id]
+	s := r.sets[f][id]
 	s.Elements = append(s.Elements, e)
 }
 

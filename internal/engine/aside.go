@@ -173,8 +173,8 @@ func keepHeld(ctx context.Context, reader Reader, r *ruleset.Ruleset, table stri
 	}
 	r.Tables = slices.DeleteFunc(r.Tables, func(t *ruleset.Table) bool { return present.Table(t.Family) == nil })
 	for _, t := range r.Tables {
-		for id := range compile.NumSets {
-			if s := t.Sets[id]; (id.Frontends() || id.Backends()) && len(s.Elements) > 0 {
+		for _, s := range t.Sets {
+			if id := compile.SetNamed(s.Name); (id.Frontends() || id.Backends()) && len(s.Elements) > 0 {
 				if err := keepElements(ctx, reader, t, s); err != nil {
 					return err
 				}

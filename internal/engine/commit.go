@@ -257,30 +257,28 @@ func (e *Engine) bound(n int, anyGeneration bool, commit func(generation uint32)
 // carryCounters adds the counters of elements that are replaced to those that
 // replace them.
 func (e *Engine) carryCounters(ctx context.Context, changes []ruleset.Change) error {
-	type set struct {
+	type heirs struct {
 		family ruleset.Family
-		name   string
+		of     string
 	}
-	gone := map[set]*ruleset.Change{}
+	gone := map[heirs][]*ruleset.Change{}
 	for i := range changes {
 		c := &changes[i]
 		if len(c.Elements) == 0 || !c.Set.Counter {
 			continue
 		}
-		at := set{c.Family, c.Set.Name}
+		at := heirs{c.Family, c.Set.Heirs()}
 		if c.Verb == ruleset.Delete {
-			gone[at] = c
+			gone[at] = append(gone[at], c)
 			continue
 		}
-		old := gone[at]
-		if old == nil {
-			continue
+		for _, old := range gone[at] {
+			from := c.Set.Carried(old.Elements, c.Elements)
+			if err := e.kernel.ReadCounters(ctx, old, from, nil); err != nil {
+				return err
+			}
+			ruleset.CarryCounters(c.Set, from, c.Elements)
 		}
-		from := c.Set.Carried(old.Elements, c.Elements)
-		if err := e.kernel.ReadCounters(ctx, old, from, nil); err != nil {
-			return err
-		}
-		ruleset.CarryCounters(c.Set, from, c.Elements)
 	}
 	return nil
 }

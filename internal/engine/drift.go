@@ -272,10 +272,7 @@ func (e *Engine) readDrift(ctx context.Context) (*ruleset.Ruleset, error) {
 	}
 	for i, f := range ruleset.Families {
 		if e.drift.depth[i] == elementsChanged {
-			t := &ruleset.Table{Family: f, Name: e.cfg.Table, Comment: e.cfg.Comment(), Objects: e.drift.present(f)}
-			for id := range compile.NumSets {
-				t.Sets = append(t.Sets, e.state.Declaration(f, id))
-			}
+			t := &ruleset.Table{Family: f, Name: e.cfg.Table, Comment: e.cfg.Comment(), Sets: e.state.ServiceSets(f), Objects: e.drift.present(f)}
 			out.Tables = append(out.Tables, t)
 		}
 	}
@@ -360,7 +357,7 @@ func (e *Engine) wantedOfDrift() *ruleset.Ruleset {
 		case nothingChanged:
 			continue
 		case elementsChanged:
-			t.Sets, t.Chains = t.Sets[:compile.NumSets], nil
+			t.Sets, t.Chains = t.Sets[:len(e.state.ServiceSets(f))], nil
 		case tableChanged:
 			if all == nil {
 				all = e.state.Ruleset()

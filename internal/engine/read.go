@@ -180,12 +180,13 @@ func readTables(ctx context.Context, k Reader, table string, families []ruleset.
 // readSets reads the elements of some sets of services. The keys of one follow from those
 // before it.
 func readSets(ctx context.Context, k Reader, t *ruleset.Table, from, to compile.SetID) error {
+	keys := compile.Keys{Table: t}
 	for id := from; id < to; id++ {
 		s := t.Set(compile.Declaration(id).Name)
 		if s == nil {
 			continue
 		}
-		if err := k.ReadElements(ctx, t, s, compile.Keys(t, id)); err != nil {
+		if err := k.ReadElements(ctx, t, s, keys.Of(id)); err != nil {
 			return err
 		}
 	}

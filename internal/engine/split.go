@@ -37,14 +37,15 @@ func (s *Splitter) Split(changes []ruleset.Change) ([][]ruleset.Change, error) {
 	for i := range changes {
 		c := &changes[i]
 		switch {
+		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) < compile.Hairpin:
+			services.add(c)
 		case gone[objectOf(c)]:
 			last = append(last, whole(c))
 		case c.Verb == ruleset.Add && fresh[objectOf(c)] && unused(c): // cut anywhere, but in this order
 			shared = append(shared, whole(c))
 		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) == compile.NumSets: // they belong to no service
 			fixed.changes = append(fixed.changes, *c)
-		case len(c.Elements) > 0 && compile.SetNamed(c.Set.Name) < compile.Hairpin:
-			services.add(c)
+		case services.addChain(c):
 		case len(c.Elements) > 0 && c.Verb == ruleset.Add:
 			shared = append(shared, whole(c))
 		case len(c.Elements) > 0:
@@ -251,16 +252,35 @@ func (g *groups) find(name string) string {
 func (g *groups) add(c *ruleset.Change) {
 	for i := range c.Elements {
 		k, _ := compile.KeyOf(c, &c.Elements[i])
-		name, ok := g.owner[k]
-		if !ok {
-			name = g.ownerOf(k)
-		}
-		name = g.find(name)
-		if _, ok := g.byName[name]; !ok {
-			g.order = append(g.order, name)
-		}
+		name := g.group(k)
 		g.byName[name] = appendElement(g.byName[name], c, &c.Elements[i])
 	}
+}
+
+// addChain adds a change of the chain of one frontend to the group of its service.
+func (g *groups) addChain(c *ruleset.Change) bool {
+	if c.Chain == nil {
+		return false
+	}
+	k, ok := compile.OwnerOfChain(c.Family, c.Chain.Name)
+	if ok {
+		name := g.group(k)
+		g.byName[name] = append(g.byName[name], *c)
+	}
+	return ok
+}
+
+// group returns the name of the group that a frontend belongs to.
+func (g *groups) group(k compile.Key) string {
+	name, ok := g.owner[k]
+	if !ok {
+		name = g.ownerOf(k)
+	}
+	name = g.find(name)
+	if _, ok := g.byName[name]; !ok {
+		g.order = append(g.order, name)
+	}
+	return name
 }
 
 // appendElement adds an element to the last change if it is of the same kind.

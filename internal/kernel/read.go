@@ -229,12 +229,13 @@ func (c *Conn) readObjects(ctx context.Context, t *ruleset.Table) error {
 }
 
 func (c *Conn) readRules(ctx context.Context, t *ruleset.Table) error {
+	names := t.Names()
 	return c.dumpIn(ctx, unix.NFT_MSG_GETRULE, t.Family, inTable(t.Name), func(b []byte) error {
-		table, _, chain, rule, err := nfnl.DecodeRule(b, t)
+		table, _, chain, rule, err := nfnl.DecodeRule(b, names)
 		if err != nil || table != t.Name {
 			return err
 		}
-		in := t.Chain(chain)
+		in := names.Chain(chain)
 		if in == nil {
 			return ruleset.ErrStale // the chain was added after the chains were read
 		}

@@ -33,7 +33,7 @@ type Tracer struct {
 	at     uint32 // the generation of what is remembered
 	rules  map[ruleOf]trace.RuleInfo
 	chains map[chainOf]trace.ChainInfo
-	sets   map[ruleset.Family]*ruleset.Table
+	sets   map[ruleset.Family]*ruleset.Names
 }
 
 type chainOf struct {
@@ -170,7 +170,7 @@ func (t *Tracer) Messages(ctx context.Context, atMost time.Duration, each func(*
 func (t *Tracer) Refresh(ctx context.Context) error {
 	at, err := t.conn.Generation(ctx)
 	if err == nil && at != t.at {
-		t.at, t.rules, t.chains, t.sets = at, map[ruleOf]trace.RuleInfo{}, map[chainOf]trace.ChainInfo{}, map[ruleset.Family]*ruleset.Table{}
+		t.at, t.rules, t.chains, t.sets = at, map[ruleOf]trace.RuleInfo{}, map[chainOf]trace.ChainInfo{}, map[ruleset.Family]*ruleset.Names{}
 	}
 	return err
 }
@@ -205,16 +205,17 @@ func (t *Tracer) ownRule(ctx context.Context, m *trace.Message, attrs netlink.Bu
 	if m.Family != ruleset.IPv4 && m.Family != ruleset.IPv6 {
 		return nil
 	}
-	table := t.sets[m.Family]
-	if table == nil {
-		table = &ruleset.Table{Family: m.Family, Name: m.Table}
+	names := t.sets[m.Family]
+	if names == nil {
+		table := &ruleset.Table{Family: m.Family, Name: m.Table}
 		if err := t.conn.readSets(ctx, table, func(string) bool { return false }); err != nil {
 			return err
 		}
-		t.sets[m.Family] = table
+		names = table.Names()
+		t.sets[m.Family] = names
 	}
 	return t.get(ctx, unix.NFT_MSG_GETRULE, m.Family, attrs, func(b []byte) error {
-		_, _, _, rule, err := nfnl.DecodeRule(b, table)
+		_, _, _, rule, err := nfnl.DecodeRule(b, names)
 		if err != nil || len(rule) == 0 {
 			return err
 		}

@@ -170,7 +170,7 @@ func TestDecodeRuleBytes(t *testing.T) {
 		"reject by icmpx":            {[][]byte{expression("reject", attr(1, num(2)), attr(2, []byte{1}))}, opaqueRule("reject: type 2 code 1")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, _, _, got, err := DecodeRule(ruleMessage(ruleset.IPv4, c.expressions...), syntheticTable())
+			_, _, _, got, err := DecodeRule(ruleMessage(ruleset.IPv4, c.expressions...), syntheticTable().Names())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -190,12 +190,12 @@ func TestDecodeForeignRule(t *testing.T) {
 	other := syntheticTable()
 	other.Name = "other"
 	for _, table := range []*ruleset.Table{nil, other, {Family: ruleset.IPv6, Name: "t"}} {
-		if _, _, _, got, err := DecodeRule(lookup, table); err != nil || !cmp.Equal(got, opaqueRule("lookup: set addrs"), byValue) {
+		if _, _, _, got, err := DecodeRule(lookup, table.Names()); err != nil || !cmp.Equal(got, opaqueRule("lookup: set addrs"), byValue) {
 			t.Errorf("got %v, %v", got, err)
 		}
 	}
 	compat := append(lookup, attr(unix.NFTA_RULE_COMPAT, num(0))...)
-	if _, _, _, got, err := DecodeRule(compat, syntheticTable()); err != nil || !cmp.Equal(got, opaqueRule("attribute 5"), byValue) {
+	if _, _, _, got, err := DecodeRule(compat, syntheticTable().Names()); err != nil || !cmp.Equal(got, opaqueRule("attribute 5"), byValue) {
 		t.Errorf("got %v, %v", got, err)
 	}
 }
@@ -363,7 +363,7 @@ func decodeAny(msg []byte) map[string]error {
 	_, errs["table"] = DecodeTable(msg)
 	_, _, _, errs["chain"] = DecodeChain(msg)
 	_, _, _, errs["set"] = DecodeSet(msg)
-	_, _, _, _, errs["rule"] = DecodeRule(msg, syntheticTable())
+	_, _, _, _, errs["rule"] = DecodeRule(msg, syntheticTable().Names())
 	errs["elements"] = DecodeElements(msg, &ruleset.Set{Name: "s"}, ruleset.IPv4, func(ruleset.Element) {})
 	return errs
 }

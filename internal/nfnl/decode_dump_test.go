@@ -250,7 +250,7 @@ func (d dump) rule(t *testing.T, tables []*ruleset.Table, m []byte) {
 		t.Fatal(err)
 	}
 	table := tableOf(t, tables, f, name)
-	_, _, chain, r, err := DecodeRule(m, table)
+	_, _, chain, r, err := DecodeRule(m, table.Names())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ func TestDecodersAllocateLittle(t *testing.T) {
 		"table": {unix.NFT_MSG_NEWTABLE, func(b []byte) { _, _ = DecodeTable(b) }},
 		"chain": {unix.NFT_MSG_NEWCHAIN, func(b []byte) { _, _, _, _ = DecodeChain(b) }},
 		"set":   {unix.NFT_MSG_NEWSET, func(b []byte) { _, _, _, _ = DecodeSet(b) }},
-		"rule":  {unix.NFT_MSG_NEWRULE, func(b []byte) { _, _, _, _, _ = DecodeRule(b, table) }},
+		"rule":  {unix.NFT_MSG_NEWRULE, func(b []byte) { _, _, _, _, _ = DecodeRule(b, table.Names()) }},
 		"elements": {unix.NFT_MSG_NEWSETELEM, func(b []byte) {
 			for _, s := range fuzzSets() {
 				_ = DecodeElements(b, s, ruleset.IPv4, func(ruleset.Element) {})

@@ -360,7 +360,7 @@ func BenchmarkDecodeRules(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		for _, m := range msgs {
-			if _, _, _, r, err := DecodeRule(m, table); err != nil || isOpaque(r) {
+			if _, _, _, r, err := DecodeRule(m, table.Names()); err != nil || isOpaque(r) {
 				b.Fatal(r, err)
 			}
 		}

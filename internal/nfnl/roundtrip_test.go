@@ -65,7 +65,7 @@ func TestRulesRoundTrip(t *testing.T) {
 			_, msgs := encode(t, 1, ruleset.Change{
 				Verb: ruleset.Add, Family: f, Table: table.Name, Chain: &ruleset.Chain{Name: "c"}, Rule: c.want,
 			})
-			_, _, _, got, err := DecodeRule(msgs[1].body, table)
+			_, _, _, got, err := DecodeRule(msgs[1].body, table.Names())
 			if diff := cmp.Diff(c.want, got, byValue); err != nil || diff != "" {
 				t.Errorf("%s: error %v (-want +got):\n%s", c.want.Text(f), err, diff)
 			}
@@ -259,7 +259,7 @@ func decodeInto(r *ruleset.Ruleset, m encoded) error {
 		t.Chains = append(t.Chains, c)
 		return err
 	case unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWRULE:
-		_, _, chain, rule, err := DecodeRule(m.body, t)
+		_, _, chain, rule, err := DecodeRule(m.body, t.Names())
 		if err != nil {
 			return err
 		}

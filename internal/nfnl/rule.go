@@ -106,21 +106,20 @@ func (e *ruleEncoder) add(x expr.Any) {
 	e.list.PutNested(unix.NFTA_LIST_ELEM, b)
 }
 
-// DecodeRule decodes a message of type NFT_MSG_NEWRULE. The sets of t, which
-// is the rule's table, determine the types of lookups; lookups in other sets are
-// opaque.
+// DecodeRule decodes a message of type NFT_MSG_NEWRULE. The sets of the rule's
+// table determine the types of lookups; lookups in other sets are opaque.
 //
 // Expressions have no structure: they load registers, compare them and use
 // them. They are executed symbolically, with operands in the place of values, and
 // whatever is not exactly one of package ruleset's statements makes the whole rule
 // opaque.
-func DecodeRule(msg []byte, t *ruleset.Table) (table string, family ruleset.Family, chain string, r ruleset.Rule, err error) {
+func DecodeRule(msg []byte, in *ruleset.Names) (table string, family ruleset.Family, chain string, r ruleset.Rule, err error) {
 	family, a := readMessage(msg, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_HANDLE,
 		unix.NFTA_RULE_EXPRESSIONS, unix.NFTA_RULE_POSITION)
 	table, chain = a.str(unix.NFTA_RULE_TABLE), a.str(unix.NFTA_RULE_CHAIN)
 	d := ruleDecoder{family: family}
-	if t != nil && t.Name == table && t.Family == family {
-		d.sets = t
+	if in != nil && in.Of.Name == table && in.Of.Family == family {
+		d.sets = in
 	}
 	a.malformed(d.expressions(a.val[unix.NFTA_RULE_EXPRESSIONS]))
 	what, err := ownerError(family, a.err, table, chain)
@@ -140,7 +139,7 @@ type ruleDecoder struct {
 	attributes        // of the current expression
 	registers
 	family ruleset.Family
-	sets   *ruleset.Table // nil if not known
+	sets   *ruleset.Names // nil if not known
 	rule   ruleset.Rule
 }
 

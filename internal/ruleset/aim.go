@@ -128,11 +128,11 @@ type slotsTo struct {
 // slotsOf indexes the slots of a map, which leads to destinations directly or by
 // chains that translate.
 func (t *Table) slotsOf(s *Set) slotIndex {
-	out := slotIndex{}
+	out, names := slotIndex{}, t.Names()
 	for i := range s.Elements {
 		e := &s.Elements[i]
 		if n := e.Key.Len() - Slot.Len(t.Family); n >= 0 && !e.Opaque {
-			at := slotsTo{e.Key.Prefix(n), t.destination(e)}
+			at := slotsTo{e.Key.Prefix(n), t.destination(e, names)}
 			out[at] = append(out[at], e.Key.SlotAt(n))
 		}
 	}
@@ -140,14 +140,14 @@ func (t *Table) slotsOf(s *Set) slotIndex {
 }
 
 // destination returns where an element of a map of slots leads.
-func (t *Table) destination(e *Element) (to netip.AddrPort) {
+func (t *Table) destination(e *Element, names *Names) (to netip.AddrPort) {
 	switch n := e.Data.Len() - t.Family.AddrLen(); {
 	case n == 0:
 		return netip.AddrPortFrom(e.Data.AddrAt(0, t.Family), 0)
 	case n > 0:
 		return netip.AddrPortFrom(e.Data.AddrAt(0, t.Family), e.Data.PortAt(t.Family.AddrLen()))
 	}
-	c := t.Chain(e.Verdict.Chain)
+	c := names.Chain(e.Verdict.Chain)
 	if c == nil {
 		return to
 	}

@@ -50,13 +50,14 @@ func sameDeclarations(a, b *Table) bool {
 	if a.Name != b.Name || a.Comment != b.Comment || !a.Flags.becomes(b.Flags) || len(a.Opaque) > 0 {
 		return false
 	}
+	of := b.Names()
 	for _, s := range a.Sets {
-		if n := b.Set(s.Name); n != nil && !s.sameDeclaration(n) {
+		if n := of.Set(s.Name); n != nil && !s.sameDeclaration(n) {
 			return false
 		}
 	}
 	for _, c := range a.Chains {
-		if n := b.Chain(c.Name); n != nil && !c.sameDeclaration(n) {
+		if n := of.Chain(c.Name); n != nil && !c.sameDeclaration(n) {
 			return false
 		}
 	}
@@ -80,14 +81,16 @@ func (c *Chain) sameDeclaration(o *Chain) bool {
 // tableDiff turns old into Table.
 type tableDiff struct {
 	*Table
-	old    *Table
-	counts *Table // the table that counts are taken over from; may be nil
+	old     *Table
+	counts  *Table // the table that counts are taken over from; may be nil
+	is, was *Names // of both
 }
 
 // transaction puts the changes into the order that the kernel requires: rules
 // that use a set are deleted before it, chains are created before elements and
 // rules that lead to them, and deleted after these.
 func (d tableDiff) transaction() Transaction {
+	d.is, d.was = d.Names(), d.old.Names()
 	elements := d.elements()
 	var out Transaction
 	fresh := &out.Ahead
@@ -104,14 +107,12 @@ func (d tableDiff) transaction() Transaction {
 	for _, s := range d.old.Sets {
 		if elements.remade[s.Name] {
 			out.Now = append(out.Now, d.change(Delete, s, nil))
-		} else if d.Set(s.Name) == nil {
-			*gone = append(*gone, d.change(Delete, s, nil))
 		}
 	}
 	for _, s := range d.Sets {
 		if elements.remade[s.Name] {
 			out.Now = append(out.Now, d.change(Add, s, nil))
-		} else if d.old.Set(s.Name) == nil {
+		} else if d.was.Set(s.Name) == nil {
 			*fresh = append(*fresh, d.change(Add, s, nil))
 		}
 	}
@@ -121,6 +122,11 @@ func (d tableDiff) transaction() Transaction {
 	out.Behind = append(elements.late, out.Behind...)
 	for _, c := range d.extraChains() {
 		*gone = append(*gone, d.change(Delete, nil, c))
+	}
+	for _, s := range d.old.Sets {
+		if d.is.Set(s.Name) == nil {
+			*gone = append(*gone, d.change(Delete, s, nil))
+		}
 	}
 	*gone = append(*gone, d.extraObjects()...)
 	return out
@@ -142,7 +148,7 @@ func (d tableDiff) extraObjects() []Change {
 // afterwards.
 func (d tableDiff) flushes(rewritten, remade map[string]bool, now, gone *[]Change) {
 	for _, c := range d.Chains {
-		if old := d.old.Chain(c.Name); rewritten[c.Name] && old != nil && len(old.Rules) > 0 {
+		if old := d.was.Chain(c.Name); rewritten[c.Name] && old != nil && len(old.Rules) > 0 {
 			*now = append(*now, d.change(Flush, nil, c))
 		}
 	}
@@ -158,13 +164,13 @@ func (d tableDiff) flushes(rewritten, remade map[string]bool, now, gone *[]Chang
 // belong to the change itself, since packets pass them at once.
 func (d tableDiff) chains(rewritten map[string]bool, fresh, now *[]Change) {
 	to := func(c *Chain) *[]Change {
-		if c.Hook == nil && d.old.Chain(c.Name) == nil {
+		if c.Hook == nil && d.was.Chain(c.Name) == nil {
 			return fresh
 		}
 		return now
 	}
 	for _, c := range d.Chains {
-		if d.old.Chain(c.Name) == nil {
+		if d.was.Chain(c.Name) == nil {
 			*to(c) = append(*to(c), d.change(Add, nil, c))
 		}
 	}
@@ -189,15 +195,16 @@ func (d tableDiff) change(v Verb, s *Set, c *Chain) Change {
 func (d tableDiff) rewritten(remade map[string]bool) map[string]bool {
 	out := map[string]bool{}
 	for _, c := range d.Chains {
-		old := d.old.Chain(c.Name)
-		if old == nil || !sameRules(old.Rules, c.Rules, d.Family) || uses(c, remade) {
+		old := d.was.Chain(c.Name)
+		if old == nil || !SameRules(old.Rules, c.Rules, d.Family) || uses(c, remade) {
 			out[c.Name] = true
 		}
 	}
 	return out
 }
 
-func sameRules(a, b []Rule, f Family) bool {
+// SameRules reports whether two chains of a family have the same rules.
+func SameRules(a, b []Rule, f Family) bool {
 	return slices.EqualFunc(a, b, func(x, y Rule) bool { return x.Text(f) == y.Text(f) })
 }
 
@@ -213,7 +220,7 @@ func uses(c *Chain, sets map[string]bool) bool {
 func (d tableDiff) extraChains() []*Chain {
 	var out []*Chain
 	for _, c := range d.old.Chains {
-		if d.Chain(c.Name) == nil {
+		if d.is.Chain(c.Name) == nil {
 			out = append(out, c)
 		}
 	}
@@ -223,33 +230,51 @@ func (d tableDiff) extraChains() []*Chain {
 // elementChanges are changes of elements.
 type elementChanges struct {
 	remade         map[string]bool // sets that are recreated because they are too small, or have a size that is not ours
-	fresh          []Change        // elements of sets that did not exist
+	fresh          []Change        // elements of sets that did not exist, unless they are slots
 	deleted, added []Change
 	late           []Change // deleted once no packet looks them up any more
 }
 
 func (d tableDiff) elements() elementChanges {
 	out := elementChanges{remade: map[string]bool{}}
-	for _, s := range d.Sets {
-		old := d.old.Set(s.Name)
+	at := Change{Family: d.Family, Table: d.Name}
+	type pair struct{ del, add []Element }
+	pairs, counted := make([]pair, len(d.Sets)), counters{}
+	for i, s := range d.Sets {
+		old := d.was.Set(s.Name)
 		exists := old != nil
 		if !exists {
 			old = &Set{}
 		}
-		del, add := diffElements(old, s)
-		if exists && (!old.fits(len(add)) || !s.mayHave(old.Size)) {
+		p := &pairs[i]
+		p.del, p.add = diffElements(old, s)
+		if exists && (!old.fits(len(p.add)) || !s.mayHave(old.Size)) {
 			out.remade[s.Name] = true
-			del, add = nil, s.Elements
+			p.del, p.add = nil, s.Elements
 		}
-		if d.counts != nil && s.Counter {
-			// Keys of different types may have the same bytes.
-			if from := d.counts.Set(s.Name); from != nil && slices.Equal(from.Key, s.Key) {
-				add = slices.Clone(add) // which may be b's own
-				CarryCounters(s, countersOf(from, del, out.remade[s.Name] || from != old), add)
+		if d.counts == d.old && exists && !out.remade[s.Name] {
+			counted.add(old, p.del)
+		}
+	}
+	if d.counts != nil {
+		for _, s := range d.counts.Sets {
+			if d.counts != d.old || out.remade[s.Name] || d.is.Set(s.Name) == nil {
+				counted.add(s, s.Elements)
 			}
 		}
-		at := Change{Family: d.Family, Table: d.Name}
-		if !exists {
+	}
+	for _, s := range d.old.Sets {
+		if d.is.Set(s.Name) == nil && s.slotted() { // which belong to services, as do those that are added
+			out.deleted = at.OfElements(Delete, s, s.Elements, out.deleted)
+		}
+	}
+	for i, s := range d.Sets {
+		del, add := pairs[i].del, pairs[i].add
+		if len(counted) > 0 && s.Counter {
+			add = slices.Clone(add) // which may be b's own
+			counted.carry(s, add)
+		}
+		if d.was.Set(s.Name) == nil && !s.slotted() {
 			out.fresh = at.OfElements(Add, s, add, out.fresh)
 			continue
 		}
@@ -283,15 +308,6 @@ func (s *Set) Late(deleted, added []Element) (late, now []Element) {
 		}
 	}
 	return late, now
-}
-
-// countersOf returns the elements whose counts are carried over: all of them if
-// the set is deleted, else the deleted ones.
-func countersOf(from *Set, deleted []Element, all bool) []Element {
-	if all {
-		return from.Elements
-	}
-	return deleted
 }
 
 // fits reports whether n more elements can be added. The kernel counts elements
@@ -410,24 +426,55 @@ func (e *Element) Same(o *Element) bool {
 // the one with the same key or, in a map that is keyed by slots, one with the
 // same data and frontend, since slots shift.
 func CarryCounters(s *Set, from, to []Element) {
-	type count struct{ packets, bytes uint64 }
-	counts := map[identity]count{}
+	c := counters{}
+	c.add(s, from)
+	c.carry(s, to)
+}
+
+// counters are what elements have counted, by the Heirs of their set.
+type counters map[string]map[identity]count
+
+type count struct{ packets, bytes uint64 }
+
+func (c counters) add(s *Set, from []Element) {
+	heirs := s.Heirs()
 	for i := range from {
-		if e := &from[i]; e.Packets > 0 || e.Bytes > 0 {
-			c := counts[s.identity(e)]
-			counts[s.identity(e)] = count{c.packets + e.Packets, c.bytes + e.Bytes}
+		e := &from[i]
+		if e.Packets == 0 && e.Bytes == 0 {
+			continue
 		}
+		of := c[heirs]
+		if of == nil {
+			of = map[identity]count{}
+			c[heirs] = of
+		}
+		id := s.identity(e)
+		of[id] = count{of[id].packets + e.Packets, of[id].bytes + e.Bytes}
 	}
-	if len(counts) == 0 {
+}
+
+// carry moves counts to elements of a set.
+func (c counters) carry(s *Set, to []Element) {
+	of := c[s.Heirs()]
+	if len(of) == 0 {
 		return
 	}
 	for i := range to {
 		id := s.identity(&to[i])
-		c := counts[id]
-		to[i].Packets += c.packets
-		to[i].Bytes += c.bytes
-		delete(counts, id)
+		to[i].Packets += of[id].packets
+		to[i].Bytes += of[id].bytes
+		delete(of, id)
 	}
+}
+
+// Heirs identifies the sets whose elements can take over the counts of this set's:
+// the set of the same name and, as a slot can move to another map, all that are keyed
+// by slots of the same types. (Keys of other types may have the same bytes.)
+func (s *Set) Heirs() string {
+	if s.slotted() {
+		return string(s.Key) + " : " + string(s.Data)
+	}
+	return s.Name + " " + string(s.Key)
 }
 
 // Carried returns the deleted elements whose counts CarryCounters would add to

@@ -156,9 +156,9 @@ func TestDiffExtras(t *testing.T) {
 	want := `flush chain ip t ours
 flush chain ip t x
 flush chain ip t y
-delete map ip t foreign
 delete chain ip t x
 delete chain ip t y
+delete map ip t foreign
 delete table ip6 t
 `
 	if diff := cmp.Diff(want, lines(Diff(a, b).Changes())); diff != "" {
@@ -457,8 +457,8 @@ func TestSame(t *testing.T) {
 func TestPrefixesAreComparedAsText(t *testing.T) {
 	a := Rule{MatchAddr{Field: Daddr, Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
 	b := Rule{MatchAddr{Field: Daddr, Prefix: netip.MustParsePrefix("10.0.0.0/9")}}
-	if !sameRules([]Rule{a}, []Rule{a}, IPv4) || sameRules([]Rule{a}, []Rule{b}, IPv4) ||
-		sameRules([]Rule{a}, []Rule{a, a}, IPv4) || sameRules([]Rule{a, b}, []Rule{b, a}, IPv4) {
+	if !SameRules([]Rule{a}, []Rule{a}, IPv4) || SameRules([]Rule{a}, []Rule{b}, IPv4) ||
+		SameRules([]Rule{a}, []Rule{a, a}, IPv4) || SameRules([]Rule{a, b}, []Rule{b, a}, IPv4) {
 		t.Error("rules are compared wrongly")
 	}
 }

@@ -171,6 +171,34 @@ func (t *Table) Set(name string) *Set {
 	return nil
 }
 
+// Names finds the chains and sets of a table, of which there can be many.
+type Names struct {
+	Of     *Table
+	chains map[string]*Chain
+	sets   map[string]*Set
+}
+
+// Names indexes the chains and sets that the table has now. Without a table it is nil.
+func (t *Table) Names() *Names {
+	if t == nil {
+		return nil
+	}
+	out := &Names{t, make(map[string]*Chain, len(t.Chains)), make(map[string]*Set, len(t.Sets))}
+	for _, c := range t.Chains {
+		out.chains[c.Name] = c
+	}
+	for _, s := range t.Sets {
+		out.sets[s.Name] = s
+	}
+	return out
+}
+
+// Chain returns the chain of that name, or nil.
+func (n *Names) Chain(name string) *Chain { return n.chains[name] }
+
+// Set returns the set of that name, or nil.
+func (n *Names) Set(name string) *Set { return n.sets[name] }
+
 // Chain returns the chain of that name, or nil.
 func (t *Table) Chain(name string) *Chain {
 	for _, c := range t.Chains {
