@@ -15,8 +15,8 @@ type Delta struct {
 	set    []*Service
 	equal  []*Service // compile to the same elements; what they say about flows may differ
 	delete []string
-	shared shared // by how much the numbers of uses change
-	sets   [2][NumSets]setDelta
+	shared shared                         // by how much the numbers of uses change
+	sets   [2][NumSets]*setDelta          // nil: unchanged
 	unused [2][addrSets][]ruleset.Element // in shared tables
 }
 
@@ -51,11 +51,22 @@ func (s *State) Stage(set []*Service, remove []string) *Delta {
 	}
 	d.stageAddrs()
 	for i := range d.sets {
-		for id := range d.sets[i] {
-			d.sets[i][id].cancel(&declared[id])
+		for id, elements := range d.sets[i] {
+			if elements != nil {
+				elements.cancel(&declared[id])
+			}
 		}
 	}
 	return d
+}
+
+// changes returns the changes of a set, to add to them.
+func (d *Delta) changes(family int, id SetID) *setDelta {
+	at := &d.sets[family][id]
+	if *at == nil {
+		*at = &setDelta{}
+	}
+	return *at
 }
 
 type (
@@ -64,14 +75,16 @@ type (
 )
 
 func (d *adding) element(f int, id SetID, e ruleset.Element) {
-	d.sets[f][id].add = append(d.sets[f][id].add, e)
+	to := (*Delta)(d).changes(f, id)
+	to.add = append(to.add, e)
 }
 func (d *adding) use(f int, u unit)                    { d.shared.units[f][u]++ }
 func (d *adding) addr(f int, id SetID, a netip.Addr)   { d.shared.addrs[f][id-Hairpin][a]++ }
 func (d *removing) use(f int, u unit)                  { d.shared.units[f][u]-- }
 func (d *removing) addr(f int, id SetID, a netip.Addr) { d.shared.addrs[f][id-Hairpin][a]-- }
 func (d *removing) element(f int, id SetID, e ruleset.Element) {
-	d.sets[f][id].del = append(d.sets[f][id].del, e)
+	to := (*Delta)(d).changes(f, id)
+	to.del = append(to.del, e)
 }
 
 // stageAddrs finds the addresses that come into use or fall out of use.
@@ -86,7 +99,7 @@ func (d *Delta) stageAddrs() {
 }
 
 func (d *Delta) stageAddrsOf(family int, id SetID, changed map[netip.Addr]int) {
-	to := &d.sets[family][id]
+	to := d.changes(family, id)
 	for _, a := range slices.SortedFunc(maps.Keys(changed), netip.Addr.Compare) {
 		before := d.state.shared.addrs[family][id-Hairpin][a]
 		there, needed := d.state.common.addr(family, id, a)
@@ -141,9 +154,9 @@ func (s *setDelta) cancel(set *ruleset.Set) {
 // Fits reports whether the kernel's sets have room for the change.
 func (d *Delta) Fits() bool {
 	for i := range d.sets {
-		for id := range d.sets[i] {
+		for id, elements := range d.sets[i] {
 			size := d.state.sizes[i][id]
-			if size > 0 && uint64(d.state.count(i, SetID(id))+len(d.sets[i][id].add)) > uint64(size) {
+			if elements != nil && size > 0 && uint64(d.state.count(i, SetID(id))+len(elements.add)) > uint64(size) {
 				return false
 			}
 		}
@@ -161,8 +174,11 @@ func (d *Delta) Transaction() *ruleset.Transaction {
 		out.Ahead = append(out.Ahead, d.addUnits(come, at)...)
 		out.Now = append(out.Now, d.state.cfg.rewrite(rewritten, at)...)
 		gone = append(gone, deleteUnits(left, at)...)
-		for id := range d.sets[i] {
-			set, elements := &declared[id], &d.sets[i][id]
+		for id, elements := range d.sets[i] {
+			if elements == nil {
+				continue
+			}
+			set := &declared[id]
 			late, del := set.Late(elements.del, elements.add)
 			out.Behind = at.OfElements(ruleset.Delete, set, late, out.Behind)
 			out.Now = at.OfElements(ruleset.Delete, set, del, out.Now)
@@ -186,6 +202,9 @@ func (d *Delta) Transaction() *ruleset.Transaction {
 // the chains whose rules have to be replaced: those of an owner, which have the same
 // name whatever their rules are.
 func (d *Delta) units(family int) (added, deleted, rewritten []unit) {
+	if unchanged(d.shared.units[family]) { // as mostly
+		return nil, nil, nil
+	}
 	come, left, other := map[unit]int{}, map[unit]int{}, map[unit]int{}
 	former := map[string]unit{}
 	for u, by := range d.shared.units[family] {
@@ -215,6 +234,16 @@ func (d *Delta) units(family int) (added, deleted, rewritten []unit) {
 		}
 	}
 	return sortedUnits(come), sortedUnits(left), sortedUnits(other)
+}
+
+// unchanged reports whether all differences are zero.
+func unchanged(by map[unit]int) bool {
+	for _, n := range by {
+		if n != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // rewrite replaces the rules of chains.
@@ -311,8 +340,11 @@ func (d *Delta) Commit() {
 		for j := range s.shared.addrs[i] {
 			merge(s.shared.addrs[i][j], d.shared.addrs[i][j])
 		}
-		for id := range d.sets[i] {
-			s.elements[i][id] += len(d.sets[i][id].add) - len(d.sets[i][id].del)
+		for id, elements := range d.sets[i] {
+			if elements == nil {
+				continue
+			}
+			s.elements[i][id] += len(elements.add) - len(elements.del)
 		}
 	}
 }
