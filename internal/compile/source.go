@@ -119,12 +119,12 @@ func (e *emission) source(c class) {
 // sourceOf reads a source from a chain that Source.chain made.
 func (r *reader) sourceOf(c *ruleset.Chain) Source {
 	s := Source{Mode: Keep}
-	for _, rule := range c.Rules {
+	rules := slices.DeleteFunc(slices.Clone(c.Rules), func(rule ruleset.Rule) bool { return len(rule) == 0 }) // of others
+	for _, rule := range rules {
 		if snat, ok := rule[len(rule)-1].(ruleset.SNATTo); ok {
 			s.Addr = snat.Addr
 		}
 	}
-	rules := c.Rules
 	if always := len(s.always(nil)); s.Addr.IsValid() && len(rules) >= always {
 		rules = rules[always:]
 	}
