@@ -127,7 +127,26 @@ func (d dice) frontend(ranged bool) nftdp.Frontend {
 	if f.Masquerade == nftdp.MasqueradeAuto && d.IntN(3) == 0 {
 		f.MasqueradeClients = some(d, 3, clients...)
 	}
+	for _, list := range []*[]netip.Prefix{&f.Allow, &f.Deny, &f.MasqueradeClients} {
+		if len(*list) > 0 && d.IntN(4) == 0 {
+			*list = append(*list, manyClients((*list)[0].Addr())...)
+		}
+	}
 	return f
+}
+
+// manyClients returns addresses of nobody in the family of an address, so many that a
+// list with them is a set, not rules.
+func manyClients(like netip.Addr) (out []netip.Prefix) {
+	a := netip.MustParseAddr("198.18.0.0")
+	if like.Is6() {
+		a = netip.MustParseAddr("2001:db8:18::")
+	}
+	for range 17 {
+		out = append(out, single(a))
+		a = a.Next()
+	}
+	return out
 }
 
 func (d dice) backend(ranged, limited bool) nftdp.Backend {

@@ -94,9 +94,9 @@ func alterations() []alteration {
 func alteredServices() []Service {
 	return []Service{{
 		Name: "web",
-		Frontends: append(fronts("10.96.0.1:80", "[fd00:96::1]:80"), Frontend{Port: 30080, Deny: []netip.Prefix{
-			netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32"),
-		}}),
+		Frontends: append(fronts("10.96.0.1:80", "[fd00:96::1]:80"), Frontend{
+			Port: 30080, Deny: append(manyClients(), netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")),
+		}),
 		Backends: []Backend{
 			{Addr: netip.MustParseAddrPort("10.180.0.1:80")},
 			{Addr: netip.MustParseAddrPort("10.180.0.2:80")},

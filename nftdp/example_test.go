@@ -231,14 +231,10 @@ func ExampleFrontend_allow() {
 	}
 	fmt.Print(before.PlanTo(after))
 	// Output:
-	// add set ip nftdp clients-0bbe6033a33ca97db9f00c25917aa089 { type ipv4_addr; flags interval; }
-	// add set ip nftdp clients-94c6699ed4d8ee6840d76f5a3dbf8764 { type ipv4_addr; flags interval; }
 	// add chain ip nftdp node-clients-ed51525d42db81128b5eeabb68dae081-random-1
-	// add rule ip nftdp node-clients-ed51525d42db81128b5eeabb68dae081-random-1 ip saddr @clients-0bbe6033a33ca97db9f00c25917aa089 drop
-	// add rule ip nftdp node-clients-ed51525d42db81128b5eeabb68dae081-random-1 ip saddr != @clients-94c6699ed4d8ee6840d76f5a3dbf8764 drop
+	// add rule ip nftdp node-clients-ed51525d42db81128b5eeabb68dae081-random-1 ip saddr 203.0.113.200 drop
+	// add rule ip nftdp node-clients-ed51525d42db81128b5eeabb68dae081-random-1 ip saddr != 203.0.113.0/24 drop
 	// add rule ip nftdp node-clients-ed51525d42db81128b5eeabb68dae081-random-1 goto node-random-1
-	// add element ip nftdp clients-0bbe6033a33ca97db9f00c25917aa089 { 203.0.113.200 }
-	// add element ip nftdp clients-94c6699ed4d8ee6840d76f5a3dbf8764 { 203.0.113.0/24 }
 	// delete element ip nftdp node_frontends { tcp . 80 }
 	// add element ip nftdp node_frontends { tcp . 80 comment "ingress/controller:http" : goto node-clients-ed51525d42db81128b5eeabb68dae081-random-1 }
 }

@@ -152,6 +152,19 @@ func (d *dice) clients(f *Frontend) (out []netip.Prefix) {
 			out = append(out, p)
 		}
 	}
+	if len(out) > 0 && d.roll(4) == 0 {
+		out = append(out, manyClients()...)
+		out = slices.DeleteFunc(out, func(p netip.Prefix) bool { return !f.families().has(ruleset.FamilyOf(p.Addr())) })
+	}
+	return out
+}
+
+// manyClients returns prefixes of both families that are a set of either, not rules.
+func manyClients() (out []netip.Prefix) {
+	for i := range 20 {
+		out = append(out, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, 0, byte(2 * i)}), 32),
+			netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 9, 15: byte(2 * i)}), 128))
+	}
 	return out
 }
 

@@ -120,13 +120,14 @@ func (a *Account) add(s *ruleset.Step) {
 		}
 		a.CIDR = a.CIDR || looks && lookup.Set == serviceCIDRsSet
 	case strings.HasPrefix(chain, prefixesPrefix):
+		match, compares := s.Rule[0].(ruleset.MatchAddr)
 		switch {
-		case !looks:
-			a.Clients = Permitted
-		case lookup.Not:
+		case looks && lookup.Not || compares && match.Not:
 			a.Clients = NotAllowed
-		default:
+		case looks || compares:
 			a.Clients = Denied
+		default:
+			a.Clients = Permitted
 		}
 	case strings.HasPrefix(chain, "split-"):
 		a.Split = ExternalClient
@@ -149,7 +150,6 @@ func (a *Account) add(s *ruleset.Step) {
 
 // addSource reads the rules by which postrouting chooses the source.
 func (a *Account) addSource(s *ruleset.Step, verdict ruleset.Verdict) {
-	lookup, looks := s.Rule[0].(ruleset.Lookup)
 	in := func(words ...string) bool {
 		return slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(s.Chain, w) })
 	}
@@ -165,7 +165,7 @@ func (a *Account) addSource(s *ruleset.Step, verdict ruleset.Verdict) {
 		a.Source = LoopbackClient
 	case verdict.Kind == ruleset.Return:
 		a.Source = InternalKept
-	case looks && lookup.Set != internalSet:
+	case in("masquerade-"+prefixesPrefix, "snat-"+prefixesPrefix):
 		a.Source = ListedRewritten
 	case in("masquerade-local", "snat-local"):
 		a.Source = ProcessRewritten

@@ -100,25 +100,19 @@ func (l learner) chain() *ruleset.Chain {
 	out := &ruleset.Chain{Name: l.name()}
 	if !l.targets.none() {
 		for line := range strings.Lines(l.targets.Value()) {
-			out.Rules = append(out.Rules, l.rule(l.proto, parseTarget(line)))
+			out.Rules = append(out.Rules, l.rules(l.proto, parseTarget(line))...)
 		}
 		return out
 	}
 	for _, p := range protocolNumbers {
-		out.Rules = append(out.Rules, l.rule(p, target{node: l.node}))
+		out.Rules = append(out.Rules, l.rules(p, target{node: l.node})...)
 	}
 	return out
 }
 
-// rule records a client at one frontend.
-func (l learner) rule(proto uint8, t target) ruleset.Rule {
-	out := ruleset.Rule{ruleset.Match{Field: ruleset.L4proto, Value: uint32(proto)}}
-	if t.allow != "" {
-		out = append(out, ruleset.Lookup{Key: ops(ruleset.Saddr), Set: t.allow})
-	}
-	if t.deny != "" {
-		out = append(out, ruleset.Lookup{Key: ops(ruleset.Saddr), Not: true, Set: t.deny})
-	}
+// rules returns rules that record a client at one frontend. One of them at most
+// matches.
+func (l learner) rules(proto uint8, t target) (out []ruleset.Rule) {
 	update := ruleset.Update{Map: affinityMap, Seconds: l.seconds, Data: ops(ruleset.ReplySaddr, ruleset.ReplySport)}
 	addr, port := ops(ruleset.OrigDaddr), ruleset.Operand{Field: ruleset.OrigDport}
 	if t.port != 0 {
@@ -128,31 +122,34 @@ func (l learner) rule(proto uint8, t target) ruleset.Rule {
 		update.Map, addr = nodeAffinityMap, nil
 	}
 	update.Key = slices.Concat(ops(ruleset.Saddr), addr, append(ops(ruleset.L4proto), port))
-	return append(out, update)
+	condition := ruleset.Rule{ruleset.Match{Field: ruleset.L4proto, Value: uint32(proto)}}
+	if t.clients.Deny != "" {
+		condition = append(condition, prefixes{t.clients.Deny}.outside()...)
+	}
+	if t.clients.Allow == "" {
+		return []ruleset.Rule{append(condition, update)}
+	}
+	for _, allowed := range (prefixes{t.clients.Allow}).inside() {
+		out = append(out, append(slices.Clone(condition), allowed, update))
+	}
+	return out
 }
 
 // target is a frontend at which clients are recorded. Without a port it is the one
 // that the client connected to.
 type target struct {
-	node        bool
-	addr        netip.Addr
-	port        uint16
-	allow, deny string // the sets of clients that may connect to it, and that may not
+	node    bool
+	addr    netip.Addr
+	port    uint16
+	clients Clients // that may connect to it
 }
 
-func targetOf(f *Frontend) (t target) {
-	t.node, t.addr, t.port = f.Addr.IsUnspecified(), f.Addr, f.Port
-	if f.Clients.Allow != "" {
-		t.allow = prefixes{f.Clients.Allow}.name()
-	}
-	if f.Clients.Deny != "" {
-		t.deny = prefixes{f.Clients.Deny}.name()
-	}
-	return t
+func targetOf(f *Frontend) target {
+	return target{f.Addr.IsUnspecified(), f.Addr, f.Port, f.Clients}
 }
 
 func (t target) line() string {
-	return t.addr.String() + " " + strconv.Itoa(int(t.port)) + "," + t.allow + "," + t.deny + "\n"
+	return t.addr.String() + " " + strconv.Itoa(int(t.port)) + "," + t.clients.Allow + "," + t.clients.Deny + "\n"
 }
 
 func parseTarget(line string) (t target) {
@@ -162,7 +159,7 @@ func parseTarget(line string) (t target) {
 	t.node = t.addr.IsUnspecified()
 	n, _ := strconv.ParseUint(port, 10, 16)
 	t.port = uint16(n)
-	t.allow, t.deny, _ = strings.Cut(lists, ",")
+	t.clients.Allow, t.clients.Deny, _ = strings.Cut(lists, ",")
 	return t
 }
 

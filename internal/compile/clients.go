@@ -45,20 +45,35 @@ func parsePrefixes(list string) []netip.Prefix {
 
 // rules returns rules that drop packets of clients that are denied or not
 // allowed.
-func (c Clients) rules() []ruleset.Rule {
-	var out []ruleset.Rule
+func (c Clients) rules() (out []ruleset.Rule) {
 	drop := ruleset.Verdict{Kind: ruleset.Drop}
 	if c.Deny != "" {
-		out = append(out, ruleset.Rule{ruleset.Lookup{Key: ops(ruleset.Saddr), Set: prefixes{c.Deny}.name()}, drop})
+		for _, condition := range (prefixes{c.Deny}).inside() {
+			out = append(out, ruleset.Rule{condition, drop})
+		}
 	}
 	if c.Allow != "" {
-		out = append(out, ruleset.Rule{ruleset.Lookup{Key: ops(ruleset.Saddr), Not: true, Set: prefixes{c.Allow}.name()}, drop})
+		out = append(out, append(prefixes{c.Allow}.outside(), drop))
 	}
 	return out
 }
 
+// read adds the prefixes that a rule matches.
+func (c *Clients) read(r ruleset.Rule) {
+	for _, s := range r {
+		if m, ok := s.(ruleset.MatchAddr); ok && m.Field == ruleset.Saddr && m.Not {
+			c.Allow = withPrefix(c.Allow, m.Prefix)
+		} else if ok && m.Field == ruleset.Saddr {
+			c.Deny = withPrefix(c.Deny, m.Prefix)
+		}
+	}
+}
+
+// withPrefix returns a list, which may be empty, with one prefix more.
+func withPrefix(list string, p netip.Prefix) string { return Prefixes(append(parsePrefixes(list), p)) }
+
 func (c Clients) units(yield func(unit) bool) bool {
-	return (c.Deny == "" || yield(prefixes{c.Deny})) && (c.Allow == "" || yield(prefixes{c.Allow}))
+	return (c.Deny == "" || prefixes{c.Deny}.units(yield)) && (c.Allow == "" || prefixes{c.Allow}.units(yield))
 }
 
 func (c Clients) hash() string { return hashOf(c.Allow + "/" + c.Deny) }
@@ -70,8 +85,45 @@ func hashOf(s string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// prefixes is a set of prefixes, shared by the frontends that have the same list.
+// prefixes is a list of prefixes. If it is long, or has none or all clients, it is a set,
+// shared by the frontends that have the same list.
 type prefixes struct{ list string }
+
+// mostInRules is how many prefixes are matched by rules instead of a set. The kernel
+// finds a set by comparing names (nft_set_lookup in nf_tables_api.c), so that sets cost
+// the square of their number, and it takes no more than 128 expressions in a rule
+// (NFT_RULE_MAXEXPRS), of which a prefix needs up to three.
+const mostInRules = 16
+
+func (p prefixes) isSet() bool {
+	return p.list == Nobody || strings.HasSuffix(p.list, "/0") || strings.Count(p.list, " ") >= mostInRules
+}
+
+// units iterates over the set, if the list is one.
+func (p prefixes) units(yield func(unit) bool) bool { return !p.isSet() || yield(p) }
+
+// inside returns conditions. The packets of clients in the list meet one of them.
+func (p prefixes) inside() (out []ruleset.Statement) {
+	if p.isSet() {
+		return []ruleset.Statement{ruleset.Lookup{Key: ops(ruleset.Saddr), Set: p.name()}}
+	}
+	for _, prefix := range parsePrefixes(p.list) {
+		out = append(out, ruleset.MatchAddr{Field: ruleset.Saddr, Prefix: prefix})
+	}
+	return out
+}
+
+// outside returns conditions. The packets of clients that are not in the list meet all
+// of them.
+func (p prefixes) outside() (out ruleset.Rule) {
+	if p.isSet() {
+		return ruleset.Rule{ruleset.Lookup{Key: ops(ruleset.Saddr), Not: true, Set: p.name()}}
+	}
+	for _, prefix := range parsePrefixes(p.list) {
+		out = append(out, ruleset.MatchAddr{Field: ruleset.Saddr, Not: true, Prefix: prefix})
+	}
+	return out
+}
 
 func (p prefixes) name() string { return prefixesPrefix + hashOf(p.list) }
 

@@ -270,10 +270,11 @@ func (r *reader) condition(h *Held, front *HeldFrontend, key Key, rule ruleset.R
 		return
 	}
 	lookup, ok := rule[0].(ruleset.Lookup)
-	if !ok {
+	switch {
+	case !ok:
+		front.Clients.read(rule)
 		return
-	}
-	if lookup.Set == internalSet {
+	case lookup.Set == internalSet:
 		front.Internal = []netip.AddrPort{}
 		h.Scheduler = schedulerOf(v.Chain)
 		if c := r.names.Chain(v.Chain); c != nil && slices.ContainsFunc(c.Rules, usesAffinity) {

@@ -125,11 +125,16 @@ func (d *dice) frontend(f *Frontend, all, some [2][]netip.AddrPort) {
 		{prefix("fd00::/64"), prefix("fd00:1::1/128")},
 		{prefix("::/0")},
 	}[2*i:][:2]
+	many := []netip.Prefix{inFamily[0][0]}
+	for range 20 {
+		many = append(many, netip.PrefixFrom(many[len(many)-1].Addr().Next(), f.Addr.BitLen()))
+	}
+	inFamily = append(inFamily, many)
 	list := func() string {
 		if d.roll(4) > 0 {
 			return ""
 		}
-		return Prefixes(append(inFamily, nil)[d.roll(3)])
+		return Prefixes(append(inFamily, nil)[d.roll(4)])
 	}
 	f.Clients = Clients{Allow: list(), Deny: list()}
 	f.Source.Mode = one(d, []Mode{External, External, All, Local, Keep, Listed})

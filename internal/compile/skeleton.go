@@ -28,7 +28,7 @@ type Config struct {
 }
 
 // Schema marks a table as ours and names the layout of its contents.
-const Schema = "nftdp schema 3"
+const Schema = "nftdp schema 4"
 
 // SchemaPrefix begins the comments of all schemas.
 const SchemaPrefix = "nftdp schema "

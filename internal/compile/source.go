@@ -77,8 +77,9 @@ func (s Source) chain() *ruleset.Chain {
 	case Local:
 		out.Rules = append(out.Rules, ruleset.Rule{ruleset.Match{Field: ruleset.FibSaddr, Value: ruleset.FibLocal}, rewrite})
 	case Listed:
-		listed := ruleset.Lookup{Key: ops(ruleset.Saddr), Set: prefixes{s.Clients}.name()}
-		out.Rules = append(out.Rules, ruleset.Rule{listed, rewrite})
+		for _, condition := range (prefixes{s.Clients}).inside() {
+			out.Rules = append(out.Rules, ruleset.Rule{condition, rewrite})
+		}
 	case All:
 		out.Rules = []ruleset.Rule{{rewrite}}
 	case Keep:
@@ -104,8 +105,8 @@ func (e *emission) source(c class) {
 		e.byBackend(id, c, ruleset.Verdict{Kind: ruleset.Return})
 	case s != Source{}:
 		e.to.use(e.family, s)
-		if s.Mode == Listed {
-			e.to.use(e.family, prefixes{s.Clients})
+		if list := (prefixes{s.Clients}); s.Mode == Listed && list.isSet() {
+			e.to.use(e.family, list)
 		}
 		e.byBackend(id, c, gotoChain(s))
 	case c.ranged:
@@ -118,35 +119,39 @@ func (e *emission) source(c class) {
 // sourceOf reads a source from a chain that Source.chain made.
 func (r *reader) sourceOf(c *ruleset.Chain) Source {
 	s := Source{Mode: Keep}
-	for _, rule := range c.Rules {
+	rules := slices.DeleteFunc(slices.Clone(c.Rules), func(rule ruleset.Rule) bool { return len(rule) == 0 }) // of others
+	for _, rule := range rules {
+		if snat, ok := rule[len(rule)-1].(ruleset.SNATTo); ok {
+			s.Addr = snat.Addr
+		}
+	}
+	if always := len(s.always(nil)); s.Addr.IsValid() && len(rules) >= always {
+		rules = rules[always:]
+	}
+	for _, rule := range rules {
 		r.readSource(&s, rule)
 	}
 	return s
 }
 
+// readSource reads a rule that is not one of those of every mode.
 func (r *reader) readSource(s *Source, rule ruleset.Rule) {
-	for i, st := range rule {
-		switch st := st.(type) {
-		case ruleset.Lookup:
-			switch set := r.names.Set(st.Set); {
-			case st.Set == Hairpin.name():
-			case set != nil && st.Set != internalSet:
-				s.Mode = Listed
+	switch first := rule[0].(type) {
+	case ruleset.Lookup:
+		s.Mode = External
+		if first.Set != internalSet {
+			s.Mode = Listed
+			if set := r.names.Set(first.Set); set != nil {
 				s.Clients, _ = listOf(set, r.Family)
-			default:
-				s.Mode = External
 			}
-		case ruleset.Match:
-			s.Mode = Local
-		case ruleset.SNATTo:
-			s.Addr = st.Addr
-			if i == 0 && s.Mode == Keep {
-				s.Mode = All
-			}
-		case ruleset.Masquerade:
-			if i == 0 && s.Mode == Keep {
-				s.Mode = All
-			}
+		}
+	case ruleset.MatchAddr:
+		s.Mode, s.Clients = Listed, withPrefix(s.Clients, first.Prefix)
+	case ruleset.Match:
+		s.Mode = Local
+	case ruleset.SNATTo, ruleset.Masquerade:
+		if s.Mode == Keep {
+			s.Mode = All
 		}
 	}
 }

@@ -173,13 +173,23 @@ func lost(list []netip.AddrPort, in backends) backends {
 	return out
 }
 
-// lostBy lists the backends that a pool of a frontend has lost.
+// lostBy lists the backends that a pool of a frontend has lost. Those that stay keep
+// their slots, most of them.
 func lostBy(old, next *compile.Frontend) backends {
 	out := backends{}
 	for _, p := range [...][2][]netip.AddrPort{{old.Pool, next.Pool}, {old.Internal, next.Internal}} {
-		if !slices.Equal(p[0], p[1]) {
-			maps.Copy(out, lost(p[0], newBackends(p[1])))
+		moved := backends{}
+		for i, b := range p[0] {
+			if i >= len(p[1]) || p[1][i] != b {
+				moved[b] = true
+			}
 		}
+		if len(moved) > 0 {
+			for _, b := range p[1] {
+				delete(moved, b)
+			}
+		}
+		maps.Copy(out, moved)
 	}
 	return out
 }
