@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
 
@@ -50,25 +51,8 @@ func BenchmarkDoctor(b *testing.B) {
 	}
 	b.Run("update", update)
 	b.Run("update meanwhile", func(b *testing.B) {
-		stop, ended := make(chan struct{}), make(chan error, 1)
-		go func() {
-			for {
-				select {
-				case <-stop:
-					ended <- nil
-					return
-				default:
-				}
-				if _, err := d.Doctor(b.Context()); err != nil {
-					ended <- err
-					return
-				}
-			}
-		}()
+		load := nstest.StartLoad(b, func() error { _, err := d.Doctor(b.Context()); return err })
 		update(b)
-		close(stop)
-		if err := <-ended; err != nil {
-			b.Fatal(err)
-		}
+		load.Stop(b)
 	})
 }

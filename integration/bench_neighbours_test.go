@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nftdp/go-nftdp/internal/nstest"
 	"github.com/nftdp/go-nftdp/internal/ruleset"
 	"github.com/nftdp/go-nftdp/nftdp"
 )
@@ -58,22 +59,15 @@ func BenchmarkUpdateAmongWriters(b *testing.B) {
 	b.Cleanup(func() { closeOrFail(b, d) })
 	plan, err := d.Apply(b.Context(), services)
 	mustChange(b, plan, err)
-	ctx, stop := context.WithCancel(b.Context())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		conn := dialKernel(b, ns)
-		defer closeOrFail(b, conn)
-		c := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "another"}
-		for ctx.Err() == nil {
-			commit(b, conn, []ruleset.Change{c})
-			c.Verb = ruleset.Add + ruleset.Delete - c.Verb
-		}
-	}()
-	defer func() {
-		stop()
-		<-ended
-	}()
+	conn := dialKernel(b, ns)
+	defer closeOrFail(b, conn)
+	c := ruleset.Change{Verb: ruleset.Add, Family: ruleset.IPv4, Table: "another"}
+	load := nstest.StartLoad(b, func() error {
+		_, err := conn.Commit(b.Context(), 0, []ruleset.Change{c})
+		c.Verb = ruleset.Add + ruleset.Delete - c.Verb
+		return err
+	})
+	defer load.Stop(b)
 	var laps laps
 	for i := 0; b.Loop(); i++ {
 		s := services[i%len(services)]
@@ -130,21 +124,16 @@ func BenchmarkUpdateAmongOwners(b *testing.B) {
 // busyOwner changes a service of the owner b without a pause, until it is stopped.
 func busyOwner(b *testing.B, d *nftdp.Dataplane) (stop func()) {
 	b.Helper()
-	ctx, cancel := context.WithCancel(b.Context())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for i := 0; ctx.Err() == nil; i++ {
-			s := numbered(i % 4)
-			s.Name, s.Frontends[0].Port = "b/busy", 9000
-			if _, err := d.Update(b.Context(), nftdp.Change{Set: []nftdp.Service{s}}); err != nil {
-				b.Error(err)
-			}
-		}
-	}()
+	i := 0
+	load := nstest.StartLoad(b, func() error {
+		s := numbered(i % 4)
+		s.Name, s.Frontends[0].Port = "b/busy", 9000
+		i++
+		_, err := d.Update(b.Context(), nftdp.Change{Set: []nftdp.Service{s}})
+		return err
+	})
 	return func() {
-		cancel()
-		<-ended
+		load.Stop(b)
 		closeOrFail(b, d)
 	}
 }

@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -170,7 +169,7 @@ func TestTakeoverPrograms(t *testing.T) {
 			}
 			quit := p.run(t, w.Node, proxyPort)
 			w.apply(t, web(proxyPort))
-			load := newRequests(w.Client, p.name)
+			load := startRequests(t, w.Client, p.name)
 			var ends []func()
 			for i := range uint16(programTakeovers) {
 				next := p.run(t, w.Node, proxyPort+1+i)
@@ -178,72 +177,37 @@ func TestTakeoverPrograms(t *testing.T) {
 				w.drain(t, drainTimeout).want(t, 0, nil)
 				ends = append(ends, quit())
 				quit = next
-				load.wait(t, 20)
+				load.Await(t, 20)
 			}
-			load.stop()
+			requests := load.Stop(t)
 			for _, ended := range append(ends, quit()) {
 				ended()
 			}
-			t.Logf("%d requests in %d takeovers", load.served.Load(), programTakeovers)
+			t.Logf("%d requests in %d takeovers", requests, programTakeovers)
 		})
 	}
 }
 
-// requests are clients that send a request every few milliseconds: the kernel keeps the
-// entries of ended connections for two minutes, and Drain lists them.
-type requests struct {
-	served  atomic.Int64
-	failed  chan error
-	ended   chan struct{}
-	clients sync.WaitGroup
-}
-
-// newRequests sends them to port 80 of the node, in both families, for answers that
-// begin with a word.
-func newRequests(from *nstest.Namespace, word string) *requests {
-	r := &requests{failed: make(chan error, 1), ended: make(chan struct{})}
+// startRequests starts clients that send a request to port 80 of the node every few
+// milliseconds, in both families, for answers that begin with a word. More often would
+// not do: the kernel keeps the entries of ended connections for two minutes, and Drain
+// lists them.
+func startRequests(t *testing.T, from *nstest.Namespace, word string) *nstest.Load {
+	t.Helper()
+	var clients []func() error
 	for i := range 6 {
 		dst := netip.AddrPortFrom(nstest.Families()[i%2].Node, 80)
-		r.clients.Go(func() {
-			client, pace := httpClient(from), time.NewTicker(3*time.Millisecond)
-			defer pace.Stop()
-			for {
-				select {
-				case <-r.ended:
-					return
-				case <-pace.C:
-				}
-				if body, _, err := fetch(client, dst, "/"); err != nil || !strings.HasPrefix(body, word) {
-					select {
-					case r.failed <- fmt.Errorf("answer %q, %w", body, err):
-					default:
-					}
-					return
-				}
-				r.served.Add(1)
+		client, pace := httpClient(from), time.NewTicker(3*time.Millisecond)
+		clients = append(clients, func() error {
+			<-pace.C
+			body, _, err := fetch(client, dst, "/")
+			if err != nil || !strings.HasPrefix(body, word) {
+				return fmt.Errorf("answer %q, %w", body, err)
 			}
+			return nil
 		})
 	}
-	return r
-}
-
-// wait waits for n more answers.
-func (r *requests) wait(t *testing.T, n int64) {
-	t.Helper()
-	poll := time.NewTicker(time.Millisecond)
-	defer poll.Stop()
-	for until := r.served.Load() + n; r.served.Load() < until; {
-		select {
-		case err := <-r.failed:
-			t.Fatal(err)
-		case <-poll.C:
-		}
-	}
-}
-
-func (r *requests) stop() {
-	close(r.ended)
-	r.clients.Wait()
+	return nstest.StartLoad(t, clients...)
 }
 
 // TestProxyRecipes: by the recipes of docs/proxies.md, nginx redirects within the scheme

@@ -79,7 +79,7 @@ func TestTraceMissed(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	missed, again := false, false
 	first := true
-	defer sendUntil(ctx, w, dst)()
+	startDatagrams(t, w, dst)
 	defer cancel()
 	for _, err := range w.dataplane.Trace(ctx, nftdp.TraceFilter{Rate: 1000000}) {
 		switch {
@@ -101,17 +101,10 @@ func TestTraceMissed(t *testing.T) {
 	}
 }
 
-// sendUntil sends datagrams until a context ends, for which the returned function
-// waits.
-func sendUntil(ctx context.Context, w *world, dst netip.AddrPort) (wait func()) {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for ctx.Err() == nil {
-			_ = attempt(w.Client, "udp", dst, silence)
-		}
-	}()
-	return func() { <-ended }
+// startDatagrams sends datagrams until the end of the test.
+func startDatagrams(t *testing.T, w *world, dst netip.AddrPort) {
+	t.Helper()
+	nstest.StartLoad(t, func() error { _ = attempt(w.Client, "udp", dst, silence); return nil })
 }
 
 // overflow sends more packets than a socket has room for messages about them.
@@ -143,7 +136,7 @@ func TestTraceEnds(t *testing.T) {
 	}
 	dst := netip.AddrPortFrom(nstest.IPv4().ClusterIP, 80)
 	ctx, cancel := context.WithCancel(t.Context())
-	defer sendUntil(ctx, w, dst)()
+	startDatagrams(t, w, dst)
 	defer cancel()
 	for _, err := range w.dataplane.Trace(t.Context(), nftdp.TraceFilter{}) {
 		if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -96,9 +97,27 @@ func TestManifests(t *testing.T) {
 		t.Errorf("privileges: %+v", s)
 	}
 	for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
-		args := strings.Split(strings.ReplaceAll(strings.Join(c.Args, " "), "$(NODE_NAME)", "node-1"), " ")
-		if _, err := parseFlags(args); err != nil {
-			t.Errorf("container %s: %v", c.Name, err)
+		flagsOf(t, c)
+	}
+}
+
+// flagsOf are the flags of a container on a node.
+func flagsOf(t *testing.T, c v1.Container) *flags {
+	t.Helper()
+	f, err := parseFlags(strings.Split(strings.ReplaceAll(strings.Join(c.Args, " "), "$(NODE_NAME)", "node-1"), " "))
+	if err != nil {
+		t.Fatalf("container %s: %v", c.Name, err)
+	}
+	return f
+}
+
+// TestProbes: the kubelet asks where the agent answers.
+func TestProbes(t *testing.T) {
+	agent := find[*appsv1.DaemonSet](t).Spec.Template.Spec.Containers[0]
+	at := flagsOf(t, agent).healthz
+	for path, probe := range map[string]*v1.Probe{"/healthz": agent.ReadinessProbe, "/livez": agent.LivenessProbe} {
+		if got := fmt.Sprintf("0.0.0.0:%d%s", probe.HTTPGet.Port.IntValue(), probe.HTTPGet.Path); got != at+path {
+			t.Errorf("a probe asks %s, not %s", got, at+path)
 		}
 	}
 }

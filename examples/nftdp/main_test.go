@@ -100,9 +100,14 @@ var clusterIP = netip.MustParseAddrPort("10.96.0.10:80")
 
 func (n *node) connect() {
 	n.Helper()
-	if _, err := nstest.Dial(n.Client, "tcp", netip.Addr{}, clusterIP, 5*time.Second); err != nil {
+	if err := n.dial(); err != nil {
 		n.Fatal(err)
 	}
+}
+
+func (n *node) dial() error {
+	_, err := nstest.Dial(n.Client, "tcp", netip.Addr{}, clusterIP, 5*time.Second)
+	return err
 }
 
 // Services come, are seen, change and go, each by a process of its own.
@@ -251,18 +256,7 @@ func TestFlowsDrainCut(t *testing.T) {
 func TestTrace(t *testing.T) {
 	n := newNode(t)
 	n.nftdp(0, "apply", "-f", "web.yaml")
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				_, _ = nstest.Dial(n.Client, "tcp", netip.Addr{}, clusterIP, time.Second)
-			}
-		}
-	}()
+	load := nstest.StartLoad(n, n.dial)
 	for _, c := range []struct{ args, want string }{
 		{"-i uplink --dst 10.96.0.0/16", "> 10.96.0.10:80 tcp syn: demo/web → 10.180.0."},
 		{"-s demo/web --replies", ":8080 > 10.0.0.1:"},
@@ -277,8 +271,7 @@ func TestTrace(t *testing.T) {
 	if lines := strings.Count(n.nftdp(0, "trace", "-s", "demo/web", "-n", "3"), "(DELIVERED)\n"); lines != 3 {
 		t.Errorf("%d lines, not 3", lines)
 	}
-	close(stop)
-	<-done
+	load.Stop(n)
 	trace := nstest.Start(t, n.Node, "trace")
 	waitFor(t, func() bool { return strings.Contains(n.tables(), "nftdp-trace-") })
 	trace.Signal(t, syscall.SIGINT)

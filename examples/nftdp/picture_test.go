@@ -6,12 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"html"
-	"net/netip"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -42,21 +40,9 @@ func TestPicture(t *testing.T) {
 // firstPacket returns the trace of the first packet of a connection.
 func (n *node) firstPacket() *nftdp.Trace {
 	n.Helper()
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				_, _ = nstest.Dial(n.Client, "tcp", netip.Addr{}, clusterIP, time.Second)
-			}
-		}
-	}()
+	load := nstest.StartLoad(n, n.dial)
 	out := n.nftdp(0, "trace", "-s", "demo/web", "-o", "json", "-n", "20")
-	close(stop)
-	<-done
+	load.Stop(n)
 	for line := range strings.Lines(out) {
 		var trace nftdp.Trace
 		if err := json.Unmarshal([]byte(line), &trace); err != nil {

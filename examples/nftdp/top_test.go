@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+
+	"github.com/nftdp/go-nftdp/internal/nstest"
 )
 
 // terminal runs the tool in a terminal in the node, and returns that.
@@ -83,21 +85,9 @@ func TestTopScreen(t *testing.T) {
 func TestTopPlain(t *testing.T) {
 	n := newNode(t)
 	n.nftdp(0, "apply", "-f", "web.yaml")
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				n.connect()
-			}
-		}
-	}()
+	load := nstest.StartLoad(n, n.dial)
 	out := n.nftdp(0, "top", "--interval", "300ms", "-n", "2")
-	close(stop)
-	<-done
+	load.Stop(n)
 	n.says(out, `"demo/web" - `, `"demo/web" 10.180.0.1:8080 `)
 	if strings.Contains(out, "\x1b") {
 		t.Errorf("control sequences: %q", out)

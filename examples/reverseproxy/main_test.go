@@ -11,8 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -81,10 +79,9 @@ func TestTakeover(t *testing.T) {
 			t.Fatalf("takeover %d: %s", i, said)
 		}
 		serving = next
-		load.wait(t, 20)
+		load.Await(t, 20)
 	}
-	load.stop()
-	t.Logf("%d requests in %d takeovers", load.served.Load(), takeovers)
+	t.Logf("%d requests in %d takeovers", load.Stop(t), takeovers)
 }
 
 func startProxy(t *testing.T, top *nstest.Topology) *nstest.Program {
@@ -94,59 +91,22 @@ func startProxy(t *testing.T, top *nstest.Topology) *nstest.Program {
 	return proxy
 }
 
-// load is clients that send requests all the time.
-type load struct {
-	served  atomic.Int64
-	failed  chan error
-	ended   chan struct{}
-	clients sync.WaitGroup
-}
-
-func newLoad(t *testing.T, top *nstest.Topology) *load {
+// newLoad starts clients that send requests all the time.
+func newLoad(t *testing.T, top *nstest.Topology) *nstest.Load {
 	t.Helper()
-	l := &load{failed: make(chan error, 1), ended: make(chan struct{})}
+	var clients []func() error
 	for i := range 12 {
-		a := nstest.Families()[i%2]
-		l.clients.Go(func() {
-			client := newClient(top.Client, i < 8)
-			defer client.CloseIdleConnections()
-			for {
-				select {
-				case <-l.ended:
-					return
-				default:
-				}
-				if got, err := get(client, netip.AddrPortFrom(a.Node, 80)); err != nil || got != a.Client.String()+" 80" {
-					select {
-					case l.failed <- fmt.Errorf("answer %q, %w", got, err):
-					default:
-					}
-					return
-				}
-				l.served.Add(1)
+		a, client := nstest.Families()[i%2], newClient(top.Client, i < 8)
+		t.Cleanup(client.CloseIdleConnections)
+		clients = append(clients, func() error {
+			got, err := get(client, netip.AddrPortFrom(a.Node, 80))
+			if err != nil || got != a.Client.String()+" 80" {
+				return fmt.Errorf("answer %q, %w", got, err)
 			}
+			return nil
 		})
 	}
-	return l
-}
-
-// wait waits for n more answers.
-func (l *load) wait(t *testing.T, n int64) {
-	t.Helper()
-	poll := time.NewTicker(time.Millisecond)
-	defer poll.Stop()
-	for until := l.served.Load() + n; l.served.Load() < until; {
-		select {
-		case err := <-l.failed:
-			t.Fatal(err)
-		case <-poll.C:
-		}
-	}
-}
-
-func (l *load) stop() {
-	close(l.ended)
-	l.clients.Wait()
+	return nstest.StartLoad(t, clients...)
 }
 
 // serve answers with the address and port that a proxy names.

@@ -71,9 +71,8 @@ func TestBesideKubeProxy(t *testing.T) {
 		w.programs(ours.Spec.ClusterIPs[i], cluster.Agent)
 		w.programs(theirs.Spec.ClusterIPs[i], cluster.KubeProxy)
 	}
-	for _, port := range []int{10256, 10356} {
-		w.wantAnswers(node, fmt.Sprintf("http://127.0.0.1:%d/livez", port), http.StatusOK, `"healthy":true`)
-	}
+	w.wantAnswers(node, "http://127.0.0.1:10256/livez", http.StatusOK, `"healthy":true`)
+	w.passesProbes(m, node, 10356)
 	w.wantAnswers(node, "http://127.0.0.1:10249/metrics", http.StatusOK, "kubeproxy_sync_proxy_rules_last_timestamp_seconds")
 	w.wantAnswers(node, "http://127.0.0.1:10349/metrics", http.StatusOK, "nftdp_")
 	w.provokeEvents(labelOurs)

@@ -143,6 +143,18 @@ func (w *world) usesItsRights(m *manifests) {
 	})
 }
 
+// passesProbes wants the probes of the pod to succeed, at the agent's own port.
+func (w *world) passesProbes(m *manifests, node *cluster.Node, port int) {
+	w.t.Helper()
+	agent := m.pod.Containers[0]
+	for part, probe := range map[string]*corev1.Probe{`"nodeEligible":true`: agent.ReadinessProbe, `"healthy":true`: agent.LivenessProbe} {
+		if got := probe.HTTPGet.Port.IntValue(); got != port {
+			w.t.Errorf("the probe of %s asks port %d, not %d", probe.HTTPGet.Path, got, port)
+		}
+		w.wantAnswers(node, fmt.Sprintf("http://127.0.0.1:%d%s", port, probe.HTTPGet.Path), http.StatusOK, part)
+	}
+}
+
 // provokeEvents makes a Service that wants an external address that another one has, which
 // then takes a second one from it, so that the agent writes an Event and then that it
 // happened again.
@@ -192,9 +204,7 @@ func TestManifests(t *testing.T) {
 		w.expect(t, "pod-a0", "tcp", serviceAddr(s, "cluster", family), "pod-a1 from pod-a0")
 		w.expect(t, "pod-a0", "tcp", serviceAddr(s, "cluster:81", family), refused)
 	}
-	probe := m.pod.Containers[0].LivenessProbe.HTTPGet
-	w.wantAnswers(node, fmt.Sprintf("http://127.0.0.1:%v%s", probe.Port.IntValue(), probe.Path), http.StatusOK, `"healthy":true`)
-	w.wantAnswers(node, "http://127.0.0.1:10256/healthz", http.StatusOK, `"nodeEligible":true`)
+	w.passesProbes(m, node, 10256)
 	// The API server by its own Service.
 	w.wantAnswers(node, "https://10.96.0.1/readyz", http.StatusOK, "ok")
 	w.provokeEvents(func(*corev1.Service) {})

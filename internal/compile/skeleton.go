@@ -202,7 +202,8 @@ func inTheMiddle(owned ruleset.Statement) []ruleset.Rule {
 // (nft_set_commit_update in net/netfilter/nf_tables_api.c). Until then a lookup misses
 // elements that are replaced, and the thread that commits may lose its processor
 // meanwhile. So packets to a range that is not found are dropped: the client's next one
-// is evaluated afresh. The set of all ranges changes only when ranges come or go.
+// is evaluated afresh. The set of all ranges changes only when ranges come or go, or get
+// other ends: then both sets miss them.
 func (c Config) servicesRules(f ruleset.Family) []ruleset.Rule {
 	rules := append(frontendRules(false), c.nodeRules(f)...)
 	if len(c.ServiceCIDRs) == 0 {

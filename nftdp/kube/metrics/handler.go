@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -14,9 +15,13 @@ import (
 // OpenMetrics to clients that do not accept that. Prometheus accepts both and prefers
 // OpenMetrics, where the label le of a bucket is "20.0" instead of "20": queries that are
 // written for kube-proxy would miss it.
+//
+// The header Process-Start-Time-Unix, from which counters are said to count, has the time
+// at which Handler was called.
 func Handler(from prometheus.Gatherer) http.Handler {
-	text := promhttp.HandlerFor(from, promhttp.HandlerOpts{})
-	openMetrics := promhttp.HandlerFor(distinct{from}, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	began := time.Now()
+	text := promhttp.HandlerFor(from, promhttp.HandlerOpts{ProcessStartTime: began})
+	openMetrics := promhttp.HandlerFor(distinct{from}, promhttp.HandlerOpts{ProcessStartTime: began, EnableOpenMetrics: true})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if accept := strings.Join(r.Header.Values("Accept"), ","); accept == "" || strings.Contains(accept, "text/") || strings.Contains(accept, "*/*") {
 			text.ServeHTTP(w, r)
