@@ -9,6 +9,7 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -71,6 +72,9 @@ func (m *monitor) observe(s kube.Sync) {
 	m.metrics.Observe(s)
 	if s.Err == nil {
 		m.services.Update(s.States)
+	}
+	if s.Full {
+		go debug.FreeOSMemory() // A full Apply needs a multiple, for a moment.
 	}
 }
 
