@@ -291,8 +291,8 @@ func TestClientsChange(t *testing.T) {
 	})
 }
 
-// TestClientsDuringChanges: while prefixes come and go, and with them the sets of
-// the lists, a client that is always allowed is always served, and one that is
+// TestClientsDuringChanges: while prefixes come and go, and with them the rules and the
+// sets of the lists, a client that is always allowed is always served, and one that is
 // always denied never is: of its flood no packet reaches the backend, and none
 // escapes untranslated.
 func TestClientsDuringChanges(t *testing.T) {
@@ -303,6 +303,9 @@ func TestClientsDuringChanges(t *testing.T) {
 	escaped := func() int { return snmpSum(t, w.Client, "snmp", "Ip.InAddrErrors") }
 	services := func(n int) []nftdp.Service {
 		list := []netip.Prefix{single(a.Client), netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, byte(n), 0}), 24)}
+		if n%2 == 1 { // a set, not rules
+			list = append(list, manyClients(a.Client)...)
+		}
 		return []nftdp.Service{
 			{Name: "tcp", Frontends: withAllow(list, on(clusterIP, 80)[:1]), Backends: backends(0)[:1]},
 			{Name: "udp", Protocol: nftdp.ProtocolUDP, Frontends: withDeny(list, on(clusterIP, 80)[:1]), Backends: backends(0)[:1]},
