@@ -70,9 +70,10 @@ func (m *monitor) use(controller *kube.Controller) {
 // observe follows the Controller.
 func (m *monitor) observe(s kube.Sync) {
 	m.metrics.Observe(s)
-	if s.Err == nil {
-		m.services.Update(s.States)
+	if s.Err != nil {
+		return
 	}
+	m.services.Update(s.States)
 	if s.Full {
 		go debug.FreeOSMemory() // A full Apply needs a multiple, for a moment.
 	}
